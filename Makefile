@@ -1,0 +1,40 @@
+# Everything lives in .venv inside this checkout; the first target to run makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test test-all lint types imports check bench-smoke clean
+
+quickstart: $(STAMP)  ## the whole loop on drawn streets; leaves quickstart/report.html
+	$(BIN)/clouds-deploy quickstart --out quickstart
+
+test: $(STAMP) check  ## linters, types and all tests but the slow ones
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP) check  ## the slow tests too
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+check: lint types imports
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+bench-smoke: $(STAMP)  ## a short benchmark of a freshly initialised tiny model
+	$(BIN)/python -m pytest -q tests/bench
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) quickstart dist build

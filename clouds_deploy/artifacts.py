@@ -1,0 +1,250 @@
+"""Directories that are whole or not there: the currency between stages.
+
+Every stage writes one directory with a `manifest.json` that names each of its files by size and sha256, what
+it was made from, with which settings, versions, device and seed. A directory appears by one rename, so a
+killed stage leaves no half of one; a stage that reads a directory checks the manifest first.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from clouds_deploy.errors import CloudsError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_PACKAGES = (
+    "clouds-deploy",
+    "torch",
+    "torchvision",
+    "numpy",
+    "timm",
+    "open_clip_torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "pillow",
+)
+
+
+def sha256(path: Path) -> str:
+    """Give the sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def storage_error(path: Path, error: OSError) -> CloudsError:
+    """Turn a failed write into the error a user can act on."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(_existing(path)).free / 2**20
+        return CloudsError(
+            f"no space left while writing {path} ({free:.0f} MiB free)",
+            "free some space or choose another place; what was complete before is untouched",
+        )
+    return CloudsError(
+        f"cannot write {path}: {error.strerror or error}", "check the path and its permissions"
+    )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Write a file or directory beside its place, then put it there by one rename.
+
+    Args:
+        path: Where it is to be. A file there is replaced; a directory there must be gone by then.
+
+    Yields:
+        A path in the same folder to write to. On any exception what was written there is removed, and
+        `path` is as it was.
+
+    Raises:
+        CloudsError: The disk is full or the place cannot be written.
+    """
+    temporary = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except BaseException as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Ask the disk to hold what was written, so that a rename never outruns the bytes."""
+    for target in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        handle = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Make a directory that appears whole or not at all.
+
+    Args:
+        path: Where it is to be.
+        replace: Whether a directory that this project made may be there already and be replaced.
+
+    Yields:
+        An empty directory to fill.
+
+    Raises:
+        CloudsError: Something is there that may not be replaced; the disk is full.
+    """
+    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if occupied and not (replace and (path / MANIFEST).is_file()):
+        raise CloudsError(f"{path} exists already", "choose another --out, or delete it first")
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            old = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
+            os.replace(path, old)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a `CloudsError` when it is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CloudsError(f"{path} is missing", "make the directory again, or copy it whole") from error
+    except (OSError, ValueError) as error:
+        raise CloudsError(f"{path} is not valid JSON: {error}", "make the directory again") from error
+
+
+def environment() -> dict[str, Any]:
+    """Say where something was made: machine, interpreter, package versions."""
+    versions: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "packages": versions,
+    }
+
+
+def processor_name() -> str:
+    """Give the processor's marketing name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_manifest(directory: Path, kind: str, **facts: Any) -> dict[str, Any]:
+    """Seal a directory: name every file in it by size and sha256.
+
+    Args:
+        directory: A directory whose files are complete; an older manifest in it is replaced.
+        kind: What it is: `run`, `bundle`, `bench`, ...
+        facts: What else to record; `inputs` maps the names of inputs to their sha256.
+
+    Returns:
+        The manifest as written.
+    """
+    files = {
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path != directory / MANIFEST
+    }
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **facts,
+        "environment": environment(),
+        "files": files,
+    }
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
+    """Open a directory that another stage made.
+
+    Args:
+        directory: The directory.
+        kind: What it must be.
+        verify: Whether to compare every file with its sha256; sizes are compared always.
+
+    Raises:
+        CloudsError: It is not there, unfinished, of another kind, or a file in it was changed or lost.
+    """
+    if not directory.is_dir():
+        raise CloudsError(f"there is no directory {directory}", f"give the path of a {kind}")
+    if not (directory / MANIFEST).is_file():
+        raise CloudsError(
+            f"{directory} has no {MANIFEST}: it is no finished {kind}",
+            "an interrupted training goes on with `--resume`" if kind == "run" else "make it again",
+        )
+    manifest = read_json(directory / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CloudsError(f"{directory / MANIFEST} is not of format {FORMAT}", "make it with this version")
+    if manifest.get("kind") != kind:
+        raise CloudsError(
+            f"{directory} is a {manifest.get('kind')}, not a {kind}", f"give the path of a {kind}"
+        )
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise CloudsError(f"{path} is missing from the {kind}", "copy the directory again, whole")
+        same = path.stat().st_size == entry["bytes"] and (not verify or sha256(path) == entry["sha256"])
+        if not same:
+            raise CloudsError(
+                f"{path} is not the file its manifest names (size or sha256 differ)",
+                "copy the directory again, or make it again",
+            )
+    return manifest

@@ -1,0 +1,1 @@
+"""The only clock, and what is made of its numbers."""

@@ -1,0 +1,344 @@
+"""What a recipe may say: strict, frozen, and documented where it is defined.
+
+A recipe is YAML in the shape of `Recipe`. Unknown keys are errors that name their nearest neighbour, values
+are checked once, here, and the resolved recipe travels in every manifest. Overrides (`train.lr=2e-4`) are
+parsed as YAML too, so they mean the same as in a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clouds_deploy.errors import CloudsError, nearest
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BackboneConfig(Section):
+    """The foundation model under the head (clouds_method section 2.1).
+
+    Attributes:
+        name: `efficientnet_lite0`, or `open_clip/<model>` such as `open_clip/convnext_large_d_320`.
+        weights: What to load: `default` (the package or hub weights the backbone is known by), an open_clip
+            tag, a file, or `random`; random weights are announced wherever they end up.
+        trainable: False keeps it frozen and in evaluation mode, as the method does.
+        options: Extra constructor arguments, passed on to open_clip as model configuration overrides
+            (small test models use it).
+    """
+
+    name: str = "efficientnet_lite0"
+    weights: str = "default"
+    trainable: bool = False
+    options: dict[str, Any] = {}
+
+
+class PixelDecoderConfig(Section):
+    """The multi-scale deformable attention pixel decoder (clouds_method section 2.2)."""
+
+    layers: Positive = 6
+    heads: Positive = 8
+    points: Positive = 4
+    feedforward: Positive = 1024
+
+
+class MaskDecoderConfig(Section):
+    """The masked-attention transformer decoder (clouds_method section 2.3)."""
+
+    queries: Positive = 100
+    layers: Positive = 9
+    heads: Positive = 8
+    feedforward: Positive = 2048
+
+
+class ModelConfig(Section):
+    """The whole segmenter; the defaults are the published model.
+
+    Attributes:
+        backbone: See `BackboneConfig`.
+        width: Channels of both decoders; a multiple of both numbers of heads and of 32.
+        pixel_decoder: See `PixelDecoderConfig`.
+        mask_decoder: See `MaskDecoderConfig`.
+        head: How queries become classes; `linear` is the released CLOUDS.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    width: Positive = 256
+    pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
+    mask_decoder: MaskDecoderConfig = MaskDecoderConfig()
+    head: Literal["linear"] = "linear"
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ModelConfig:
+        for what, divisor in (
+            ("32 (group normalisation)", 32),
+            ("pixel_decoder.heads", self.pixel_decoder.heads),
+            ("mask_decoder.heads", self.mask_decoder.heads),
+        ):
+            if self.width % divisor:
+                raise ValueError(f"width {self.width} is not a multiple of {what}")
+        return self
+
+
+class DataConfig(Section):
+    """Where labelled images come from.
+
+    Attributes:
+        layout: `streets` (drawn on the fly), or the layout of a folder: `cityscapes`, `folder`, ...
+        root: The folder, for every layout but `streets`.
+        train_split: Split to train on.
+        val_layout: Layout to evaluate on; null means `layout`.
+        val_root: Folder to evaluate on; null means `root`.
+        val_split: Split to evaluate on.
+        domain: `streets` only: `game`, `imagined` or `photo`.
+        height: `streets` only: scene height in pixels.
+        width: `streets` only: scene width in pixels.
+        train_images: `streets` only: how many different scenes to train on.
+        val_images: How many images to evaluate on; for a folder, null means all.
+    """
+
+    layout: str = "streets"
+    root: Path | None = None
+    train_split: str = "train"
+    val_layout: str | None = None
+    val_root: Path | None = None
+    val_split: str = "val"
+    domain: str = "game"
+    height: Positive = 128
+    width: Positive = 256
+    train_images: Positive = 2000
+    val_images: Positive | None = 100
+
+
+class AugmentConfig(Section):
+    """Training augmentation of labelled images (clouds_method section 3.4).
+
+    Attributes:
+        crop: Height and width of the training crop in pixels, multiples of 32.
+        base_size: Height and width that scale 1 fits the image into; null keeps each image's own size.
+        scale: Lowest and highest random scale.
+        color_jitter: Whether to apply the SSD colour jitter.
+        flip: Probability of a horizontal flip.
+    """
+
+    crop: tuple[Positive, Positive] = (768, 768)
+    base_size: tuple[Positive, Positive] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    color_jitter: bool = True
+    flip: Fraction = 0.5
+
+    @model_validator(mode="after")
+    def _sound(self) -> AugmentConfig:
+        if any(side % 32 for side in self.crop):
+            raise ValueError(f"crop {list(self.crop)} is not a multiple of 32 on both sides")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} is not an interval of positive numbers")
+        return self
+
+
+class LossConfig(Section):
+    """Weights of matcher and loss (clouds_method section 3.1; Mask2Former).
+
+    Attributes:
+        class_weight: Of the cross-entropy, in cost and loss.
+        mask_weight: Of the point-wise binary cross-entropy.
+        dice_weight: Of the dice loss.
+        void_weight: Cross-entropy weight of the void class.
+        points: Points sampled per mask.
+        oversample: How many times `points` are drawn before the uncertain ones are kept.
+        uncertain: Share of the kept points that are the most uncertain ones.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    void_weight: float = 0.1
+    points: Positive = 12544
+    oversample: Annotated[float, Field(ge=1.0)] = 3.0
+    uncertain: Fraction = 0.75
+
+
+class TrainConfig(Section):
+    """Warm-up training, stage B (clouds_method section 3.2).
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW; norms and embeddings get none.
+        clip_norm: Largest norm of the whole gradient.
+        schedule: `constant`, `poly` (power 0.9 to zero) or `cosine` (to zero).
+        warmup_steps: Steps of linear warm-up before the schedule.
+        precision: `fp32`, or `bf16` autocast (the pixel decoder's sampling locations stay fp32).
+        eval_every: Steps between evaluations; 0 evaluates only at the end.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: How many of the newest checkpoints stay on disk.
+        log_every: Steps between lines in metrics.jsonl.
+        workers: Data-loading processes.
+        loss: See `LossConfig`.
+    """
+
+    steps: Positive = 40000
+    batch_size: Positive = 8
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_norm: Annotated[float, Field(gt=0)] = 0.01
+    schedule: Literal["constant", "poly", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    eval_every: Annotated[int, Field(ge=0)] = 4000
+    checkpoint_every: Positive = 4000
+    keep_checkpoints: Positive = 2
+    log_every: Positive = 20
+    workers: Annotated[int, Field(ge=0)] = 4
+    loss: LossConfig = LossConfig()
+
+
+class EvaluateConfig(Section):
+    """How the metric is taken (clouds_method section 5).
+
+    Attributes:
+        short_side: Images are resized so that their short side has this many pixels; null keeps their size.
+        metric: `official` compares at the resized size, `native` at the label's own.
+    """
+
+    short_side: Positive | None = 1024
+    metric: Literal["official", "native"] = "native"
+
+
+class ExportConfig(Section):
+    """The size and the tolerances of the exported graph.
+
+    Attributes:
+        height: Image height of the graph in pixels, a multiple of 32.
+        width: Image width of the graph in pixels, a multiple of 32.
+        label_agreement: Share of pixels whose label must equal PyTorch's, FP32 engines.
+        max_score_error: Largest difference of any class score from PyTorch's, FP32 engines, as a share of
+            the largest score.
+    """
+
+    height: Positive = 512
+    width: Positive = 1024
+    label_agreement: Fraction = 0.9999
+    max_score_error: Annotated[float, Field(gt=0)] = 1e-3
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ExportConfig:
+        if self.height % 32 or self.width % 32:
+            raise ValueError(f"export size {self.height}x{self.width} is not a multiple of 32 on both sides")
+        return self
+
+
+class Recipe(Section):
+    """One experiment, from images to engine.
+
+    Attributes:
+        name: Its name.
+        description: One line for `recipes ls`.
+        seed: The number every random draw derives from.
+    """
+
+    name: str
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+    def to_yaml(self) -> str:
+        """Write the recipe out with every default filled in, in the order of this file."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and put overrides on top.
+
+    Args:
+        text: YAML.
+        where: What to call it in errors: a path or a recipe's name.
+        overrides: `dotted.key=value` each; the value is YAML.
+
+    Raises:
+        CloudsError: Not YAML, not a mapping, an unknown key (with its nearest neighbour), a value of the
+            wrong type or out of range.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CloudsError(
+            f"recipe `{where}` is not valid YAML: {error}", "mend it at the place named"
+        ) from error
+    if not isinstance(tree, dict):
+        raise CloudsError(f"recipe `{where}` holds no keys", "see `clouds-deploy recipes cat tiny`")
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise CloudsError(f"override `{override}` is not `key=value`", "for example `train.lr=2e-4`")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CloudsError(f"the value of override `{override}` is not valid YAML", "quote it") from error
+    if isinstance(value, str) and _is_number(value):
+        value = float(value)  # YAML 1.1 reads 2e-4 as text
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise CloudsError(
+                f"key `{key}` goes through `{parent}`, which is a value", f"set `{parent}` itself"
+            )
+        node = child
+    node[last] = value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str, ...]:
+    """List every dotted key a recipe may hold, for hints and completion."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys.extend(known_keys(field.annotation, f"{prefix}{name}."))
+    return tuple(keys)
+
+
+def _explain(error: ValidationError, where: str) -> CloudsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    show = "`clouds-deploy recipes cat tiny` shows all keys"
+    if first["type"] == "extra_forbidden":
+        return CloudsError(f"unknown key `{key}` in recipe `{where}`", f"{nearest(key, known_keys())} {show}")
+    if first["type"] == "missing":
+        return CloudsError(f"recipe `{where}` lacks the key `{key}`", f"add it; {show}")
+    what = first["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(first["input"], (dict, BaseModel)) else f" is `{first['input']}`"
+    return CloudsError(f"`{key}`{value} in recipe `{where}`: {what}", show)

@@ -1,0 +1,57 @@
+"""The one error a user ever sees."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class CloudsError(Exception):
+    """A fault in what the user gave us, told so that it can be mended.
+
+    Everything that can go wrong from outside (a file, a recipe, a missing package, a full disk) ends in
+    this error; the command line prints it in two lines and never shows a traceback for it.
+
+    Args:
+        message: What is wrong and where, naming the file, key or value.
+        hint: What to do about it; may be a command to type.
+        exit_code: 1 when a check failed (a gate, a data check), 2 for anything that has to be typed or
+            mended differently.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the pickling between a data-loading worker and the main process."""
+        return _rebuild, (self.message, self.hint, self.exit_code)
+
+
+def _rebuild(message: str, hint: str, exit_code: int) -> CloudsError:
+    return CloudsError(message, hint, exit_code=exit_code)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known word was probably meant, or list them all when none is near.
+
+    Args:
+        word: What the user wrote.
+        known: The words that would have been understood.
+
+    Returns:
+        "did you mean `x`?" or "known: `a`, `b`".
+    """
+    words = sorted(known)
+    match = get_close_matches(word, words, n=1, cutoff=0.6)
+    if match:
+        return f"did you mean `{match[0]}`?"
+    return "known: " + ", ".join(f"`{w}`" for w in words)

@@ -1,0 +1,74 @@
+"""The recipes that travel with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clouds_deploy.artifacts import write_text
+from clouds_deploy.config import Recipe, parse_recipe
+from clouds_deploy.errors import CloudsError, nearest
+
+
+def recipe_folder() -> Path:
+    """Find the shipped recipes: inside the installed package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "_recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "training" / "recipes"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """List the names of the shipped recipes."""
+    return tuple(sorted(path.stem for path in recipe_folder().glob("*.yaml")))
+
+
+def read_recipe(name_or_path: str) -> str:
+    """Read a recipe's text.
+
+    Args:
+        name_or_path: A shipped recipe's name, or the path of a YAML file.
+
+    Raises:
+        CloudsError: There is no such recipe or file.
+    """
+    shipped = recipe_folder() / f"{name_or_path}.yaml"
+    if "/" not in name_or_path and shipped.is_file():
+        return shipped.read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise CloudsError(f"there is no recipe file {path}", "check the path")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise CloudsError(
+                f"recipe file {path} cannot be read: {error}", "save it as UTF-8 text"
+            ) from error
+    raise CloudsError(
+        f"there is no recipe `{name_or_path}`",
+        f"{nearest(name_or_path, recipe_names())} Or give the path of a .yaml file.",
+    )
+
+
+def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read, override and check a recipe; errors as `read_recipe` and `parse_recipe` say."""
+    return parse_recipe(read_recipe(name_or_path), name_or_path, overrides)
+
+
+def copy_recipe(name: str, destination: Path) -> Path:
+    """Copy a shipped recipe to edit it.
+
+    Args:
+        name: A shipped recipe.
+        destination: A file, or a folder that the recipe keeps its name in.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CloudsError: No such recipe, or the file exists already.
+    """
+    text = read_recipe(name)
+    target = destination / f"{Path(name).stem}.yaml" if destination.is_dir() else destination
+    if target.exists():
+        raise CloudsError(f"{target} exists already", "choose another name, or delete it first")
+    write_text(target, text)
+    return target

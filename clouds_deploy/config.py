@@ -288,7 +288,7 @@ def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Reci
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise _explain(error, where, [o.partition("=")[0] for o in overrides]) from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -331,9 +331,10 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str
     return tuple(keys)
 
 
-def _explain(error: ValidationError, where: str) -> CloudsError:
+def _explain(error: ValidationError, where: str, override_keys: list[str]) -> CloudsError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    key = next((k for k in override_keys if k.startswith(f"{key}.")), key)  # as it was typed
     show = "`clouds-deploy recipes cat tiny` shows all keys"
     if first["type"] == "extra_forbidden":
         return CloudsError(f"unknown key `{key}` in recipe `{where}`", f"{nearest(key, known_keys())} {show}")

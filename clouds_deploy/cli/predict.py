@@ -1,0 +1,33 @@
+"""`clouds-deploy predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clouds_deploy.cli.output import Json, deliver
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A finished run, or a bundle.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images, folders of images, videos.")],
+    out: Annotated[Path, typer.Option(help="Folder for label PNGs (train ids) and overlays.")],
+    backend: Annotated[str, typer.Option(help="Bundles only: the backend that runs.")] = "onnxruntime",
+    overlays: Annotated[bool, typer.Option(help="Draw overlays with a legend too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Label images, folders and video."""
+    from clouds_deploy.api import predict as run
+
+    result = run(model, paths, out=out, backend=backend, overlays=overlays)
+    deliver(result, as_json, _render)
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+def _render(result: dict[str, Any]) -> None:
+    typer.echo(f"{result['images']} images and {result['frames']} video frames labelled in {result['out']}")
+    for entry in result["failed"]:
+        typer.echo(f"FAILED {entry['path']}: {entry['fault']}\n       fix: {entry['fix']}")

@@ -1,0 +1,28 @@
+"""`clouds-deploy quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clouds_deploy.cli.output import Json, deliver
+
+
+def quickstart(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe `tiny`.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("quickstart"),
+    as_json: Json = False,
+) -> None:
+    """Train, evaluate, export, prove, bench and predict on drawn streets; leaves report.html."""
+    from clouds_deploy.quickstart import quickstart as run
+
+    deliver(run(out=out, overrides=tuple(overrides or ())), as_json, _render)
+
+
+def _render(result: dict[str, Any]) -> None:
+    typer.echo(f"game {result['game_miou']:.1f} mIoU, photo {result['photo_miou']:.1f} mIoU")
+    typer.echo(f"report: {result['report']}")

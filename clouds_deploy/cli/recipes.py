@@ -1,0 +1,53 @@
+"""`clouds-deploy recipes ls|cat|cp`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clouds_deploy.cli.output import Json, deliver
+
+app = typer.Typer(help="List, show and copy the recipes that come with the package.", no_args_is_help=True)
+
+
+@app.command("ls")
+def list_recipes(as_json: Json = False) -> None:
+    """List the recipes."""
+    from clouds_deploy.recipes import load_recipe, recipe_names
+
+    def render(result: dict[str, Any]) -> None:
+        width = max(len(name) for name in result["recipes"])
+        for name, description in result["recipes"].items():
+            typer.echo(f"{name:<{width}}  {description}")
+
+    deliver({"recipes": {name: load_recipe(name).description for name in recipe_names()}}, as_json, render)
+
+
+@app.command("cat")
+def show_recipe(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a .yaml file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides to apply.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a recipe with every default filled in: all keys there are."""
+    from clouds_deploy.recipes import load_recipe
+
+    resolved = load_recipe(recipe, tuple(overrides or ()))
+    deliver(resolved.model_dump(mode="json"), as_json, lambda _: typer.echo(resolved.to_yaml(), nl=False))
+
+
+@app.command("cp")
+def copy_recipe(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name.")],
+    destination: Annotated[Path, typer.Argument(help="File or folder to copy it to.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Copy a recipe, to edit it and train with the file."""
+    from clouds_deploy.recipes import copy_recipe as copy
+
+    path = copy(recipe, destination)
+    deliver({"path": str(path)}, as_json, lambda _: typer.echo(f"wrote {path}"))

@@ -1,0 +1,90 @@
+"""What a user installs: the wheel, the speed of --help, the shape of the source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import time
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "clouds_deploy"
+
+
+def run(*command: str, cwd: Path | str = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_wheel_carries_the_recipes(tmp_path: Path) -> None:
+    """Built, unpacked elsewhere and run from / with none of the checkout on the path."""
+    built = run(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), "."
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False, system_site_packages=False)
+    python = home / "bin" / "python"
+    # the dependencies come from this environment, the package itself only from the wheel
+    site = next((home / "lib").glob("python*")) / "site-packages"
+    installed = run(
+        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)
+    )
+    assert installed.returncode == 0, installed.stderr
+    here = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    code = (
+        "import sys; sys.path.append(sys.argv.pop(1)); import clouds_deploy.recipes as r; "
+        "assert 'venv' in r.__file__, r.__file__; from clouds_deploy.cli import main; main()"
+    )
+    listed = run(str(python), "-c", code, str(here), "recipes", "ls", cwd="/")
+    assert listed.returncode == 0, listed.stderr
+    assert "tiny " in listed.stdout
+    assert "gta_convnext_l " in listed.stdout
+
+
+def test_sdist_builds_and_holds_no_data(tmp_path: Path) -> None:
+    built = run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), ".")
+    assert built.returncode == 0, built.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+    assert any(name.endswith("training/recipes/tiny.yaml") for name in names)
+    assert not any(".venv" in name for name in names)
+
+
+def test_help_is_quick() -> None:
+    def seconds(*arguments: str) -> float:
+        start = time.perf_counter()
+        assert run(sys.executable, *arguments).returncode == 0
+        return time.perf_counter() - start
+
+    seconds("-m", "clouds_deploy", "--help")  # bytecode is compiled once
+    extra = min(seconds("-m", "clouds_deploy", "--help") for _ in range(4)) - min(
+        seconds("-c", "pass") for _ in range(4)
+    )
+    assert extra <= 0.5
+
+
+def test_no_file_is_long() -> None:
+    long = {
+        path.relative_to(ROOT).as_posix(): count
+        for folder in ("clouds_deploy", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert not long
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = "('torch', 'numpy', 'onnx', 'pydantic')"
+    code = f"import sys, clouds_deploy.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert run(sys.executable, "-c", code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "README.md"])
+def test_papers_are_there(name: str) -> None:
+    assert (ROOT / name).stat().st_size > 500

@@ -1,0 +1,77 @@
+"""The one measure of a label map: intersection over union, counted in a confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from clouds_deploy.labels import IGNORE, NUM_CLASSES
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over pixels; every score derives from them.
+
+    Args:
+        num_classes: How many classes there are; labels are 0..num_classes-1 and `IGNORE`.
+
+    Attributes:
+        counts: (num_classes, num_classes) int64; row = truth, column = prediction.
+    """
+
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+        self.num_classes = num_classes
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, prediction: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
+        """Count one or more label maps.
+
+        Args:
+            prediction: uint8 labels of any shape, all of them classes wherever the target is one.
+            target: uint8 labels of the same shape; pixels of `IGNORE` are not counted.
+
+        Raises:
+            ValueError: The shapes differ, or a counted pixel holds no class.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
+        counted = target != IGNORE
+        truth, guess = target[counted].astype(np.int64), prediction[counted]
+        if truth.size and max(int(truth.max()), int(guess.max())) >= self.num_classes:
+            raise ValueError(f"a label is not one of the {self.num_classes} classes")
+        pairs = np.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
+        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add the counts of another matrix."""
+        self.counts += other.counts
+
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Say which classes the ground truth holds at all: (num_classes,) bool."""
+        return np.asarray(self.counts.sum(axis=1) > 0)
+
+    def iou(self) -> npt.NDArray[np.float64]:
+        """Give each class's intersection over union.
+
+        Returns:
+            (num_classes,) float64 in 0..1; NaN for a class in neither ground truth nor prediction, 0 for
+            one that was only predicted.
+        """
+        hits = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts)
+        return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+    def miou(self) -> float:
+        """Average the classes that the ground truth holds (clouds_method section 5); NaN without any."""
+        present = self.present()
+        return float(self.iou()[present].mean()) if present.any() else float("nan")
+
+    def pixel_accuracy(self) -> float:
+        """Give the share of counted pixels with the right label; NaN when none was counted."""
+        total = int(self.counts.sum())
+        return float(np.diag(self.counts).sum()) / total if total else float("nan")
+
+    def best_constant_miou(self) -> float:
+        """Give the mIoU of the best blind guess, one class everywhere: the floor any model must beat."""
+        truth = self.counts.sum(axis=1)
+        total = int(truth.sum())
+        return float(truth.max()) / total / int((truth > 0).sum()) if total else float("nan")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clouds_deploy.config import MaskDecoderConfig
+from clouds_deploy.models.classifiers import LinearClassifier
 from clouds_deploy.models.positions import sine_positions
 
 LEVELS = 3
@@ -121,9 +122,12 @@ class MaskDecoder(nn.Module):
         width: Channels of queries, memory and mask features.
         classes: Number of classes without void.
         config: See `MaskDecoderConfig`.
+        classifier: What turns queries into classes; None means a linear layer.
     """
 
-    def __init__(self, width: int, classes: int, config: MaskDecoderConfig) -> None:
+    def __init__(
+        self, width: int, classes: int, config: MaskDecoderConfig, classifier: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.width = width
         self.query_features = nn.Parameter(torch.randn(config.queries, width))
@@ -131,13 +135,18 @@ class MaskDecoder(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(LEVELS, width))
         self.layers = nn.ModuleList(DecoderLayer(width, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.classify = nn.Linear(width, classes + 1)
+        self.classify = classifier or LinearClassifier(width, classes + 1)
         self.mask_embedding = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
 
     def forward(
-        self, mask_features: Tensor, maps: Sequence[Tensor], *, every_layer: bool
+        self,
+        mask_features: Tensor,
+        maps: Sequence[Tensor],
+        *,
+        every_layer: bool,
+        vocabulary: Tensor | None = None,
     ) -> tuple[Prediction, ...]:
         """Let the queries find their segments.
 
@@ -146,6 +155,7 @@ class MaskDecoder(nn.Module):
             maps: (B, width, h, w) at strides 32, 16, 8.
             every_layer: True gives the prediction before the first and after every layer (deep
                 supervision), False the last one only.
+            vocabulary: (C, S, D) class embeddings, for the text head.
 
         Returns:
             Predictions, the last one last.
@@ -157,12 +167,13 @@ class MaskDecoder(nn.Module):
             decoded = self.norm(x)
             embedded = self.mask_embedding(decoded)
             if every_layer:
-                predictions.append(self._predict(decoded, embedded, mask_features))
+                predictions.append(self._predict(decoded, embedded, mask_features, vocabulary))
             level = index % LEVELS
             allowed = self.allowed(embedded.detach(), small[level])
             x = layer(x, self.query_embedding, keys[level], values[level], allowed)
         decoded = self.norm(x)
-        predictions.append(self._predict(decoded, self.mask_embedding(decoded), mask_features))
+        embedded = self.mask_embedding(decoded)
+        predictions.append(self._predict(decoded, embedded, mask_features, vocabulary))
         return tuple(predictions)
 
     def _memory(
@@ -191,12 +202,15 @@ class MaskDecoder(nn.Module):
 
         Returns:
             (B, Q, N) bool. sigmoid(logit) >= 0.5 is logit >= 0; the fully blocked row is reopened by
-            arithmetic, not by indexing, so that shapes never depend on data.
+            arithmetic, not by indexing, so that shapes never depend on data, and found by its largest
+            logit, so that the exported graph reduces floats and no integers.
         """
-        blocked = torch.bmm(embedded, features) < 0
-        return ~blocked | blocked.all(dim=2, keepdim=True)
+        logits = torch.bmm(embedded, features)
+        return ~(logits < 0) | (logits.amax(dim=2, keepdim=True) < 0)
 
-    def _predict(self, decoded: Tensor, embedded: Tensor, mask_features: Tensor) -> Prediction:
+    def _predict(
+        self, decoded: Tensor, embedded: Tensor, mask_features: Tensor, vocabulary: Tensor | None
+    ) -> Prediction:
         batch, _, height, width = mask_features.shape
         masks = torch.bmm(embedded, mask_features.flatten(2)).view(batch, -1, height, width)
-        return Prediction(self.classify(decoded), masks)
+        return Prediction(self.classify(decoded, masks, mask_features, vocabulary), masks)

@@ -1,0 +1,120 @@
+"""All forms of deformable attention are one function, also outside the map."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clouds_deploy.models.deformable_attention import SAMPLERS, DeformableAttention
+from clouds_deploy.models.positions import cell_centers
+
+OTHERS = sorted(set(SAMPLERS) - {"grid_sample"})
+
+
+def by_hand(
+    value: torch.Tensor, shapes: list[tuple[int, int]], locations: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The definition, one sample at a time, in float64."""
+    batch, queries, heads, levels, points, _ = locations.shape
+    depth = value.shape[-1]
+    out = torch.zeros(batch, queries, heads, depth, dtype=torch.float64)
+    for index in torch.cartesian_prod(*map(torch.arange, (batch, queries, heads, levels, points))).tolist():
+        b, q, h, level, p = index
+        height, width = shapes[level]
+        start = sum(a * c for a, c in shapes[:level])
+        x = float(locations[b, q, h, level, p, 0]) * width - 0.5
+        y = float(locations[b, q, h, level, p, 1]) * height - 0.5
+        left, top = int(torch.tensor(x).floor()), int(torch.tensor(y).floor())
+        for row in (top, top + 1):
+            for column in (left, left + 1):
+                if 0 <= row < height and 0 <= column < width:
+                    share = (1 - abs(x - column)) * (1 - abs(y - row))
+                    pixel = value[b, start + row * width + column, h].double()
+                    out[b, q, h] += float(weights[b, q, h, level, p]) * share * pixel
+    return out.flatten(2)
+
+
+def random_case(
+    seed: int, shapes: list[tuple[int, int]], spread: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(h * w for h, w in shapes)
+    value = torch.randn(2, total, 2, 4, generator=generator)
+    locations = 0.5 + spread * torch.randn(2, 5, 2, len(shapes), 3, 2, generator=generator)
+    weights = torch.rand(2, 5, 2, len(shapes), 3, generator=generator)
+    return value, locations, weights / weights.sum((-1, -2), keepdim=True)
+
+
+@pytest.mark.parametrize("form", sorted(SAMPLERS))
+def test_against_the_definition(form: str) -> None:
+    shapes = [(2, 3), (4, 5)]
+    value, locations, weights = random_case(0, shapes, 0.6)
+    expected = by_hand(value, shapes, locations, weights)
+    got = SAMPLERS[form](value, shapes, locations, weights)
+    assert (got - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("form", OTHERS)
+@given(
+    seed=st.integers(0, 10_000),
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
+    spread=st.sampled_from([0.0, 0.2, 1.0, 30.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_forms_are_equal(form: str, seed: int, shapes: list[tuple[int, int]], spread: float) -> None:
+    value, locations, weights = random_case(seed, shapes, spread)
+    expected = SAMPLERS["grid_sample"](value, shapes, locations, weights)
+    got = SAMPLERS[form](value, shapes, locations, weights)
+    assert (got - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_borders_and_far_outside(form: str) -> None:
+    shapes = [(3, 4)]
+    value = torch.arange(1.0, 13).view(1, 12, 1, 1)
+    places = torch.tensor([0.0, 1.0, -0.125, 1.125, 0.125, -5.0, 1e9, -1e9, 0.5])
+    locations = torch.cartesian_prod(places, places).view(1, -1, 1, 1, 1, 2)
+    weights = torch.ones(locations.shape[:-1])
+    expected = SAMPLERS["grid_sample"](value, shapes, locations, weights)
+    got = SAMPLERS[form](value, shapes, locations, weights)
+    assert (got - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_gradients_are_equal(form: str) -> None:
+    shapes = [(5, 7), (3, 4)]
+    grads = []
+    for name in ("grid_sample", form):
+        inputs = [t.requires_grad_() for t in random_case(1, shapes, 0.4)]
+        SAMPLERS[name](inputs[0], shapes, inputs[1], inputs[2]).square().sum().backward()
+        grads.append([t.grad for t in inputs])
+    for expected, got in zip(*grads, strict=True):
+        assert expected is not None
+        assert got is not None
+        assert (got - expected).abs().max() <= 1e-4 * float(expected.abs().max())
+
+
+def test_starts_as_a_compass() -> None:
+    attention = DeformableAttention(32, heads=8, levels=3, points=4)
+    offsets = attention.sampling_offsets.bias.detach().view(8, 3, 4, 2)
+    assert torch.allclose(offsets.abs().amax(-1), torch.arange(1.0, 5).expand(8, 3, 4))
+    assert torch.allclose(offsets[0, 0, 0], torch.tensor([1.0, 0.0]))
+    assert torch.allclose(offsets[2, 1, 3], torch.tensor([0.0, 4.0]), atol=1e-6)
+
+
+def test_module_is_the_same_in_every_form() -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, heads=4, levels=2, points=4)
+    torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.5)
+    torch.nn.init.normal_(attention.attention_weights.weight)
+    shapes = [(4, 6), (2, 3)]
+    tokens = torch.randn(2, 30, 32)
+    centers = torch.cat([cell_centers(h, w, tokens.device) for h, w in shapes])
+    outputs = []
+    for form in SAMPLERS:
+        attention.form = form  # type: ignore[assignment]
+        outputs.append(attention(tokens, tokens, centers, shapes))
+    for output in outputs[1:]:
+        assert torch.allclose(output, outputs[0], atol=1e-5)

@@ -114,4 +114,4 @@ def class_logits(embedded: Tensor, vocabulary: Tensor, temperature: Tensor) -> T
     """Give (B, Q, C) logits: the best synonym of each class; arguments as `vocabulary_logits`."""
     synonyms = vocabulary.shape[1]
     likeness = torch.matmul(embedded, vocabulary.flatten(0, 1).transpose(0, 1)) * temperature
-    return likeness.unflatten(-1, (-1, synonyms)).amax(dim=-1)
+    return torch.amax(likeness.unflatten(-1, (-1, synonyms)), dim=-1)

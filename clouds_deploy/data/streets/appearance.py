@@ -19,9 +19,10 @@ Pixels = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
 
 _ROUGH = {
-    "road": 0.8, "sidewalk": 0.8, "building": 1.0, "wall": 1.2, "fence": 0.9, "pole": 0.4, "traffic light": 0.3,
-    "traffic sign": 0.3, "vegetation": 1.7, "terrain": 1.4, "sky": 0.25, "person": 0.6, "rider": 0.6, "car": 0.45,
-    "truck": 0.5, "bus": 0.45, "train": 0.45, "motorcycle": 0.5, "bicycle": 0.5,
+    "road": 0.8,
+    "sidewalk": 0.8, "building": 1.0, "wall": 1.2, "fence": 0.9, "pole": 0.4, "traffic light": 0.3,
+    "traffic sign": 0.3, "vegetation": 1.7, "terrain": 1.4, "sky": 0.25, "person": 0.6, "rider": 0.6,
+    "car": 0.45, "truck": 0.5, "bus": 0.45, "train": 0.45, "motorcycle": 0.5, "bicycle": 0.5,
 }  # fmt: skip
 """How rough the surface of a class is, relative to the domain's texture strength."""
 
@@ -104,7 +105,7 @@ def _shine(pixels: Pixels, canvas: Canvas) -> Pixels:
         if not (0 <= x < canvas.width and 0 <= y < canvas.height) or codes.getpixel((int(x), int(y))) != code:
             continue
         size = max(radius / factor, 0.8)
-        level = 0.75 * canvas.weather.night
+        level = 0.4 * canvas.weather.night
         ink = (int(color[0] * level), int(color[1] * level), int(color[2] * level))
         draw.ellipse((x / factor - size, y / factor - size, x / factor + size, y / factor + size), ink)
     halo = halo.filter(ImageFilter.GaussianBlur(canvas.height / factor * 0.025))
@@ -185,14 +186,16 @@ def _sense(
     height, width = pixels.shape[:2]
     gamma, radius = dice.between(*domain.exposure), dice.between(*domain.blur) * height / 128.0
     ramp = (np.arange(256, dtype=np.float32) / 255.0) ** gamma * 255.0
-    picture: npt.NDArray[np.uint8] = np.clip(pixels, 0.0, 255.0).astype(np.uint8)
+    picture: npt.NDArray[np.uint8] = np.clip(pixels, 0.0, 255.0, out=pixels).astype(np.uint8)
     if radius > 0.15:
         picture = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))
-    picture = ramp.astype(np.uint8)[picture]
+    table: npt.NDArray[np.uint8] = ramp.astype(np.uint8)
+    picture = table[picture]
     sigma = dice.between(*domain.noise)
     if sigma < 0.4:
         return picture
-    grain = generator.standard_normal((height, width), np.float32) * sigma
-    tint = generator.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32) * (0.5 * sigma)
-    tint = tint.repeat(2, 0).repeat(2, 1)[:height, :width]
-    return np.clip(picture + grain[:, :, None] + tint, 0.0, 255.0).astype(np.uint8)
+    noisy: Pixels = generator.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32)
+    noisy = (noisy * (0.5 * sigma)).repeat(2, 0).repeat(2, 1)[:height, :width]
+    noisy += (generator.standard_normal((height, width), np.float32) * sigma)[:, :, None]
+    noisy += picture
+    return np.clip(noisy, 0.0, 255.0, out=noisy).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clouds_deploy.data.streets import nature
@@ -186,7 +187,7 @@ def _pieces(plot: Plot) -> list[tuple[float, float]]:
     cuts = [plot.near]
     while cuts[-1] < plot.far:
         cuts.append(min(plot.far, cuts[-1] * 1.12 + 1.2))
-    return list(zip(cuts, cuts[1:], strict=False))[::-1]
+    return list(pairwise(cuts))[::-1]
 
 
 def _wall(plot: Plot, canvas: Canvas, palette: Palette, dice: Dice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,7 +112,7 @@ def _markings(canvas: Canvas, layout: Layout, paint: Color, dice: Dice) -> None:
     brush = canvas.brush("road", 0.0)
     crossing = layout.crossing
     driving = sorted(lane.x for lane in layout.lanes if not lane.parking)
-    lines = [(a + b) / 2 for a, b in zip(driving, driving[1:], strict=False) if b - a < 4.0]
+    lines = [(a + b) / 2 for a, b in pairwise(driving) if b - a < 4.0]
     offset = dice.between(0.0, 4.0)
     for x in lines:
         z = 2.0 + offset

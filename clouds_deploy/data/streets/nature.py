@@ -90,19 +90,22 @@ def _conifer(brush: Brush, foot: Point, tall: float, leaf: Color, dice: Dice) ->
 def _blob(brush: Brush, middle: Point, radius: float, stretch: float, leaf: Color, dice: Dice) -> None:
     """Paint a ragged crown with darker and lighter clumps inside."""
     points = []
-    for corner in range(14):
-        angle = corner * math.tau / 14
-        reach = radius * dice.between(0.8, 1.12)
+    corners = 26 if radius > 12.0 else 14
+    leaning = dice.between(0.0, math.tau)
+    for corner in range(corners):
+        angle = corner * math.tau / corners
+        lobes = 0.07 * math.sin(5.0 * angle + leaning) + 0.06 * math.sin(3.0 * angle - leaning)
+        reach = radius * (dice.between(0.87, 1.07) + lobes)
         points.append((middle[0] + math.cos(angle) * reach * stretch, middle[1] + math.sin(angle) * reach))
     brush.polygon(points, shade(leaf, 0.85))
     if radius < 3.0:
         return
-    for clump in range(9 if radius > 8.0 else 5):
+    for clump in range(16 if radius > 16.0 else (9 if radius > 8.0 else 5)):
         angle, reach = dice.roll() * math.tau, radius * 0.6 * math.sqrt(dice.roll())
         spot = (middle[0] + math.cos(angle) * reach * stretch, middle[1] + math.sin(angle) * reach)
         lift = (middle[1] - spot[1]) / radius
         tone = shade(leaf, 0.9 + 0.28 * lift + dice.between(-0.1, 0.1) - 0.02 * (clump % 2))
-        brush.detail_disc(spot, radius * dice.between(0.18, 0.36), tone, stretch=1.2)
+        brush.detail_disc(spot, radius * dice.between(0.14, 0.34), tone, stretch=1.2)
 
 
 def draw_backdrop(canvas: Canvas, palette: Palette, dice: Dice, *, country: bool) -> None:
@@ -112,14 +115,12 @@ def draw_backdrop(canvas: Canvas, palette: Palette, dice: Dice, *, country: bool
     if country or dice.chance(0.3):
         hill = dice.color(palette.grass)
         points = [(0.0, horizon + 1.0)]
-        for step in range(9):
-            points.append((width * step / 8.0, horizon - canvas.height * dice.between(0.01, 0.07)))
+        points += [(width * i / 8.0, horizon - canvas.height * dice.between(0.01, 0.07)) for i in range(9)]
         points.append((float(width), horizon + 1.0))
         canvas.brush("terrain", 90.0).polygon(points, shade(hill, 0.8))
     wood = dice.color(palette.leaf)
     points = [(0.0, horizon + 2.0)]
-    for step in range(25):
-        points.append((width * step / 24.0, horizon - canvas.height * dice.between(0.015, 0.06)))
+    points += [(width * i / 24.0, horizon - canvas.height * dice.between(0.015, 0.06)) for i in range(25)]
     points.append((float(width), horizon + 2.0))
     canvas.brush("vegetation", 110.0).polygon(points, shade(wood, 0.75))
     if country:

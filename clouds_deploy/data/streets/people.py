@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clouds_deploy.data.streets.dice import Color, Dice, shade
@@ -35,6 +36,7 @@ class _Sketch:
         self.scale = canvas.camera.scale(z)
         self.foot = canvas.camera.point(x, 0.0, z)
         self.turn = turn
+        self.in_view = -1.2 * self.scale < self.foot[0] < canvas.width + 1.2 * self.scale
         self.brush: Brush = canvas.brush(label, z, instance=canvas.new_instance())
 
     def at(self, right: float, up: float) -> Point:
@@ -44,7 +46,7 @@ class _Sketch:
         """Draw a limb as a chain of quads that is never thinner than a pixel."""
         half = max(thick * self.scale, 1.0) / 2
         spots = [self.at(*p) for p in points]
-        for a, b in zip(spots, spots[1:], strict=False):
+        for a, b in pairwise(spots):
             dx, dy = b[0] - a[0], b[1] - a[1]
             size = math.hypot(dx, dy) or 1.0
             ox, oy = -dy / size * half, dx / size * half
@@ -97,7 +99,7 @@ class Person:
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
         """Paint it."""
         sketch = _Sketch(canvas, "person", self.x, self.z, 1.0 if dice.chance(0.5) else -1.0)
-        if sketch.scale * self.height < 7.0:
+        if sketch.scale * self.height < 7.0 or not sketch.in_view:
             return
         h = self.height / 1.75
         coat, trousers = dice.color(palette.cloth), dice.color(palette.cloth)
@@ -174,7 +176,7 @@ class Cycle:
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
         """Paint it, then its rider."""
         sketch = _Sketch(canvas, self.kind, self.x, self.z, self.turn)
-        if sketch.scale * 1.2 < 6.0:
+        if sketch.scale * 1.2 < 6.0 or not sketch.in_view:
             return
         paint = dice.color(palette.vehicle)
         if abs(self.turn) < 0.35:

@@ -10,10 +10,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from clouds_deploy.data.streets import appearance, ground, layout, nature, traffic, weather
+from clouds_deploy.data.streets.buildings import Plot
 from clouds_deploy.data.streets.canvas import Canvas
 from clouds_deploy.data.streets.dice import Dice
 from clouds_deploy.data.streets.domains import TABLE
+from clouds_deploy.data.streets.furniture import Post
 from clouds_deploy.data.streets.geometry import Camera
+from clouds_deploy.data.streets.people import Cycle, Person
+from clouds_deploy.data.streets.vehicles import Vehicle
 from clouds_deploy.errors import CloudsError, nearest
 
 if TYPE_CHECKING:
@@ -103,7 +107,7 @@ def _shadows(canvas: Canvas, things: list[traffic.Thing]) -> None:
     under, beside = int(255 * 0.45), int(255 * (1.0 - air.shadow))
     point = canvas.camera.point
     for thing in things:
-        if isinstance(thing, (traffic.Post, traffic.Plot)):
+        if isinstance(thing, (Post, Plot)):
             continue
         left, right, near, far, high = thing.footprint
         if far < 2.0:
@@ -113,7 +117,7 @@ def _shadows(canvas: Canvas, things: list[traffic.Thing]) -> None:
             a, b = (left + reach, right) if reach < 0.0 else (left, right + reach)
             draw.polygon([point(a, 0, near), point(b, 0, near), point(b, 0, far), point(a, 0, far)], beside)
     for thing in things:
-        if isinstance(thing, (traffic.Vehicle, traffic.Cycle, traffic.Person)):
+        if isinstance(thing, (Vehicle, Cycle, Person)):
             left, right, near, far, _ = thing.footprint
             corners = [(left, near), (right, near), (right, far), (left, far)]
             draw.polygon([point(x, 0.0, max(z, 1.0)) for x, z in corners], under)

@@ -176,13 +176,14 @@ def _furniture(side: Side, layout: Layout, dice: Dice) -> list[Thing]:
         things.append(Post("lamp", x, z, inward))
         z += step
     if layout.crossing:
-        for z in (layout.crossing[0] - 0.6, layout.crossing[1] + 0.8):
-            if dice.chance(0.85):
-                things.append(Post("light", x, z, inward))
+        ends = (layout.crossing[0] - 0.6, layout.crossing[1] + 0.8)
+        things += [Post("light", x, z, inward) for z in ends if dice.chance(0.85)]
     elif dice.chance(0.4):
         things.append(Post("light", x, dice.between(8.0, 18.0), inward))
-    for _ in range(dice.whole(0, 3)):
-        things.append(Post("sign", x + side.sign * dice.between(0.0, 0.5), dice.between(6.0, 20.0), inward))
+    things += [
+        Post("sign", x + side.sign * dice.between(0.0, 0.5), dice.between(6.0, 20.0), inward)
+        for _ in range(dice.whole(0, 3))
+    ]
     if dice.chance(0.6 if side.verge or layout.country else 0.3):
         row = side.kerb + side.sign * (max(side.verge, 0.9) * 0.5 + (0.0 if not layout.country else 3.0))
         z = dice.between(6.0, 12.0)

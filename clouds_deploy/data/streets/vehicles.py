@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clouds_deploy.data.streets.dice import Color, Dice, mix, shade
-from clouds_deploy.data.streets.geometry import Frame, Point
+from clouds_deploy.data.streets.geometry import Frame
 
 if TYPE_CHECKING:
     from clouds_deploy.data.streets.canvas import Brush, Canvas
@@ -90,6 +90,10 @@ class Vehicle:
         frame = Frame(canvas.camera, self.x, self.z, self.heading)
         if frame.scale * WIDTH[self.kind] < 4.0:
             return
+        columns = [frame.point(end * self.length / 2, 0.0, 0.0)[0] for end in (-1, 1)]
+        margin = 2.0 * frame.scale
+        if max(columns) < -margin or min(columns) > canvas.width + margin:
+            return
         brush = canvas.brush(self.kind, self.z, instance=canvas.new_instance())
         body = _Body(brush, frame, self.length, WIDTH[self.kind] / 2, dice)
         paint = dice.color(palette.vehicle)
@@ -118,12 +122,9 @@ class _Body:
     def solid(self, profile: Profile, paint: Color) -> None:
         """Draw a profile out to the full width: ends and roof, then the side."""
         frame, half = self.frame, self.half
-        corners = [(l * self.length, y, kind) for l, y, kind in profile]
+        corners = [(along * self.length, y, kind) for along, y, kind in profile]
         edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
-        if frame.eye_length > 0.0:
-            faces = edges
-        else:
-            faces = edges[::-1]
+        faces = edges if frame.eye_length > 0.0 else edges[::-1]
         for (l0, y0, kind), (l1, y1, _) in faces:
             outward = (y0 - y1) * (frame.eye_length - l0) + (l1 - l0) * (frame.eye_height - y0)
             if outward <= 0.0:
@@ -137,7 +138,7 @@ class _Body:
                 tone = {"roof": 1.12, "dark": 0.3, "body": 0.95}[kind]
                 self.brush.polygon(quad, shade(paint, tone))
         if self.side_seen:
-            outline = [frame.point(l, self.side * half, y) for l, y, _ in corners]
+            outline = [frame.point(along, self.side * half, y) for along, y, _ in corners]
             self.brush.polygon(outline, shade(paint, self.dim))
 
     def _inset(self, l0: float, y0: float, l1: float, y1: float) -> None:
@@ -186,10 +187,19 @@ class _Body:
         point, half = self.frame.point, self.half
         for end in (self.length / 2, -self.length / 2):
             if (self.frame.eye_length - end) * end > 0.0:
-                axle = end * 0.75
+                axle = end * 0.86
+                low, high = 0.22, radius * 1.6
+                under = [point(axle, -half, low), point(axle, -half, high)]
+                under += [point(axle, half, high), point(axle, half, low)]
+                self.brush.polygon(under, (30.0, 30.0, 33.0))
                 for sign in (-1.0, 1.0):
-                    a, b = sign * half, sign * half * 0.72
-                    quad = [point(end, a, 0.4), point(axle, a, 0.0), point(axle, b, 0.0), point(end, b, 0.4)]
+                    a, b = sign * half * 0.97, sign * half * 0.7
+                    quad = [
+                        point(axle, a, 0.0),
+                        point(axle, a, high),
+                        point(axle, b, high),
+                        point(axle, b, 0.0),
+                    ]
                     self.brush.polygon(quad, _TYRE)
         if not self.side_seen:
             return
@@ -228,7 +238,8 @@ def _box(low: float, high: float, back: float, front: float, nose: str = "body")
 def _truck(body: _Body, paint: Color, load: Color) -> None:
     length, dice = body.length, body.dice
     cab: Profile = (
-        (0.27, 0.5, "body"), (0.27, 2.7, "roof"), (0.46, 2.7, "glass"), (0.5, 1.5, "body"), (0.5, 0.5, "dark"),
+        (0.27, 0.5, "body"), (0.27, 2.7, "roof"), (0.46, 2.7, "glass"), (0.5, 1.5, "body"),
+        (0.5, 0.5, "dark"),
     )  # fmt: skip
     high = dice.between(2.9, 3.5)
     box = _box(0.95, high, -0.5, 0.24)

@@ -112,8 +112,8 @@ def sample(name: str, dice: Dice, *, vivid: bool) -> Weather:
         return Weather(
             name, (0.78, 0.6, 0.55), (top, low), 0.007, low, 0.6 * clouds, 0.45, 0.0, 0.0, 0.35, sun
         )
-    dark = 0.2 + 0.16 * level
-    blue = (14.0 + 20.0 * level, 18.0 + 22.0 * level, 34.0 + 30.0 * level)
+    dark = 0.36 + 0.2 * level
+    blue = (22.0 + 20.0 * level, 27.0 + 22.0 * level, 50.0 + 30.0 * level)
     glow = mix(blue, (90.0, 75.0, 62.0), 0.25 + 0.3 * clouds)
     wet = dice.between(0.0, 0.6)
     return Weather(

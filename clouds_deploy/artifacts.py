@@ -184,12 +184,13 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_manifest(directory: Path, kind: str, **facts: Any) -> dict[str, Any]:
+def write_manifest(directory: Path, kind: str, *, ignore: str = "", **facts: Any) -> dict[str, Any]:
     """Seal a directory: name every file in it by size and sha256.
 
     Args:
         directory: A directory whose files are complete; an older manifest in it is replaced.
         kind: What it is: `run`, `bundle`, `bench`, ...
+        ignore: A folder in it that is left out, because it is about to go.
         facts: What else to record; `inputs` maps the names of inputs to their sha256.
 
     Returns:
@@ -198,7 +199,7 @@ def write_manifest(directory: Path, kind: str, **facts: Any) -> dict[str, Any]:
     files = {
         path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / MANIFEST
+        if path.is_file() and path != directory / MANIFEST and path.relative_to(directory).parts[0] != ignore
     }
     manifest = {
         "format": FORMAT,

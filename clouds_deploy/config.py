@@ -182,7 +182,7 @@ class TrainConfig(Section):
         precision: `fp32`, or `bf16` autocast (the pixel decoder's sampling locations stay fp32).
         eval_every: Steps between evaluations; 0 evaluates only at the end.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: How many of the newest checkpoints stay on disk.
+        keep_checkpoints: How many of the newest checkpoints stay on disk until the run is finished.
         log_every: Steps between lines in metrics.jsonl.
         workers: Data-loading processes.
         loss: See `LossConfig`.

@@ -1,0 +1,175 @@
+"""How good a segmenter is: the same count for a model in PyTorch, a bundle and an engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from clouds_deploy.config import EvaluateConfig
+from clouds_deploy.console import Advance
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import NAMES
+from clouds_deploy.metrics import ConfusionMatrix
+from clouds_deploy.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from clouds_deploy.data.dataset import Source
+
+Metric = Literal["native", "official"]
+Images = npt.NDArray[np.uint8]
+Predict = Callable[[Images], Tensor | npt.NDArray[Any]]
+"""(B, H, W, 3) uint8 RGB to class scores (B, 19, h, w) float, or to labels (B, h, w) uint8."""
+
+_BATCH = 8
+_BATCH_PIXELS = _BATCH * 512 * 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        matrix: All counted pixels.
+        images: How many images.
+        metric: At which size prediction and truth were compared.
+    """
+
+    matrix: ConfusionMatrix
+    images: int
+    metric: Metric
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what `evaluation.json` holds; a class without ground truth is null."""
+        ious, present = self.matrix.iou(), self.matrix.present()
+        return {
+            "miou": _number(self.matrix.miou()),
+            "per_class": {
+                name: float(iou) if here else None
+                for name, iou, here in zip(NAMES, ious, present, strict=True)
+            },
+            "pixel_accuracy": _number(self.matrix.pixel_accuracy()),
+            "images": self.images,
+            "metric": self.metric,
+            "best_constant_class_miou": _number(self.matrix.best_constant_miou()),
+        }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def evaluate(
+    predict: Predict, source: Source, metric: Metric = "native", progress: Advance | None = None
+) -> Evaluation:
+    """Compare predictions with labels (clouds_method section 5).
+
+    Args:
+        predict: The segmenter; see `Predict`. Neighbours of one size arrive as a batch.
+        source: Labelled images.
+        metric: `native` brings the prediction to the label's size (scores bilinearly before the argmax,
+            bare labels by nearest neighbour); `official` brings the label to the prediction's size.
+        progress: Told the number of images done.
+
+    Returns:
+        The counts and what follows from them.
+
+    Raises:
+        CloudsError: The source is empty, or an image has no labels.
+    """
+    if len(source) == 0:
+        raise CloudsError("there are no images to evaluate on", "check the data's root and split")
+    matrix = ConfusionMatrix()
+    done = 0
+    for images, targets in _batches(source):
+        outcome = torch.as_tensor(predict(images))
+        for number, target in enumerate(targets):
+            guess, truth = _compared(outcome[number], target, metric)
+            matrix.update(guess, truth)
+        done += len(targets)
+        if progress is not None:
+            progress(done)
+    return Evaluation(matrix, done, metric)
+
+
+def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8]]]]:
+    """Group neighbours of one size: 8 small images, fewer large ones."""
+    images: list[npt.NDArray[np.uint8]] = []
+    targets: list[npt.NDArray[np.uint8]] = []
+    for index in range(len(source)):
+        image, labels = source.load(index)
+        if labels is None:
+            raise CloudsError(f"{source.name(index)} has no labels", "evaluate on a split that has them")
+        room = min(_BATCH, max(1, _BATCH_PIXELS // (image.shape[0] * image.shape[1])))
+        if images and (len(images) >= room or images[0].shape != image.shape):
+            yield np.stack(images), targets
+            images, targets = [], []
+        images.append(image)
+        targets.append(labels)
+    yield np.stack(images), targets
+
+
+def _compared(
+    outcome: Tensor, target: npt.NDArray[np.uint8], metric: Metric
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Bring one prediction, scores (19, h, w) or labels (h, w), and its target to one size."""
+    size = (int(outcome.shape[-2]), int(outcome.shape[-1]))
+    if metric == "official":
+        if size != target.shape:
+            target = np.asarray(Image.fromarray(target).resize(size[::-1], Image.Resampling.NEAREST))
+    elif size != target.shape:
+        maps = outcome.reshape(1, -1, *size).float()
+        if outcome.ndim == 3:
+            outcome = F.interpolate(maps, size=target.shape, mode="bilinear", align_corners=False)[0]
+        else:
+            outcome = F.interpolate(maps, size=target.shape, mode="nearest-exact")[0, 0]
+    labels = outcome.argmax(0) if outcome.ndim == 3 else outcome
+    return labels.to(torch.uint8).cpu().numpy(), target
+
+
+def resize_short_side(image: npt.NDArray[np.uint8], short_side: int | None) -> npt.NDArray[np.uint8]:
+    """Resize an image, keeping its aspect, as the authors' test mapper does (bilinear, antialiased).
+
+    Args:
+        image: (H, W, 3) uint8.
+        short_side: Pixels of the shorter side; null leaves the image as it is.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    height, width = image.shape[:2]
+    if short_side is None or min(height, width) == short_side:
+        return image
+    scale = short_side / min(height, width)
+    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def torch_predictor(segmenter: Segmenter, config: EvaluateConfig, device: torch.device) -> Predict:
+    """Make a predictor of a model; it is moved to the device and put in evaluation mode.
+
+    Args:
+        segmenter: The model.
+        config: Its `short_side` is the size the model sees images at.
+        device: Where to run.
+
+    Returns:
+        A predictor whose scores have the size the model saw.
+    """
+    segmenter.to(device).eval()
+
+    @torch.inference_mode()
+    def predict(images: Images) -> Tensor:
+        seen = np.stack([resize_short_side(image, config.short_side) for image in images])
+        batch = torch.from_numpy(seen).to(device).permute(0, 3, 1, 2)
+        return segmenter.scores(batch)
+
+    return predict

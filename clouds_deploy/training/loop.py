@@ -1,0 +1,249 @@
+"""The training loop: plain PyTorch, top to bottom.
+
+Every random draw is a function of seed and step (data: of seed and position), so a resumed run takes up the
+same thread and ends, on the same machine, with the same bytes. The device is waited for once a step, for the
+matching; losses are summed there and read when a line is written.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256, write_json
+from clouds_deploy.config import Recipe
+from clouds_deploy.console import progress, say, warn
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.store import KIND, TRAINED, empty_segmenter, fill, load_run
+from clouds_deploy.training import sources
+from clouds_deploy.training.checkpoint import (
+    EVALUATION,
+    Progress,
+    check_resumable,
+    finish_run,
+    load_checkpoint,
+    save_checkpoint,
+    start_run,
+)
+from clouds_deploy.training.criterion import criterion
+from clouds_deploy.training.evaluate import Evaluation, evaluate, torch_predictor
+from clouds_deploy.training.journal import Journal
+from clouds_deploy.training.optimizer import build_optimizer, restore_optimizer, set_lr
+from clouds_deploy.training.points import uniform_draw
+from clouds_deploy.training.schedule import lr
+
+_MODEL, _POINTS = 1, 2
+_WINDOW = ("loss", "loss_class", "loss_mask", "loss_dice", "gradient_norm")
+_DIVERGED = "lower train.lr, lengthen train.warmup_steps, or set train.precision=fp32"
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None = None) -> dict[str, Any]:
+    """Train a segmenter into a run directory.
+
+    Args:
+        recipe: The experiment.
+        out: The run directory; must not exist, unless it is to be resumed.
+        resume: Go on from the run's newest checkpoint that holds. A finished run is left as it is.
+        init: A finished run whose weights, all of them, a new run starts from.
+
+    Returns:
+        The final evaluation (see `Evaluation.to_dict`) with `run`, `steps`, and `images_per_second`, which
+        leaves out evaluations and checkpoints and is null when no step was left to do.
+
+    Raises:
+        CloudsError: `out` exists, or there is nothing to resume; the recipe is another than the run's; the
+            data or weights cannot be had; the loss became NaN; the disk is full.
+    """
+    if resume and (out / MANIFEST).is_file():
+        manifest = read_manifest(out, KIND)
+        say(f"{out} is finished already ({manifest['steps']} steps)")
+        return _summary(out, read_json(out / EVALUATION), manifest["steps"], None)
+    if resume and init is not None:
+        raise CloudsError("--resume and --init exclude each other", "a resumed run has weights of its own")
+    if resume:
+        check_resumable(out, recipe)
+        segmenter, moments, state = load_checkpoint(out, recipe)
+        say(f"going on from step {state.step} of {recipe.train.steps}")
+    else:
+        segmenter, state = _initial(recipe, init)
+        moments = {}
+    if state.backbone_weights == "random":
+        warn("the backbone's weights are random: good for a dry run only")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    segmenter.to(device)
+    optimizer = build_optimizer(segmenter, recipe.train)
+    restore_optimizer(optimizer, segmenter, moments, str(out))
+    if not resume:
+        start_run(out, recipe, segmenter, optimizer, state)
+    with Journal(out, state.step, trained=state.step == recipe.train.steps) as journal:
+        run = _Run(recipe, out, segmenter, optimizer, journal, state, device)
+        run.train()
+        outcome = run.evaluate().to_dict()
+    write_json(out / EVALUATION, outcome)
+    finish_run(out, recipe, segmenter, run.state, device=_device_name(device))
+    speed = run.images / run.seconds if run.images else None
+    say(
+        f"trained {run.state.step} steps"
+        + (f" at {speed:.1f} images/s" if speed else "")
+        + f": mIoU {100 * (outcome['miou'] or 0):.1f} on {outcome['images']} images"
+    )
+    return _summary(out, outcome, run.state.step, speed)
+
+
+def _summary(out: Path, outcome: dict[str, Any], steps: int, speed: float | None) -> dict[str, Any]:
+    return {"run": str(out), "steps": steps, "images_per_second": speed, **outcome}
+
+
+def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
+    """Make the model of step 0: with the recipe's backbone and random decoders, or another run's weights."""
+    nothing = (0.0,) * (len(_WINDOW) + 1)
+    if init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(recipe.seed, 0, _MODEL))
+            segmenter = build_segmenter(recipe.model)
+        return segmenter, Progress(0, nothing, segmenter.backbone.weights, {})
+    other = load_run(init)[1]
+    segmenter = empty_segmenter(recipe.model, other.backbone.weights)
+    fill(segmenter, other.state_dict(), str(init))
+    return segmenter, Progress(0, nothing, other.backbone.weights, {"init": sha256(init / TRAINED)})
+
+
+def _seed(seed: int, step: int, purpose: int) -> int:
+    return int(np.random.SeedSequence((seed, step, purpose)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+class _Run:
+    """A training under way.
+
+    Attributes:
+        state: How far it is.
+        images: Images trained on in this process.
+        seconds: The time they took.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        segmenter: Segmenter,
+        optimizer: torch.optim.Optimizer,
+        journal: Journal,
+        state: Progress,
+        device: torch.device,
+    ) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.segmenter = segmenter
+        self.optimizer = optimizer
+        self.journal = journal
+        self.state = state
+        self.device = device
+        self.images = 0
+        self.seconds = 0.0
+        self.parameters = [p for p in segmenter.parameters() if p.requires_grad]
+        self.window = torch.tensor(state.window, dtype=torch.float64, device=device)
+
+    def train(self) -> None:
+        """Do the steps that are left, with a line, an evaluation and a checkpoint when each is due."""
+        settings = self.recipe.train
+        first = self.state.step
+        if first == settings.steps:
+            return
+        batches = iter(sources.training_batches(self.recipe, first))
+        self.segmenter.train()
+        last_line, clock = (first, self.seconds), time.perf_counter()
+        with progress("training", settings.steps, "step") as advance:
+            for step in range(first, settings.steps):
+                self._step(step, next(batches))
+                done = step + 1
+                self.images += settings.batch_size
+                line = done % settings.log_every == 0 or done == settings.steps
+                look = settings.eval_every > 0 and done % settings.eval_every == 0 and done < settings.steps
+                keep = done % settings.checkpoint_every == 0 or done == settings.steps
+                if line or look or keep:
+                    sums = self._read_window(done)
+                    self.seconds += time.perf_counter() - clock
+                    if line:
+                        count = settings.batch_size * (done - last_line[0])
+                        note = self._write_line(done, sums, count / (self.seconds - last_line[1]))
+                        last_line = (done, self.seconds)
+                    if look:
+                        self.evaluate(done)
+                        self.segmenter.train()
+                    self.state = replace(self.state, step=done, window=tuple(self.window.tolist()))
+                    if keep:
+                        save_checkpoint(
+                            self.out,
+                            self.segmenter,
+                            self.optimizer,
+                            self.state,
+                            keep=settings.keep_checkpoints,
+                        )
+                    clock = time.perf_counter()
+                    advance(done, note if line else "")
+                else:
+                    advance(done)
+
+    def _step(self, step: int, batch: dict[str, Tensor]) -> None:
+        """Do one optimiser step; `step` counts from 0."""
+        recipe, settings = self.recipe, self.recipe.train
+        torch.manual_seed(_seed(recipe.seed, step + 1, _MODEL))  # for backbones that drop paths
+        generator = torch.Generator(self.device).manual_seed(_seed(recipe.seed, step, _POINTS))
+        images = batch["image"].to(self.device, non_blocking=True).float()
+        labels = batch["labels"].to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            predictions = self.segmenter(images)
+        try:
+            losses = criterion(predictions, labels, settings.loss, uniform_draw(generator))
+        except CloudsError as error:
+            raise CloudsError(f"{error.message} at step {step + 1}", error.hint) from error
+        parts = losses.parts(settings.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts.sum().backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
+        set_lr(self.optimizer, lr(step, settings))
+        self.optimizer.step()
+        seen = parts.detach()
+        self.window += torch.stack((seen.sum(), *seen, norm, torch.ones_like(norm))).double()
+
+    def _read_window(self, done: int) -> list[float]:
+        """Bring the sums to the CPU; no line and no checkpoint may hold a NaN."""
+        sums: list[float] = self.window.tolist()
+        if not all(map(math.isfinite, sums)):
+            raise CloudsError(f"the loss or its gradient became NaN or infinite by step {done}", _DIVERGED)
+        return sums
+
+    def _write_line(self, done: int, sums: list[float], speed: float) -> str:
+        means = {name: value / sums[-1] for name, value in zip(_WINDOW, sums, strict=False)}
+        rate = lr(done - 1, self.recipe.train)
+        self.journal.write(done, {**means, "lr": rate, "images_per_second": round(speed, 2)})
+        self.window.zero_()
+        return f"loss {means['loss']:.3f}"
+
+    def evaluate(self, done: int | None = None) -> Evaluation:
+        """Evaluate on the recipe's validation images and write a line.
+
+        Args:
+            done: Steps done; None means all of them.
+        """
+        recipe = self.recipe
+        source = sources.val_source(recipe)
+        predict = torch_predictor(self.segmenter, recipe.evaluate, self.device)
+        with progress("evaluating", len(source), "image") as advance:
+            outcome = evaluate(predict, source, recipe.evaluate.metric, advance)
+        summary = outcome.to_dict()
+        kept = {name: summary[name] for name in ("miou", "pixel_accuracy")}
+        self.journal.write(self.state.step if done is None else done, kept)
+        return outcome

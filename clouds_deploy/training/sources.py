@@ -1,0 +1,110 @@
+"""From the data section of a recipe to images: what to train on, what to evaluate on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from clouds_deploy.config import Recipe
+from clouds_deploy.errors import CloudsError
+
+if TYPE_CHECKING:
+    from clouds_deploy.data.dataset import Source
+
+STREETS = "streets"
+VALIDATION_SEED = 1
+"""Of drawn validation scenes: the same whatever the recipe's seed, so that runs can be compared."""
+
+
+class Selection:
+    """Evenly spaced images of a source.
+
+    Args:
+        source: Where they are.
+        count: How many to take; all, when it has no more.
+    """
+
+    def __init__(self, source: Source, count: int) -> None:
+        self._source = source
+        self._indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def name(self, index: int) -> str:
+        """Name an image, as the source does."""
+        return self._source.name(int(self._indices[index]))
+
+    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
+        """Load an image, as the source does."""
+        return self._source.load(int(self._indices[index]))
+
+
+def train_source(recipe: Recipe) -> Source:
+    """Open the images to train on.
+
+    Raises:
+        CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
+    """
+    from clouds_deploy.data.dataset import LayoutSource, StreetsSource
+
+    data = recipe.data
+    if data.layout == STREETS:
+        # even, where the validation seed is odd: no scene is ever in both
+        return StreetsSource(data.domain, 2 * recipe.seed, data.train_images, data.height, data.width)
+    if data.root is None:
+        raise _no_root("data.root", data.layout)
+    return LayoutSource(data.layout, data.root, data.train_split)
+
+
+def val_source(recipe: Recipe) -> Source:
+    """Open the images to evaluate on; errors as `train_source`."""
+    from clouds_deploy.data.dataset import LayoutSource, StreetsSource
+
+    data = recipe.data
+    layout = data.val_layout or data.layout
+    if layout == STREETS:
+        return StreetsSource(data.domain, VALIDATION_SEED, data.val_images or 100, data.height, data.width)
+    root = data.val_root or data.root
+    if root is None:
+        raise _no_root("data.val_root" if data.val_layout else "data.root", layout)
+    source = LayoutSource(layout, root, data.val_split)
+    return source if data.val_images is None else Selection(source, data.val_images)
+
+
+def _no_root(key: str, layout: str) -> CloudsError:
+    return CloudsError(f"layout `{layout}` needs a folder", f"name it: {key}=PATH")
+
+
+def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tensor]]:
+    """Give the batches of a training from a step on, without end.
+
+    Args:
+        recipe: Names data, augmentation, batch size and seed.
+        start_step: Steps done already; their images are not loaded again.
+
+    Returns:
+        `image` (B, 3, h, w) uint8 RGB and `labels` (B, h, w) uint8 train ids per step.
+    """
+    from clouds_deploy.data.dataset import TrainDataset, training_keys, training_loader
+    from clouds_deploy.data.transforms import TrainTransform
+
+    augment, settings = recipe.augment, recipe.train
+    source = train_source(recipe)
+    transform = TrainTransform(
+        crop=augment.crop,
+        scale=augment.scale,
+        base_size=augment.base_size,
+        color_jitter=augment.color_jitter,
+        flip=augment.flip,
+    )
+    return training_loader(
+        TrainDataset(source, transform),
+        training_keys(len(source), recipe.seed, start_step, settings.batch_size),
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+    )

@@ -1,0 +1,213 @@
+"""`export`: a run becomes a bundle, proven before it is written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_json, write_manifest
+from clouds_deploy.config import Recipe
+from clouds_deploy.console import say, warn
+from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.export.lint import require_clean
+from clouds_deploy.export.onnx import drop_scores, save, to_onnx
+from clouds_deploy.export.parity import BATCH, drawn_images, prove, reference, require_passed
+from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
+from clouds_deploy.models.graph import INPUT, LABELS, SCORES
+from clouds_deploy.models.segmenter import Inference, Segmenter
+from clouds_deploy.models.store import FROZEN, RECIPE, TRAINED, load_run
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS
+from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
+from clouds_deploy.runtime.letterbox import fit
+from clouds_deploy.runtime.session import Array, TensorSpec
+
+REFERENCE_IMAGES = 4
+_GATE_GRAPH = "with_scores.onnx"
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    engines: Sequence[str] = GRAPH_BACKENDS,
+    scores: bool = False,
+    inference: str = "exact",
+    images: Path | Sequence[Path] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    include_source: bool = True,
+) -> dict[str, Any]:
+    """Export a run to ONNX, prove it on every runtime named, and seal it with its evidence.
+
+    Args:
+        run: A finished run; it is only read.
+        out: The bundle's directory; must not exist.
+        engines: Runtimes that have to pass the gates.
+        scores: Whether the graph gives class scores too; the gates look at scores either way.
+        inference: `exact` or `fast`; see `Segmenter.scores`.
+        images: Images, or a folder of them, that the gates look at beside drawn streets.
+        height: Image height of the graph; the recipe's by default.
+        width: Image width of the graph; the recipe's by default.
+        include_source: Whether to pack the weights too, which lets the bench time PyTorch.
+
+    Returns:
+        `out`, `gates` (each `Gate.to_json`), `nodes`, `raw_nodes`, `size_mib`, `height`, `width`,
+        `backbone_weights`, `random_weights`.
+
+    Raises:
+        CloudsError: The run does not hold; an engine is unknown or not installed; a gate failed (exit code
+            1; nothing is left behind).
+    """
+    for engine in engines:
+        if engine not in GRAPH_BACKENDS:
+            raise CloudsError(f"there is no engine `{engine}` to prove", nearest(engine, GRAPH_BACKENDS))
+    if inference not in ("exact", "fast"):
+        raise CloudsError(f"there is no inference `{inference}`", nearest(inference, ("exact", "fast")))
+    mode: Inference = "exact" if inference == "exact" else "fast"
+    recipe, segmenter = load_run(run)
+    limits = _sized(recipe, height, width)
+    recipe = recipe.model_copy(update={"export": limits})
+    with atomic_directory(out) as directory:
+        exported = to_onnx(segmenter, limits.height, limits.width, inference=mode)
+        shipped = exported.model if scores else drop_scores(exported.model)
+        facts = _facts(run, recipe, segmenter, mode, scores)
+        save(shipped, directory / GRAPH, _metadata(facts))
+        gate_graph = directory / (GRAPH if scores else _GATE_GRAPH)
+        if not scores:
+            save(exported.model, gate_graph, {})
+        _lint_file(directory / GRAPH)
+
+        pictures = _pictures(limits.height, limits.width, images, facts["mean_color"])
+        expected = reference(segmenter, pictures, mode)
+        gates = [
+            gate
+            for engine in engines
+            for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits)
+        ]
+        require_passed(gates)
+        for path in directory.glob(f"{_GATE_GRAPH}*"):
+            path.unlink()
+
+        kept = {LABELS: expected[LABELS], **({SCORES: expected[SCORES]} if scores else {})}
+        packed = {name: array[:REFERENCE_IMAGES] for name, array in {"image": pictures, **kept}.items()}
+        np.savez_compressed(directory / REFERENCE, **packed)
+        nodes, size = len(list(shipped.graph)), sum(p.stat().st_size for p in directory.glob(f"{GRAPH}*"))
+        facts |= {"nodes": nodes, "raw_nodes": exported.raw_nodes, "bytes": size}
+        write_json(directory / FACTS, facts)
+        write_json(directory / GATES, {"images": len(pictures), "gates": [gate.to_json() for gate in gates]})
+        if include_source:
+            _pack_source(run, directory / SOURCE)
+        write_manifest(
+            directory,
+            KIND,
+            inputs={"run": facts["run_sha256"]},
+            config=recipe.model_dump(mode="json"),
+            backbone_weights=facts["backbone_weights"],
+            random_weights=facts["random_weights"],
+            engines=list(engines),
+            nodes=nodes,
+            device="cpu",
+            seed=recipe.seed,
+        )
+    _announce(facts, exported.raw_nodes, nodes, size)
+    return {
+        "out": str(out),
+        "gates": [gate.to_json() for gate in gates],
+        "nodes": nodes,
+        "raw_nodes": exported.raw_nodes,
+        "size_mib": size / 2**20,
+        "height": limits.height,
+        "width": limits.width,
+        "backbone_weights": facts["backbone_weights"],
+        "random_weights": facts["random_weights"],
+    }
+
+
+def _sized(recipe: Recipe, height: int | None, width: int | None) -> Any:
+    values = recipe.export.model_dump()
+    values |= {k: v for k, v in (("height", height), ("width", width)) if v is not None}
+    for name in ("height", "width"):
+        if values[name] <= 0 or values[name] % 32:
+            raise CloudsError(f"{name} {values[name]} is not a multiple of 32", "choose one that is")
+    return type(recipe.export).model_validate(values)
+
+
+def _facts(
+    run: Path, recipe: Recipe, segmenter: Segmenter, inference: Inference, scores: bool
+) -> dict[str, Any]:
+    size = (recipe.export.height, recipe.export.width)
+    outputs = [TensorSpec(LABELS, "uint8", (None, *size))]
+    if scores:
+        quarter = (size[0] // 4, size[1] // 4)
+        outputs.append(TensorSpec(SCORES, "float32", (None, NUM_CLASSES, *quarter)))
+    return {
+        "inputs": [TensorSpec(INPUT, "uint8", (None, *size, 3)).to_json()],
+        "outputs": [spec.to_json() for spec in outputs],
+        "height": size[0],
+        "width": size[1],
+        "classes": list(NAMES),
+        "palette": [list(c.color) for c in CLASSES],
+        "mean_color": [round(float(v)) for v in segmenter.backbone.mean.flatten()],
+        "inference": inference,
+        "run": run.name,
+        "run_sha256": sha256(run / MANIFEST),
+        "backbone": recipe.model.backbone.name,
+        "backbone_weights": segmenter.backbone.weights,
+        "random_weights": segmenter.backbone.weights == "random",
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _metadata(facts: dict[str, Any]) -> dict[str, str]:
+    keys = ("classes", "palette", "mean_color", "inference", "run_sha256", "backbone", "backbone_weights")
+    return {k: v if isinstance(v := facts[k], str) else json.dumps(v) for k in keys}
+
+
+def _lint_file(path: Path) -> None:
+    import onnx
+
+    require_clean(onnx.load(str(path), load_external_data=False))
+
+
+def _pictures(
+    height: int, width: int, images: Path | Sequence[Path] | None, mean_color: Sequence[int]
+) -> Array:
+    """Collect what the gates look at: drawn streets, and the user's images fitted to the size."""
+    drawn = drawn_images(height, width, BATCH)
+    if images is None:
+        return drawn
+    from clouds_deploy.data.images import list_images, read_image
+
+    paths = list_images(images) if isinstance(images, Path) and images.is_dir() else images
+    chosen = [paths] if isinstance(paths, Path) else list(paths)
+    if not chosen:
+        raise CloudsError(f"there are no images in {images}", "give a folder of PNG or JPEG images")
+    red, green, blue = mean_color
+    fitted = [fit(read_image(path), height, width, (red, green, blue))[0] for path in chosen]
+    return np.concatenate([drawn, np.stack(fitted)])
+
+
+def _pack_source(run: Path, target: Path) -> None:
+    """Put the weights into the bundle, as links to the run's own bytes where the disk allows it."""
+    target.mkdir()
+    for name in (RECIPE, FROZEN, TRAINED):
+        try:
+            os.link(run / name, target / name)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
+                raise
+            shutil.copyfile(run / name, target / name)
+
+
+def _announce(facts: dict[str, Any], raw: int, nodes: int, size: int) -> None:
+    mebibytes = size / 2**20
+    say(f"  export       {nodes} nodes ({raw} before simplification), {mebibytes:.1f} MiB, all gates passed")
+    if facts["random_weights"]:
+        warn("the backbone's weights are RANDOM; this bundle is a dry run and labels nothing sensibly")

@@ -1,0 +1,57 @@
+"""The segmenter as it is deployed: bytes in, labels out.
+
+Normalisation and argmax are part of the network here, so that no runtime, in whatever language, needs a copy
+of the preprocessing. This module is what is exported, and what the exported graph is compared with.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn, uint8
+
+from clouds_deploy.models.segmenter import STRIDE, Inference, Segmenter, class_scores
+
+INPUT = "image"
+LABELS = "labels"
+SCORES = "scores"
+
+
+class SegmenterGraph(nn.Module):
+    """A segmenter behind the graph's contract.
+
+    The first operation is the cast to float, before any transpose, and the last one the cast to uint8: the
+    TensorRT family accepts uint8 at a graph's edge only next to a cast.
+
+    Args:
+        segmenter: The trained model, in evaluation mode.
+        inference: As in `Segmenter.scores`.
+        scores: Whether to give the class scores too.
+    """
+
+    def __init__(self, segmenter: Segmenter, *, inference: Inference = "exact", scores: bool = False) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.inference: Inference = inference
+        self.scores = scores
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Label images.
+
+        Args:
+            image: (B, H, W, 3) uint8 RGB; H and W multiples of 32.
+
+        Returns:
+            labels (B, H, W) uint8 train ids and, where asked, scores (B, 19, H/4, W/4) float32: for every
+            class the sum over queries of softmax(class) * sigmoid(mask), at the masks' own size.
+        """
+        pixels = image.float().permute(0, 3, 1, 2)
+        height, width = int(image.shape[1]), int(image.shape[2])
+        assert height % STRIDE == 0
+        assert width % STRIDE == 0
+        prediction = self.segmenter(pixels, every_layer=False)[-1]
+        full = class_scores(prediction, (height, width), self.inference)
+        labels = full.argmax(dim=1).to(uint8)
+        if not self.scores:
+            return (labels,)
+        quarter = class_scores(prediction, (height // 4, width // 4), "exact")
+        return labels, quarter

@@ -1,0 +1,99 @@
+"""The runtimes there are, and how one is opened on a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.runtime.bundle import Bundle, open_bundle
+from clouds_deploy.runtime.session import Session
+
+Precision = Literal["f32", "bf16"]
+INSTALL = 'pip install "clouds-deploy[cpu]"'
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a session is to run.
+
+    Attributes:
+        device: `cpu`, or what the runtime calls another device (`cuda`, `GPU`).
+        threads: Threads to compute with; None leaves it to the runtime.
+        precision: `f32`, or `bf16` where the runtime can (OpenVINO); never chosen silently.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    precision: Precision = "f32"
+
+
+def open_graph(graph: Path, backend: str, options: Options | None = None) -> Session:
+    """Load an ONNX file into a runtime.
+
+    Raises:
+        CloudsError: The backend is unknown, does not read ONNX, is not installed or refuses the graph.
+    """
+    if backend == "onnxruntime":
+        from clouds_deploy.runtime.onnxruntime_session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(graph, options or Options())
+    if backend == "openvino":
+        from clouds_deploy.runtime.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(graph, options or Options())
+    raise CloudsError(f"no backend `{backend}` reads ONNX", nearest(backend, GRAPH_BACKENDS))
+
+
+def _torch(bundle: Bundle, options: Options) -> Session:
+    from clouds_deploy.runtime.torch_session import open_torch
+
+    return open_torch(bundle, options)
+
+
+def _onnxruntime(bundle: Bundle, options: Options) -> Session:
+    return open_graph(bundle.graph, "onnxruntime", options)
+
+
+def _openvino(bundle: Bundle, options: Options) -> Session:
+    return open_graph(bundle.graph, "openvino", options)
+
+
+GRAPH_BACKENDS = ("onnxruntime", "openvino")
+"""The backends that run the bundle's ONNX file."""
+
+BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
+    "torch": _torch,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference."""
+
+
+def open_session(
+    bundle: Path | Bundle,
+    backend: str = "onnxruntime",
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: Precision = "f32",
+) -> Session:
+    """Load a bundle into a runtime.
+
+    Args:
+        bundle: Its directory, or the bundle already opened.
+        backend: A name in `BACKENDS`.
+        device: See `Options`.
+        threads: See `Options`.
+        precision: See `Options`.
+
+    Raises:
+        CloudsError: The bundle does not hold; the backend is unknown, not installed, or cannot run on the
+            device that was asked for.
+    """
+    if backend not in BACKENDS:
+        raise CloudsError(f"there is no backend `{backend}`", nearest(backend, BACKENDS))
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return BACKENDS[backend](opened, Options(device, threads, precision))

@@ -1,0 +1,169 @@
+"""Labels for images of any size, from a bundle or straight from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clouds_deploy.artifacts import MANIFEST, read_json, sha256
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.backends import Precision, open_session
+from clouds_deploy.runtime.bundle import KIND, open_bundle
+from clouds_deploy.runtime.letterbox import fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture = npt.NDArray[np.uint8]
+
+
+class Predictor(Protocol):
+    """Whatever labels images."""
+
+    def predict(self, image: Picture) -> Picture:
+        """Label one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size.
+
+        Returns:
+            (H, W) uint8 train ids.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Say what it is, for manifests: kind, path, sha256 of its manifest, backend, weights."""
+        ...
+
+
+class BundleSegmenter:
+    """A bundle on one runtime, as a `Predictor`; images are letterboxed to the graph's size.
+
+    Args:
+        bundle: The bundle's directory.
+        backend: The runtime.
+        device: See `runtime.backends.Options`.
+        threads: See `runtime.backends.Options`.
+        precision: See `runtime.backends.Options`.
+
+    Raises:
+        CloudsError: See `open_session`.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        backend: str = "onnxruntime",
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: Precision = "f32",
+    ) -> None:
+        self.bundle = open_bundle(bundle)
+        self.session = open_session(self.bundle, backend, device=device, threads=threads, precision=precision)
+
+    def predict(self, image: Picture) -> Picture:
+        """Label one image; see `Predictor.predict`."""
+        bundle = self.bundle
+        fitted, box = fit(image, bundle.height, bundle.width, bundle.mean_color)
+        outputs = self.session.run({bundle.inputs[0].name: fitted[None]})
+        return box.restore(outputs[bundle.outputs[0].name][0])
+
+    def describe(self) -> dict[str, Any]:
+        """See `Predictor.describe`."""
+        return {
+            "kind": KIND,
+            "path": str(self.bundle.path),
+            "sha256": sha256(self.bundle.path / MANIFEST),
+            "backend": self.session.backend,
+            "device": self.session.device,
+            "size": [self.bundle.height, self.bundle.width],
+            "backbone_weights": self.bundle.backbone_weights,
+        }
+
+
+class RunSegmenter:
+    """A training run in PyTorch, as a `Predictor`; images are resized as its recipe evaluates them.
+
+    Args:
+        run: A finished run.
+        device: Where to compute.
+
+    Raises:
+        CloudsError: It is no finished run.
+    """
+
+    def __init__(self, run: Path, *, device: str = "cpu") -> None:
+        from clouds_deploy.models.store import load_run
+
+        self.path, self.device = run, device
+        self.recipe, segmenter = load_run(run)
+        self.segmenter = segmenter.to(device).eval()
+
+    def scores(self, image: Picture) -> Tensor:
+        """Score one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (19, H, W) float32, computed at the recipe's size and resized bilinearly to the image's.
+        """
+        import torch
+        import torch.nn.functional as F
+        from PIL import Image
+
+        height, width = image.shape[:2]
+        short = self.recipe.evaluate.short_side
+        scale = 1.0 if short is None else short / min(height, width)
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if size != (height, width):
+            picture = Image.fromarray(np.ascontiguousarray(image))
+            image = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.array(image)).to(self.device).permute(2, 0, 1)[None]
+            scores = self.segmenter.scores(pixels, "exact")
+            if size != (height, width):
+                scores = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+        return scores[0]
+
+    def predict(self, image: Picture) -> Picture:
+        """Label one image; see `Predictor.predict`."""
+        labels: Picture = self.scores(image).argmax(dim=0).to("cpu").numpy().astype(np.uint8)
+        return labels
+
+    def describe(self) -> dict[str, Any]:
+        """See `Predictor.describe`."""
+        return {
+            "kind": "run",
+            "path": str(self.path),
+            "sha256": sha256(self.path / MANIFEST),
+            "backend": "torch",
+            "device": self.device,
+            "size": self.recipe.evaluate.short_side,
+            "backbone_weights": self.segmenter.backbone.weights,
+        }
+
+
+def open_predictor(path: Path, *, backend: str = "onnxruntime", device: str = "cpu") -> Predictor:
+    """Open a run or a bundle, whichever the directory is.
+
+    Args:
+        path: A finished run, or a bundle.
+        backend: Bundles only: the runtime.
+        device: Where to compute.
+
+    Raises:
+        CloudsError: It is neither.
+    """
+    manifest = path / MANIFEST
+    kind = read_json(manifest).get("kind") if manifest.is_file() else None
+    if kind == KIND:
+        return BundleSegmenter(path, backend, device=device)
+    if kind == "run" or (path.is_dir() and kind is None):
+        return RunSegmenter(path, device=device)
+    what = f"is a {kind}" if kind else "does not exist"
+    raise CloudsError(f"{path} {what}; it has to be a run or a bundle", "give what train or export made")

@@ -1,0 +1,95 @@
+"""PyTorch in eager mode on the run's own weights: the reference every other runtime is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from clouds_deploy.artifacts import read_json
+from clouds_deploy.config import parse_recipe
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.backends import Options
+from clouds_deploy.runtime.bundle import FACTS, Bundle
+from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
+
+if TYPE_CHECKING:
+    from clouds_deploy.models.graph import SegmenterGraph
+    from clouds_deploy.models.segmenter import Inference, Segmenter
+
+
+class TorchSession:
+    """A segmenter behind the graph's contract, run by PyTorch; see `Session`.
+
+    Args:
+        graph: The module, with its weights.
+        inputs: What it takes.
+        outputs: What it gives.
+        options: How to run.
+
+    Raises:
+        CloudsError: The device or the precision is not there.
+    """
+
+    def __init__(
+        self,
+        graph: SegmenterGraph,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        options: Options,
+    ) -> None:
+        import torch
+
+        if options.precision != "f32":
+            raise CloudsError("the torch backend is the float32 reference", "use openvino for bf16")
+        if options.device != "cpu" and not (options.device.startswith("cuda") and torch.cuda.is_available()):
+            raise CloudsError(f"torch has no device `{options.device}` here", "use `cpu`")
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._graph: SegmenterGraph | None = graph.to(options.device)
+        self.backend, self.device = "torch", options.device
+        self.inputs, self.outputs = inputs, outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `Session.run`."""
+        import torch
+
+        check_feeds(self.inputs, feeds)
+        if self._graph is None:
+            raise CloudsError("the session is closed", "open it again")
+        with torch.inference_mode():
+            image = torch.from_numpy(feeds[self.inputs[0].name]).to(self.device)
+            results = self._graph(image)
+        return {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, results, strict=True)}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._graph = None
+
+
+def load_source(bundle: Bundle) -> Segmenter:
+    """Build the segmenter a bundle was exported from, out of the weights packed with it.
+
+    Raises:
+        CloudsError: The bundle was made without its source.
+    """
+    from clouds_deploy.models.store import RECIPE, empty_segmenter, fill, read_weights
+
+    source = bundle.source
+    if source is None:
+        raise CloudsError(
+            f"{bundle.path} holds no weights for PyTorch", "export the run again with its source included"
+        )
+    recipe = parse_recipe((source / RECIPE).read_text(encoding="utf-8"), str(source / RECIPE))
+    provenance = str(read_json(bundle.path / FACTS)["backbone_weights"])
+    segmenter = empty_segmenter(recipe.model, provenance)
+    fill(segmenter, read_weights(source), str(source))
+    return segmenter.eval().set_form("grid_sample")
+
+
+def open_torch(bundle: Bundle, options: Options) -> TorchSession:
+    """Load a bundle's source into PyTorch; errors as `load_source` and `TorchSession`."""
+    from clouds_deploy.models.graph import SCORES, SegmenterGraph
+
+    scores = any(spec.name == SCORES for spec in bundle.outputs)
+    graph = SegmenterGraph(load_source(bundle), inference=cast("Inference", bundle.inference), scores=scores)
+    return TorchSession(graph, bundle.inputs, bundle.outputs, options)

@@ -1,0 +1,76 @@
+"""One small segmenter, its run and its bundle, built once for all tests that need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clouds_deploy.artifacts import write_manifest, write_text
+from clouds_deploy.config import ExportConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig, Recipe
+from clouds_deploy.models.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.store import RECIPE, save_weights
+
+HEIGHT, WIDTH = 64, 128
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    return Recipe(
+        name="small",
+        model=ModelConfig(
+            width=32,
+            pixel_decoder=PixelDecoderConfig(layers=1, heads=4, feedforward=64),
+            mask_decoder=MaskDecoderConfig(queries=8, layers=2, heads=4, feedforward=64),
+        ),
+        export=ExportConfig(height=HEIGHT, width=WIDTH),
+        evaluate={"short_side": None},
+    )
+
+
+@pytest.fixture(scope="session")
+def small_segmenter(small_recipe: Recipe) -> Segmenter:
+    """Random decoders on real features, spread out so that several classes win somewhere."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        segmenter = build_segmenter(small_recipe.model).eval()
+        with torch.no_grad():
+            for name, parameter in segmenter.named_parameters():
+                if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
+                    parameter.normal_(std=0.2)
+                if name.endswith("mask_decoder.classify.weight"):
+                    parameter.mul_(8)
+    return segmenter
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe, small_segmenter: Segmenter
+) -> Path:
+    run = tmp_path_factory.mktemp("small") / "run"
+    run.mkdir()
+    write_text(run / RECIPE, small_recipe.to_yaml())
+    save_weights(run, small_segmenter)
+    write_manifest(run, "run", backbone_weights=small_segmenter.backbone.weights)
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path) -> Path:
+    """Exported and proven once: the exporter needs half a minute for it."""
+    from clouds_deploy.export.bundle import export
+
+    out = tmp_path_factory.mktemp("small") / "bundle"
+    export(small_run, out)
+    return out
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """(64, 128, 3) uint8: blocks of colour under a gradient."""
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (8, 16, 3)).repeat(8, axis=0).repeat(8, axis=1)
+    slope = np.linspace(-30, 30, WIDTH)[None, :, None]
+    return np.clip(blocks + slope, 0, 255).astype(np.uint8)

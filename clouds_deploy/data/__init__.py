@@ -1,0 +1,1 @@
+"""Labelled images: drawn, read, augmented, checked."""

@@ -1,0 +1,210 @@
+"""Labelled images as training and evaluation see them.
+
+Training asks for keys, not indices: a key is (index, seed), so what a step sees is a function of the run's
+seed and the step's number alone, in whatever process it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clouds_deploy.data.images import Pixels
+from clouds_deploy.data.layouts import get_layout
+from clouds_deploy.data.transforms import TrainTransform
+from clouds_deploy.errors import CloudsError
+
+Key = tuple[int, int]
+"""(index of the image, seed of its augmentation)."""
+
+
+class Source(Protocol):
+    """Images by number."""
+
+    def __len__(self) -> int:
+        """Say how many there are."""
+
+    def name(self, index: int) -> str:
+        """Name an image, uniquely."""
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Give (H, W, 3) uint8 RGB and (H, W) uint8 train ids, or None without labels."""
+
+
+class LayoutSource:
+    """A split of a dataset on disk.
+
+    Args:
+        layout: Its layout's name.
+        root: Its folder.
+        split: Its split.
+
+    Raises:
+        CloudsError: See `Layout.scan`.
+    """
+
+    def __init__(self, layout: str, root: Path, split: str) -> None:
+        self._layout = get_layout(layout)
+        self.samples = self._layout.scan(root, split)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, index: int) -> str:
+        """Give the sample's name."""
+        return self.samples[index].name
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Read the sample; errors as `Layout.load`."""
+        return self._layout.load(self.samples[index])
+
+
+class StreetsSource:
+    """Drawn street scenes.
+
+    Args:
+        domain: `game`, `imagined` or `photo`.
+        seed: Scenes of different seeds are different scenes.
+        count: How many.
+        height: In pixels.
+        width: In pixels.
+    """
+
+    def __init__(self, domain: str, seed: int, count: int, height: int, width: int) -> None:
+        self.domain, self.seed, self.count, self.size = domain, seed, count, (height, width)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """Give domain, seed and number."""
+        return f"{self.domain}_{self.seed}_{index:05d}"
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Draw the scene."""
+        from clouds_deploy.data.streets import render
+
+        scene = render(self.domain, self.seed, index, *self.size)
+        return scene.image, scene.labels
+
+
+class TrainDataset(Dataset[Any]):
+    """Augmented samples by key.
+
+    Args:
+        source: Labelled images.
+        transform: Their augmentation.
+    """
+
+    def __init__(self, source: Source, transform: TrainTransform) -> None:
+        self.source, self.transform = source, transform
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor] | CloudsError:
+        """Give one sample; a fault of a file is handed on as a value, because a loader's worker would
+        otherwise turn it into a traceback.
+        """
+        index, seed = key
+        try:
+            image, labels = self.source.load(index)
+            if labels is None:
+                raise CloudsError(
+                    f"{self.source.name(index)} has no labels", "train on a split where every image has some"
+                )
+            augmented, truth = self.transform(image, labels, seed)
+        except CloudsError as error:
+            return error
+        return {"image": augmented, "labels": truth}
+
+
+def collate(samples: list[dict[str, Tensor] | CloudsError]) -> dict[str, Tensor] | CloudsError:
+    """Stack samples, or hand on the first fault among them.
+
+    Returns:
+        image (B, 3, h, w) uint8 and labels (B, h, w) uint8.
+    """
+    good: list[dict[str, Tensor]] = []
+    for sample in samples:
+        if isinstance(sample, CloudsError):
+            return sample
+        good.append(sample)
+    return {name: torch.stack([sample[name] for sample in good]) for name in good[0]}
+
+
+class TrainingKeys(Sampler[list[Key]]):
+    """The keys of every batch from some step on, without end.
+
+    Images come in shuffled rounds, each image once a round; a batch may span two rounds. The batch of a step
+    does not depend on where the iteration began, which is what makes a resumed run the same run.
+
+    Args:
+        count: How many images there are.
+        seed: The run's seed.
+        start_step: The first step to give.
+        batch_size: Keys in a batch.
+    """
+
+    def __init__(self, count: int, seed: int, start_step: int, batch_size: int) -> None:
+        self.count, self.seed, self.start_step, self.batch_size = count, seed, start_step, batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        orders: dict[int, Any] = {}
+        step = self.start_step
+        while True:
+            batch = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                turn, place = divmod(position, self.count)
+                if turn not in orders:
+                    orders = {turn: self._order(turn)}
+                batch.append((int(orders[turn][place]), self._draw_seed(position)))
+            yield batch
+            step += 1
+
+    def _order(self, turn: int) -> Any:
+        return np.random.default_rng([self.seed, 1, turn]).permutation(self.count)
+
+    def _draw_seed(self, position: int) -> int:
+        return int(np.random.SeedSequence([self.seed, 2, position]).generate_state(1, np.uint64)[0])
+
+
+def training_keys(count: int, seed: int, start_step: int, batch_size: int) -> TrainingKeys:
+    """Make the keys of a run; see `TrainingKeys`."""
+    return TrainingKeys(count, seed, start_step, batch_size)
+
+
+def training_loader(dataset: TrainDataset, keys: TrainingKeys, workers: int) -> Iterator[dict[str, Tensor]]:
+    """Give batches without end, read ahead by worker processes.
+
+    Args:
+        dataset: What the keys ask.
+        keys: Which batches.
+        workers: Processes; 0 reads in this one.
+
+    Yields:
+        image (B, 3, h, w) uint8 and labels (B, h, w) uint8.
+
+    Raises:
+        CloudsError: A file of the batch is damaged or wrong.
+    """
+    loader: Any = DataLoader(
+        dataset,
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_one_thread,
+        prefetch_factor=3 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, CloudsError):
+            raise batch
+        yield batch
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

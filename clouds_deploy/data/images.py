@@ -1,0 +1,132 @@
+"""Image files in and out; every fault of a file names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clouds_deploy.artifacts import atomic_path
+from clouds_deploy.errors import CloudsError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def _open(path: Path) -> Image.Image:
+    """Open and decode a file whole, so that a truncated one shows here."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise CloudsError(f"there is no file {path}", "check the path") from error
+    except UnidentifiedImageError as error:
+        raise CloudsError(
+            f"{path} is not an image", "remove it, or replace it by the image it was"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CloudsError(f"{path} is a damaged image: {error}", "copy or download it again") from error
+    return image
+
+
+def read_image(path: Path) -> Pixels:
+    """Read an image as RGB; grey, palette, transparent and 16-bit files are converted.
+
+    Args:
+        path: The file; its EXIF orientation is applied.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        CloudsError: There is no such file, or it is no image, or damaged.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scale
+        values = np.asarray(image, np.float32)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+
+
+def read_label_ids(path: Path) -> Pixels:
+    """Read a label map's raw ids, whatever their encoding means.
+
+    Args:
+        path: A PNG of 8 bits (grey or palette), or of 16 bits with values below 256.
+
+    Returns:
+        (H, W) uint8 ids.
+
+    Raises:
+        CloudsError: There is no such file, it is no image, damaged, or a colour picture.
+    """
+    image = _open(path)
+    if image.mode in ("L", "P"):
+        return np.asarray(image, np.uint8)
+    values = np.asarray(image)
+    if values.ndim == 3 and image.mode in ("RGB", "RGBA"):
+        first = values[..., :1]
+        if (values[..., :3] == first).all():  # a grey map saved with three channels
+            return np.ascontiguousarray(values[..., 0])
+        raise CloudsError(
+            f"{path} is a colour picture, not a map of label ids",
+            "give the one-channel PNG (such as *_labelTrainIds.png), not the coloured one",
+        )
+    if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > 255:
+        raise CloudsError(
+            f"{path} holds values outside 0..255 (mode {image.mode})",
+            "give a map of label ids, not of instance ids",
+        )
+    return values.astype(np.uint8)
+
+
+def write_png(path: Path, pixels: Pixels) -> None:
+    """Write a PNG atomically.
+
+    Args:
+        path: The file; its folder is made.
+        pixels: (H, W) uint8 or (H, W, 3) uint8 RGB.
+
+    Raises:
+        CloudsError: The disk is full or the place cannot be written; no partial file stays.
+    """
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=3)
+
+
+def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
+    """List the files of certain kinds among files and, recursively, folders.
+
+    Args:
+        paths: Files and folders; a file counts whatever its suffix.
+        suffixes: Which files of a folder count, in lower case with the dot.
+
+    Returns:
+        The files in the order given, each folder's sorted.
+
+    Raises:
+        CloudsError: A path is not there, or a folder holds no such file.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            if not inside:
+                raise CloudsError(f"{path} holds no images", f"looked for {', '.join(sorted(suffixes))}")
+            found.extend(inside)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise CloudsError(f"there is no file or folder {path}", "check the path")
+    return found
+
+
+def list_images(paths: Iterable[Path]) -> list[Path]:
+    """List images; see `list_files`."""
+    return list_files(paths, IMAGE_SUFFIXES)

@@ -1,0 +1,88 @@
+"""Label maps that people can look at: blended over the image, with a legend of what is there."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clouds_deploy.data.images import Pixels
+from clouds_deploy.labels import CLASSES, IGNORE, NUM_CLASSES, colorize
+
+OPACITY = 0.55
+_INK, _PAPER, _QUIET = (24, 26, 31), (255, 255, 255), (110, 116, 128)
+
+
+def overlay(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
+    """Blend a label map over its image and draw the borders between classes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 train ids; ignored pixels show the image.
+        opacity: Share of the colour, 0..1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    weight = np.where(labels == IGNORE, 0.0, opacity).astype(np.float32)[..., None]
+    blend = image * (1 - weight) + colorize(labels) * weight
+    edge = np.zeros(labels.shape, bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    blend[edge] = blend[edge] * 0.55
+    return np.asarray(blend.round().clip(0, 255), np.uint8)
+
+
+def shares(labels: Pixels) -> list[tuple[int, float]]:
+    """List the classes of a label map, largest first.
+
+    Returns:
+        (train id, share of all pixels 0..1) of each class that is there.
+    """
+    counts = np.bincount(labels.ravel(), minlength=256)
+    order = np.argsort(-counts[:NUM_CLASSES], kind="stable")
+    return [(int(c), float(counts[c]) / labels.size) for c in order if counts[c]]
+
+
+def legend(labels: Pixels, width: int) -> Pixels:
+    """Draw a strip that names the classes of a label map.
+
+    Args:
+        labels: (H, W) uint8 train ids.
+        width: Of the strip, in pixels.
+
+    Returns:
+        (h, width, 3) uint8 RGB; the height follows from how much there is to name.
+    """
+    size = int(np.clip(width / 48, 11, 26))
+    font = ImageFont.load_default(size)
+    gap, box = round(size * 0.6), size
+    items = [(c, CLASSES[c].name, f"{share:.1%}") for c, share in shares(labels)]
+    column = max(
+        (box + gap + font.getlength(f"{name}  {share}") + 2 * gap for _, name, share in items), default=width
+    )
+    columns = max(1, int((width - gap) // column))
+    rows = -(-len(items) // columns)
+    line = round(size * 1.6)
+    strip = Image.new("RGB", (width, max(rows, 1) * line + gap), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for number, (index, name, share) in enumerate(items):
+        x = gap + (number % columns) * column
+        y = gap / 2 + (number // columns) * line
+        draw.rectangle((x, y + 0.3 * size, x + box, y + 1.3 * size), fill=CLASSES[index].color)
+        text = x + box + gap * 0.7
+        draw.text((text, y + 0.12 * size), name, fill=_INK, font=font)
+        draw.text((text + font.getlength(name + "  "), y + 0.12 * size), share, fill=_QUIET, font=font)
+    return np.asarray(strip)
+
+
+def overlay_with_legend(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
+    """Blend, and put the legend below; small images are enlarged so that the legend can be read.
+
+    Returns:
+        (h, w, 3) uint8 RGB, at least 640 pixels wide.
+    """
+    picture = Image.fromarray(overlay(image, labels, opacity))
+    times = -(-640 // picture.width)
+    if times > 1:
+        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    return np.vstack([np.asarray(picture), legend(labels, picture.width)])

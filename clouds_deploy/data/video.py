@@ -1,0 +1,123 @@
+"""Video files in and out, through PyAV (the optional extra `video`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.artifacts import atomic_path
+from clouds_deploy.data.images import Pixels
+from clouds_deploy.errors import CloudsError
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise CloudsError("reading video needs PyAV", 'pip install "clouds-deploy[video]"') from error
+    return av
+
+
+def frame_rate(path: Path) -> Fraction:
+    """Give a video's frames per second; errors as `read_frames`."""
+    with _container(path) as (_, stream):
+        return Fraction(stream.average_rate or 25)
+
+
+def frame_count(path: Path) -> int:
+    """Give the number of frames the file says it has, 0 when it doesn't say; errors as `read_frames`."""
+    with _container(path) as (_, stream):
+        return int(stream.frames)
+
+
+@contextmanager
+def _container(path: Path) -> Iterator[tuple[Any, Any]]:
+    av = _av()
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise CloudsError(
+            f"{path} is no readable video: {error}", "copy it again, or convert it to MP4"
+        ) from error
+    with container:
+        if not container.streams.video:
+            raise CloudsError(f"{path} holds no picture track", "give a video")
+        yield container, container.streams.video[0]
+
+
+def read_frames(path: Path) -> Iterator[Pixels]:
+    """Read a video frame by frame.
+
+    Yields:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        CloudsError: PyAV is missing, or the file is no video, or damaged.
+    """
+    av = _av()
+    with _container(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        try:
+            for frame in container.decode(stream):
+                yield frame.to_ndarray(format="rgb24")
+        except av.FFmpegError as error:
+            raise CloudsError(f"{path} is a damaged video: {error}", "copy it again") from error
+
+
+class VideoWriter:
+    """Append frames to a video; made by `write_video`.
+
+    Args:
+        container: An open PyAV container.
+        rate: Frames per second.
+    """
+
+    def __init__(self, container: Any, rate: Fraction) -> None:
+        self._container, self._rate = container, rate
+        self._stream: Any = None
+        self.frames = 0
+
+    def write(self, pixels: Pixels) -> None:
+        """Append a frame, (H, W, 3) uint8 RGB; odd sides lose their last row or column."""
+        height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
+        if self._stream is None:
+            self._stream = self._container.add_stream(_codec(), rate=self._rate)
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        frame = _av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def finish(self) -> None:
+        """Flush what the encoder still holds."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+
+
+def _codec() -> str:
+    return "libx264" if "libx264" in _av().codecs_available else "mpeg4"
+
+
+@contextmanager
+def write_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
+    """Write an MP4 that appears whole or not at all.
+
+    Args:
+        path: The file, ending in .mp4.
+        rate: Frames per second.
+
+    Yields:
+        The writer to give frames to.
+
+    Raises:
+        CloudsError: PyAV is missing; the disk is full.
+    """
+    av = _av()
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        writer = VideoWriter(container, rate)
+        yield writer
+        writer.finish()

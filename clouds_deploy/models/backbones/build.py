@@ -1,0 +1,43 @@
+"""From the name in a recipe to a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clouds_deploy.config import BackboneConfig
+from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.models.backbones import lite0, open_clip, segformer, timm_models
+from clouds_deploy.models.backbones.backbone import Backbone
+from clouds_deploy.torchvision_compat import ensure_torchvision
+
+Builder = Callable[[BackboneConfig], Backbone]
+_FAMILIES: dict[str, Builder] = {
+    open_clip.PREFIX: open_clip.clip_backbone,
+    segformer.PREFIX: segformer.segformer_backbone,
+    timm_models.PREFIX: timm_models.timm_backbone,
+}
+_NAMES: dict[str, Builder] = {
+    lite0.NAME: lite0.lite0_backbone,
+    **dict.fromkeys(timm_models.ALIASES, timm_models.timm_backbone),
+}
+_EXAMPLES = ("open_clip/convnext_large_d_320", "open_clip/RN50", "open_clip/RN101", "open_clip/EVA02-L-14")
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """Build the backbone a recipe names and load its weights.
+
+    Args:
+        config: `name` is `efficientnet_lite0`, `open_clip/<model>`, `timm/<model>`, `segformer/mit_b0..5`,
+            `dinov2/s|b|l|g` (with `_reg4` too) or `dinov3/s|s_plus|b|l|h_plus|7b|convnext_<size>`.
+
+    Raises:
+        CloudsError: The name is unknown, or its weights cannot be had; the message says where to get them.
+    """
+    ensure_torchvision()
+    if config.name in _NAMES:
+        return _NAMES[config.name](config)
+    for prefix, builder in _FAMILIES.items():
+        if config.name.startswith(prefix):
+            return builder(config)
+    known = [*_NAMES, *_EXAMPLES, *(segformer.PREFIX + name for name in segformer.SIZES), "timm/resnet50"]
+    raise CloudsError(f"there is no backbone `{config.name}`", nearest(config.name, known))

@@ -1,0 +1,133 @@
+"""Where a backbone's weights come from: a hub, a file, or nowhere because `random` was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clouds_deploy.config import BackboneConfig
+from clouds_deploy.errors import CloudsError
+
+DEFAULT = "default"
+RANDOM = "random"
+Rename = Callable[[str], str]
+
+_PREFIXES = ("", "visual.trunk.", "visual.", "module.visual.trunk.", "module.visual.", "trunk.", "module.")
+_FLAT = re.compile(r"^([a-z]+)_(\d+)\.")
+
+
+def load_file_or_random(trunk: nn.Module, config: BackboneConfig, rename: Rename | None = None) -> str:
+    """Load a file of the trunk's own tensors, or keep the random initialisation that was asked for.
+
+    Args:
+        trunk: The module to fill.
+        config: Its `weights` names a file or says `random`.
+        rename: How a name in the file becomes one of the trunk's, where the library changed its names.
+
+    Returns:
+        The provenance: `random` or `file <name>`.
+
+    Raises:
+        CloudsError: It is neither, or the file does not hold this trunk.
+    """
+    if config.weights == RANDOM:
+        return RANDOM
+    path = Path(config.weights)
+    if not path.is_file():
+        raise CloudsError(
+            f"`{config.weights}` is neither known weights of `{config.name}` nor a file",
+            "give `default`, a file's path, or `random` for a dry run",
+        )
+    state = read_state(path)
+    if rename is not None:
+        state = {rename(name): tensor for name, tensor in state.items()}
+    load_strict(trunk, state, str(path))
+    return f"file {path.name}"
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without ever running code from the file.
+
+    Args:
+        path: `.safetensors`, or what `torch.save` wrote; tensors may sit under `state_dict` or `model`.
+
+    Raises:
+        CloudsError: It cannot be read, or holds no named tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CloudsError(f"{path} is no readable weight file: {error}", "download it again") from error
+    while isinstance(state, dict) and len(state) and not isinstance(next(iter(state.values())), Tensor):
+        inner = next((state[key] for key in ("state_dict", "model") if key in state), None)
+        if inner is None:
+            raise CloudsError(f"{path} holds no state dict", "give a file of named tensors")
+        state = inner
+    return dict(state)
+
+
+def load_strict(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load what the trunk needs, by exact name or under CLIP's prefixes; all of it must be there.
+
+    What else the file holds (a classifier, a text tower) is left out.
+
+    Args:
+        trunk: The module to fill.
+        state: Named tensors.
+        where: What to call their source in errors.
+
+    Raises:
+        CloudsError: A tensor is missing or of another shape; the message names it.
+    """
+    own = trunk.state_dict()
+    found: dict[str, Tensor] = {}
+    for prefix in _PREFIXES:
+        names = {name: _present(prefix, name, state) for name in own}
+        if all(names.values()):
+            found = {name: state[there] for name, there in names.items() if there}
+            break
+    else:
+        missing = [name for name in own if _present("", name, state) is None]
+        raise CloudsError(
+            f"{where} lacks {len(missing)} of the backbone's {len(own)} tensors, first `{missing[0]}`",
+            "give the weights of this backbone",
+        )
+    wrong = [name for name in own if own[name].shape != found[name].shape]
+    if wrong:
+        raise CloudsError(
+            f"{where}: `{wrong[0]}` has shape {list(found[wrong[0]].shape)}, not {list(own[wrong[0]].shape)}",
+            "give the weights of this backbone",
+        )
+    trunk.load_state_dict(found)
+
+
+def _present(prefix: str, name: str, state: Mapping[str, Tensor]) -> str | None:
+    """Find a tensor; timm's feature extractors call `stages.0.x` `stages_0.x`, its files do not."""
+    for candidate in (prefix + name, prefix + _FLAT.sub(r"\1.\2.", name)):
+        if candidate in state:
+            return candidate
+    return None
+
+
+def hub_error(what: str, source: str, error: Exception) -> CloudsError:
+    """Say that a hub's weights cannot be had, which ones, and the two ways on.
+
+    Args:
+        what: The model, as the recipe calls it.
+        source: The hub id or URL.
+        error: What the library raised.
+    """
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return CloudsError(
+        f"the weights {source} of {what} cannot be had: {reason}",
+        "connect to the hub once, or give the file you have: model.backbone.weights=PATH, "
+        "or model.backbone.weights=random for a dry run",
+    )

@@ -51,7 +51,7 @@ def read_image(path: Path) -> Pixels:
         values = np.asarray(image, np.float32)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
         image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    return np.array(image.convert("RGB"))
 
 
 def read_label_ids(path: Path) -> Pixels:
@@ -68,7 +68,7 @@ def read_label_ids(path: Path) -> Pixels:
     """
     image = _open(path)
     if image.mode in ("L", "P"):
-        return np.asarray(image, np.uint8)
+        return np.array(image, np.uint8)
     values = np.asarray(image)
     if values.ndim == 3 and image.mode in ("RGB", "RGBA"):
         first = values[..., :1]

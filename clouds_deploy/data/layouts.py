@@ -195,7 +195,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             "folder",
-            "images/ and labels/ with the same stems (or <split>/images, <split>/labels), labels as train ids",
+            "images/ and labels/ (or <split>/images and <split>/labels), same stems, labels as train ids",
             _folder_splits,
             _folder_samples,
             _encoding_by_name,

@@ -43,6 +43,10 @@ def shares(labels: Pixels) -> list[tuple[int, float]]:
     return [(int(c), float(counts[c]) / labels.size) for c in order if counts[c]]
 
 
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+
+
 def legend(labels: Pixels, width: int) -> Pixels:
     """Draw a strip that names the classes of a label map.
 
@@ -56,7 +60,7 @@ def legend(labels: Pixels, width: int) -> Pixels:
     size = int(np.clip(width / 48, 11, 26))
     font = ImageFont.load_default(size)
     gap, box = round(size * 0.6), size
-    items = [(c, CLASSES[c].name, f"{share:.1%}") for c, share in shares(labels)]
+    items = [(c, CLASSES[c].name, _percent(share)) for c, share in shares(labels)]
     column = max(
         (box + gap + font.getlength(f"{name}  {share}") + 2 * gap for _, name, share in items), default=width
     )

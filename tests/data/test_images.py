@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clouds_deploy.data.images import list_images, read_image, read_label_ids, write_png
+from clouds_deploy.errors import CloudsError
+from tests.data.trees import picture, save
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    pixels = picture(0)
+    write_png(tmp_path / "new" / "a.png", pixels)
+    assert np.array_equal(read_image(tmp_path / "new" / "a.png"), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.fromarray(picture(0)).convert(mode).save(path)
+    assert read_image(path).shape == (32, 48, 3)
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.fromarray(picture(0))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (48, 32, 3)
+
+
+def test_faults_name_file_and_fix(tmp_path: Path) -> None:
+    whole = save(tmp_path / "whole.png", picture(0)).read_bytes()
+    faults = {
+        "truncated.png": (whole[: len(whole) // 2], "damaged"),
+        "text.png": (b"hello, I am no image", "not an image"),
+        "empty.jpg": (b"", "not an image"),
+    }
+    for name, (content, message) in faults.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CloudsError, match=message) as caught:
+            read_image(tmp_path / name)
+        assert name in caught.value.message
+        assert caught.value.hint
+    with pytest.raises(CloudsError, match="no file"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def test_label_ids(tmp_path: Path) -> None:
+    ids = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    for array in (ids, ids.astype(np.uint16), ids[..., None].repeat(3, 2)):
+        assert np.array_equal(read_label_ids(save(tmp_path / "a.png", array)), ids)
+    palette = Image.fromarray(ids)
+    palette = palette.convert("P")
+    palette.putdata(list(range(24)))
+    palette.save(tmp_path / "p.png")
+    assert np.array_equal(read_label_ids(tmp_path / "p.png"), ids)
+    with pytest.raises(CloudsError, match="colour picture"):
+        read_label_ids(save(tmp_path / "c.png", picture(1)))
+    with pytest.raises(CloudsError, match=r"outside 0\.\.255"):
+        read_label_ids(save(tmp_path / "i.png", np.full((2, 2), 26001, np.uint16)))
+
+
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(CloudsError, match="no space left"):
+        write_png(tmp_path / "a.png", picture(0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_listing(tmp_path: Path) -> None:
+    for name in ("b/2.png", "b/1.JPG", "a.png"):
+        save(tmp_path / name, picture(0))
+    (tmp_path / "b" / "notes.txt").write_text("x")
+    assert [p.name for p in list_images([tmp_path / "b", tmp_path / "a.png"])] == ["1.JPG", "2.png", "a.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CloudsError, match="holds no images"):
+        list_images([tmp_path / "empty"])
+    with pytest.raises(CloudsError, match="no file or folder"):
+        list_images([tmp_path / "nowhere"])

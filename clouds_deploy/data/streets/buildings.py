@@ -85,7 +85,7 @@ class _Building:
         plot, point = self.plot, self.canvas.camera.point
         self._end()
         if self.pitched:
-            inner, ridge = plot.x + plot.sign * 3.5, self.height + 3.0
+            inner, ridge = plot.x + plot.sign * 5.5, self.height + 3.6
             slope = [point(plot.x, self.height, plot.near), point(inner, ridge, plot.near)]
             slope += [point(inner, ridge, plot.far), point(plot.x, self.height, plot.far)]
             self.brush.polygon(slope, self.roof)

@@ -53,7 +53,12 @@ def sample(name: str, dice: Dice, *, vivid: bool) -> Weather:
     level = dice.roll()
     clouds = dice.roll()
     if name == "clear" and vivid:
-        sky = ((70.0 + 30.0 * level, 145.0 + 20.0 * level, 235.0), (165.0, 210.0, 245.0))
+        pale = 0.75 * max(0.0, 2.0 * clouds - 1.0)
+        blue = (70.0 + 30.0 * level, 145.0 + 20.0 * level, 235.0)
+        sky = (
+            mix(blue, (205.0, 214.0, 222.0), pale),
+            mix((165.0, 210.0, 245.0), (222.0, 226.0, 228.0), pale),
+        )
         return Weather(name, (1.0, 1.0, 1.0), sky, 0.0012, sky[1], 0.25 * clouds, 0.0, 0.0, 0.0, 0.35, 0.0)
     if name == "clear":
         sky = ((75.0 + 60.0 * level, 125.0 + 50.0 * level, 190.0 + 30.0 * level), (190.0, 205.0, 218.0))

@@ -53,11 +53,11 @@ def sample(name: str, dice: Dice, *, vivid: bool) -> Weather:
     level = dice.roll()
     clouds = dice.roll()
     if name == "clear" and vivid:
-        pale = 0.75 * max(0.0, 2.0 * clouds - 1.0)
-        blue = (70.0 + 30.0 * level, 145.0 + 20.0 * level, 235.0)
+        milky = 0.75 * max(0.0, 2.0 * clouds - 1.0)
+        azure = (70.0 + 30.0 * level, 145.0 + 20.0 * level, 235.0)
         sky = (
-            mix(blue, (205.0, 214.0, 222.0), pale),
-            mix((165.0, 210.0, 245.0), (222.0, 226.0, 228.0), pale),
+            mix(blue, (205.0, 214.0, 222.0), milky),
+            mix((165.0, 210.0, 245.0), (222.0, 226.0, 228.0), milky),
         )
         return Weather(name, (1.0, 1.0, 1.0), sky, 0.0012, sky[1], 0.25 * clouds, 0.0, 0.0, 0.0, 0.35, 0.0)
     if name == "clear":

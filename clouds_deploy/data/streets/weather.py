@@ -56,7 +56,7 @@ def sample(name: str, dice: Dice, *, vivid: bool) -> Weather:
         milky = 0.75 * max(0.0, 2.0 * clouds - 1.0)
         azure = (70.0 + 30.0 * level, 145.0 + 20.0 * level, 235.0)
         sky = (
-            mix(blue, (205.0, 214.0, 222.0), milky),
+            mix(azure, (205.0, 214.0, 222.0), milky),
             mix((165.0, 210.0, 245.0), (222.0, 226.0, 228.0), milky),
         )
         return Weather(name, (1.0, 1.0, 1.0), sky, 0.0012, sky[1], 0.25 * clouds, 0.0, 0.0, 0.0, 0.35, 0.0)

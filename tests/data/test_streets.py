@@ -12,7 +12,7 @@ from clouds_deploy.data.streets import DOMAINS, Scene, render
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
 
-SCENES = 80
+SCENES = 60
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_every_class_is_seen_often_enough(domain: str, scenes: dict[str, list[Sc
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_labels_and_instances_agree(domain: str, scenes: dict[str, list[Scene]]) -> None:
     things = [c.train_id for c in CLASSES if c.thing]
-    for scene in scenes[domain][:30]:
+    for scene in scenes[domain][:20]:
         assert scene.image.dtype == np.uint8
         assert scene.labels.dtype == np.uint8
         assert scene.instances.dtype == np.int32
@@ -80,7 +80,7 @@ def test_riders_come_with_what_they_ride(scenes: dict[str, list[Scene]]) -> None
 
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (96, 160), (256, 512), (1024, 2048)])
 def test_sizes(height: int, width: int) -> None:
-    for domain in DOMAINS:
+    for domain in DOMAINS if height < 1024 else ("photo",):
         scene = render(domain, 0, 2, height, width)
         assert scene.image.shape == (height, width, 3)
         assert scene.labels.shape == scene.instances.shape == (height, width)

@@ -37,8 +37,8 @@ def warn(text: str) -> None:
 class Advance(Protocol):
     """Called as work goes on."""
 
-    def __call__(self, done: int, note: str = "") -> None:
-        """Say how much is done in all, and what a watcher wants to know of it."""
+    def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Say how much is done in all, what a watcher wants to know of it, and a total learnt late."""
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
 
     if not console().is_terminal:
 
-        def quiet(done: int, note: str = "") -> None:
+        def quiet(done: int, note: str = "", total: int | None = None) -> None:
             count(done)
 
         yield quiet
@@ -91,10 +91,10 @@ def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
             shown = {"note": ""}
             task = bar.add_task(what, total=total, rate="", note="")
 
-            def live(done: int, note: str = "") -> None:
+            def live(done: int, note: str = "", total: int | None = None) -> None:
                 count(done)
                 shown["note"] = note or shown["note"]
-                bar.update(task, completed=done, rate=rate(), note=shown["note"])
+                bar.update(task, completed=done, total=total, rate=rate(), note=shown["note"])
 
             yield live
     seconds = time.monotonic() - start

@@ -1,0 +1,235 @@
+"""The verbs, as Python functions: the same names and arguments as on the command line.
+
+This is the one place where stages meet. Each function opens directories, hands them to one stage, and returns
+what the command line prints with `--json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clouds_deploy.console import progress
+from clouds_deploy.errors import CloudsError
+
+if TYPE_CHECKING:
+    from clouds_deploy.config import Recipe
+    from clouds_deploy.data.dataset import Source
+
+
+def doctor() -> dict[str, Any]:
+    """Say what is installed, what works, and the fix for what doesn't; see `doctor.examine`."""
+    from clouds_deploy.doctor import examine
+
+    return examine()
+
+
+def data_check(root: str | Path, *, layout: str, split: str | None = None) -> dict[str, Any]:
+    """Decode every file of a dataset and count; see `data.check.check`.
+
+    Returns:
+        `DataReport.to_dict()`; `bad_files` is empty when the dataset is sound.
+    """
+    from clouds_deploy.data.check import check
+
+    with progress("checking", 1, "file") as advance:
+        return check(Path(root), layout, split, lambda done, total: advance(done, total=total)).to_dict()
+
+
+def train(
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: str | Path,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> dict[str, Any]:
+    """Train a segmenter on labelled images; see `training.loop.train`.
+
+    Args:
+        recipe: A shipped recipe's name, or a YAML file.
+        overrides: `key=value` each.
+        out: The run's folder.
+        resume: Go on with the run there.
+        init: Start a new run from this run's weights.
+    """
+    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.training.loop import train as run
+
+    resolved = load_recipe(str(recipe), tuple(overrides))
+    return run(resolved, Path(out), resume=resume, init=Path(init) if init else None)
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    data: str | Path | None = None,
+    layout: str | None = None,
+    split: str = "val",
+    domain: str | None = None,
+    images: int | None = None,
+    metric: str | None = None,
+    backend: str = "onnxruntime",
+) -> dict[str, Any]:
+    """Measure mean intersection over union of a run or a bundle (docs/method.md 5).
+
+    Args:
+        model: A finished run, or a bundle.
+        data: The dataset's folder; None for drawn streets, or for what the run's recipe names.
+        layout: Its layout; None means what the run's recipe evaluates on.
+        split: Its split.
+        domain: `streets` only: `game`, `imagined` or `photo`.
+        images: Evaluate on this many only.
+        metric: `native` or `official`; None means the recipe's. A bundle gives labels at the image's own
+            size, so it knows `native` only.
+        backend: Bundles only: the runtime.
+
+    Returns:
+        `Evaluation.to_dict()` with `model` and `data`.
+
+    Raises:
+        CloudsError: The model or the data cannot be read, or the metric is unknown.
+    """
+    from clouds_deploy.artifacts import MANIFEST, read_json
+    from clouds_deploy.training.evaluate import evaluate as run
+
+    if metric not in (None, "native", "official"):
+        raise CloudsError(f"there is no metric `{metric}`", "known: `native`, `official`")
+    path = Path(model)
+    is_bundle = (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
+    if is_bundle and metric == "official":
+        raise CloudsError("a bundle's labels have the image's own size", "use --metric native, or the run")
+    predict, recipe, device = _bundle(path, backend) if is_bundle else _run(path)
+    source, what = _source(recipe, data, layout, split, domain, images)
+    chosen = "native" if is_bundle else (metric or recipe.evaluate.metric)
+    with progress("evaluating", len(source), "image") as advance:
+        outcome = run(predict, source, "official" if chosen == "official" else "native", advance)
+    return {"model": str(model), "data": what, "backend": device, **outcome.to_dict()}
+
+
+def _run(path: Path) -> tuple[Any, Recipe, str]:
+    import torch
+
+    from clouds_deploy.models.store import load_run
+    from clouds_deploy.training.evaluate import torch_predictor
+
+    recipe, segmenter = load_run(path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch_predictor(segmenter, recipe.evaluate, device), recipe, "torch"
+
+
+def _bundle(path: Path, backend: str) -> tuple[Any, Recipe, str]:
+    import numpy as np
+
+    from clouds_deploy.runtime.segmenter import BundleSegmenter
+
+    segmenter = BundleSegmenter(path, backend)
+
+    def predict(batch: Any) -> Any:
+        return np.stack([segmenter.predict(image) for image in batch])
+
+    return predict, segmenter.bundle.recipe, backend
+
+
+def _source(
+    recipe: Recipe,
+    data: str | Path | None,
+    layout: str | None,
+    split: str,
+    domain: str | None,
+    images: int | None,
+) -> tuple[Source, str]:
+    """Open what to evaluate on: the recipe's validation images, with what was asked for put on top."""
+    from clouds_deploy.training.sources import STREETS, val_source
+
+    section = recipe.data
+    name = layout or (section.val_layout or section.layout)
+    if domain is not None and layout is None:
+        name = STREETS
+    root = None if name == STREETS else (Path(data) if data else section.val_root or section.root)
+    if data is not None and name == STREETS:
+        raise CloudsError(f"`streets` are drawn, they have no folder {data}", "name the folder's --layout")
+    changes = {
+        "val_layout": name,
+        "val_root": root,
+        "val_split": split,
+        "domain": domain or section.domain,
+        "val_images": images or (section.val_images if layout is None and data is None else None),
+    }
+    chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
+    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
+    return val_source(chosen), what
+
+
+def predict(
+    model: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    out: str | Path,
+    backend: str = "onnxruntime",
+    overlays: bool = True,
+) -> dict[str, Any]:
+    """Label images, folders of images and videos; see `runtime.predict.predict_paths`.
+
+    Args:
+        model: A finished run, or a bundle.
+        paths: What to label.
+        out: The folder to make.
+        backend: Bundles only: the runtime.
+        overlays: Whether to draw overlays with a legend too.
+    """
+    from clouds_deploy.runtime.predict import predict_paths
+    from clouds_deploy.runtime.segmenter import open_predictor
+
+    predictor = open_predictor(Path(model), backend=backend)
+    return predict_paths(predictor, [Path(p) for p in paths], Path(out), overlays=overlays)
+
+
+def export(
+    run: str | Path,
+    *,
+    out: str | Path,
+    engines: Sequence[str] = ("onnxruntime", "openvino"),
+    height: int | None = None,
+    width: int | None = None,
+    scores: bool = False,
+    inference: str = "exact",
+    images: str | Path | None = None,
+) -> dict[str, Any]:
+    """Export a run to a bundle that passed its gates; see `export.bundle.export`."""
+    from clouds_deploy.export.bundle import export as make
+
+    return make(
+        Path(run),
+        Path(out),
+        engines=tuple(engines),
+        height=height,
+        width=width,
+        scores=scores,
+        inference=inference,
+        images=Path(images) if images else None,
+    )
+
+
+def bench(
+    bundles: Sequence[str | Path],
+    *,
+    out: str | Path,
+    backends: Sequence[str] = ("torch", "onnxruntime", "openvino"),
+    batch: int = 1,
+    seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Time every backend on the same images in the same run; see `bench.suites.bench`."""
+    from clouds_deploy.bench.suites import bench as run
+
+    return run(
+        [Path(b) for b in bundles], out=Path(out), backends=tuple(backends), batch=batch, seconds=seconds
+    )
+
+
+def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the whole loop on drawn streets; see `quickstart.quickstart`."""
+    from clouds_deploy.quickstart import quickstart as run
+
+    return run(out=out, overrides=overrides)

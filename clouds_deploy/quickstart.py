@@ -1,0 +1,99 @@
+"""The whole loop on drawn streets, from nothing to a report that a newcomer understands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clouds_deploy import api
+from clouds_deploy.artifacts import MANIFEST, write_json, write_text
+from clouds_deploy.console import say
+from clouds_deploy.errors import CloudsError
+
+SOURCE, TARGET = "game", "photo"
+SHOWN = 4
+_MARK = "quickstart.json"
+
+
+def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train `tiny` on drawn game streets, meet unseen photo streets, export, prove, time and predict.
+
+    A second call in the same folder goes on where the first one stopped: a finished training is kept, the
+    short stages behind it are done again.
+
+    Args:
+        out: The folder for everything it makes.
+        overrides: `key=value` each, on top of the recipe `tiny`.
+
+    Returns:
+        `game_miou`, `photo_miou`, `gap` (percent), `gates`, `bench`, `seconds` of each stage, `report`.
+
+    Raises:
+        CloudsError: `out` holds something else; a gate failed; see each verb.
+    """
+    from clouds_deploy.bench.timing import Stopwatch
+
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
+        raise CloudsError(f"{folder} exists and is no quickstart", "choose another --out")
+    write_json(folder / _MARK, {"stage": "started"})
+    watch = Stopwatch()
+    run, bundle = folder / "run", folder / "bundle"
+
+    say("[bold]1/5[/] training the recipe `tiny` on streets drawn like a game")
+    with watch("train"):
+        trained = api.train("tiny", overrides=overrides, out=run, resume=run.exists())
+    say("[bold]2/5[/] evaluating on 100 more game streets, and on 100 that look like photos")
+    with watch("evaluate"):
+        scores = {d: api.evaluate(run, domain=d, layout="streets", images=100) for d in (SOURCE, TARGET)}
+    say("[bold]3/5[/] exporting to ONNX, and proving it on ONNX Runtime and OpenVINO")
+    with watch("export"):
+        exported = api.export(run, out=_cleared(bundle))
+    say("[bold]4/5[/] timing PyTorch, ONNX Runtime and OpenVINO in turns")
+    with watch("bench"):
+        timed = api.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0)
+    say("[bold]5/5[/] labelling unseen streets with the bundle, and writing the report")
+    with watch("predict"):
+        pictures = {domain: _draw(folder, domain) for domain in (SOURCE, TARGET)}
+        for domain, images in pictures.items():
+            api.predict(bundle, images, out=_cleared(folder / "predictions" / domain))
+    report = folder / "report.html"
+    from clouds_deploy.quickstart_report import write_report
+
+    write_text(report, write_report(folder, scores, exported, timed, pictures, watch.seconds))
+    game, photo = scores[SOURCE]["miou"], scores[TARGET]["miou"]
+    result = {
+        "game_miou": game,
+        "photo_miou": photo,
+        "gap": game - photo,
+        "images_per_second": trained["images_per_second"],
+        "gates": exported["gates"],
+        "bench": timed["bundles"][0]["results"],
+        "seconds": watch.seconds,
+        "report": str(report),
+    }
+    write_json(folder / _MARK, result)
+    return result
+
+
+def _cleared(path: Path) -> Path:
+    """Remove what an earlier call made there; anything else is left for the stage to refuse."""
+    if (path / MANIFEST).is_file():
+        shutil.rmtree(path)
+    return path
+
+
+def _draw(folder: Path, domain: str) -> list[Path]:
+    """Draw the streets that the report shows, as files, the way a user would have them."""
+    from clouds_deploy.data.dataset import StreetsSource
+    from clouds_deploy.data.images import write_png
+
+    source = StreetsSource(domain, seed=3, count=SHOWN, height=128, width=256)
+    paths = []
+    for index in range(SHOWN):
+        path = folder / "streets" / domain / f"{source.name(index)}.png"
+        write_png(path, source.load(index)[0])
+        paths.append(path)
+    return paths

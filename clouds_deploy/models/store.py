@@ -62,7 +62,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     try:
         with atomic_path(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+            temporary.chmod(mode)  # safetensors makes its files private
     except SafetensorError as error:  # its writer reports a failed write as text
         raise storage_error(path, _as_os_error(str(error))) from error
 

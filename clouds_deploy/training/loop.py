@@ -211,7 +211,7 @@ class _Run:
             raise CloudsError(f"{error.message} at step {step + 1}", error.hint) from error
         parts = losses.parts(settings.loss)
         self.optimizer.zero_grad(set_to_none=True)
-        parts.sum().backward()  # type: ignore[no-untyped-call]
+        parts.sum().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
         set_lr(self.optimizer, lr(step, settings))
         self.optimizer.step()

@@ -105,6 +105,5 @@ def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tens
     return training_loader(
         TrainDataset(source, transform),
         training_keys(len(source), recipe.seed, start_step, settings.batch_size),
-        batch_size=settings.batch_size,
         workers=settings.workers,
     )

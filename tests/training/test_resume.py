@@ -1,0 +1,231 @@
+"""A killed training, resumed, ends with the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clouds_deploy.artifacts import read_manifest, sha256
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.store import FROZEN, TRAINED, load_run
+from clouds_deploy.training.checkpoint import CHECKPOINTS, OPTIMIZER
+from clouds_deploy.training.journal import read_metrics
+from clouds_deploy.training.loop import train
+from tests.training.small import small_recipe, start_training
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny layers gain nothing from more threads, and lose much where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(small_recipe(), out)
+    return out
+
+
+def kill_when(folder: Path, out: Path, due: Callable[[], bool]) -> None:
+    process = start_training(small_recipe(), folder, out)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not due() and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    assert process.poll() is None, process.communicate()
+    process.kill()
+    process.communicate()
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if name != "images_per_second"}
+        for line in read_metrics(run)
+    ]
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    for name in (TRAINED, FROZEN, "evaluation.json", "recipe.yaml"):
+        assert sha256(run / name) == sha256(undisturbed / name), name
+    assert lines(run) == lines(undisturbed)
+    assert read_manifest(run, "run")["kind"] == "run"
+    assert not [path for path in run.rglob("*") if ".tmp-" in path.name]
+    assert not (run / CHECKPOINTS).exists()
+
+
+def test_a_finished_run_opens_without_its_backbone_package(undisturbed: Path) -> None:
+    recipe, segmenter = load_run(undisturbed)
+    assert recipe == small_recipe()
+    assert segmenter.backbone.weights == "random"
+    assert not segmenter.training
+    steps = [(line["step"], "miou" in line) for line in read_metrics(undisturbed)]
+    expected = [(2, False), (4, False), (5, True), (6, False), (8, False), (10, False), (10, True)]
+    assert steps == [*expected, (12, False), (12, True)]
+
+
+def test_killed_at_a_random_step(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    target = random.randint(3, 9)
+    last = [0]
+
+    def due() -> bool:
+        done = read_metrics(out)
+        last[0] = done[-1]["step"] if done else 0
+        return last[0] >= target
+
+    kill_when(tmp_path, out, due)
+    train(small_recipe("train.workers=1"), out, resume=True)  # the number of workers may change
+    read = (out / "recipe.yaml").read_text()
+    assert "workers: 0" in read
+    assert_same(out, undisturbed)
+
+
+def test_killed_while_a_checkpoint_is_written(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    folder = out / CHECKPOINTS
+
+    def due() -> bool:
+        if not (folder / "step_00000003").exists():
+            return False
+        return any(path.name.startswith(".step_00000006.tmp-") for path in folder.iterdir())
+
+    kill_when(tmp_path, out, due)
+    train(small_recipe(), out, resume=True)
+    assert_same(out, undisturbed)
+
+
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> Path:
+    """A run that stopped after some step, with all its checkpoints."""
+    from clouds_deploy.training import loop
+
+    real = loop._Run._step
+
+    def stop(self: Any, at: int, batch: Any) -> None:
+        if at == step:
+            raise KeyboardInterrupt
+        real(self, at, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_recipe(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        return interrupted(tmp_path_factory.mktemp("stopped"), patch, 7)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    stopped: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    damaged = out / CHECKPOINTS / "step_00000006" / OPTIMIZER
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    train(small_recipe(), out, resume=True)
+    shown = capfd.readouterr().err
+    assert "step_00000006 is damaged" in shown
+    assert "going on from step 3" in shown
+    assert_same(out, undisturbed)
+
+
+def test_killed_between_the_last_step_and_the_manifest(
+    stopped: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clouds_deploy.training import loop
+
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(small_recipe(), out, resume=True)
+    train(small_recipe(), out, resume=True)
+    assert_same(out, undisturbed)
+
+
+def test_resume_is_refused_with_another_recipe(stopped: Path) -> None:
+    with pytest.raises(CloudsError, match=r"started with train\.lr=0\.001, not 0\.01"):
+        train(small_recipe("train.lr=0.01"), stopped, resume=True)
+
+
+def test_an_existing_run_is_not_overwritten(stopped: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(CloudsError, match="exists already") as unfinished:
+        train(small_recipe(), stopped)
+    assert "--resume" in unfinished.value.hint
+    with pytest.raises(CloudsError, match="exists already") as finished:
+        train(small_recipe(), undisturbed)
+    assert "--resume" not in finished.value.hint
+    with pytest.raises(CloudsError, match="no run to resume"):
+        train(small_recipe(), tmp_path / "nothing", resume=True)
+
+
+def test_a_finished_run_says_so(undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sha256(undisturbed / "manifest.json")
+    outcome = train(small_recipe(), undisturbed, resume=True)
+    assert "finished already" in capfd.readouterr().err
+    assert outcome["steps"] == 12
+    assert outcome["images_per_second"] is None
+    assert sha256(undisturbed / "manifest.json") == before
+
+
+def test_a_full_disk_leaves_earlier_checkpoints(
+    stopped: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from clouds_deploy import artifacts
+
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    real = artifacts._flush
+
+    def full(path: Path) -> None:
+        if "step_00000009" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "_flush", full)
+        with pytest.raises(CloudsError, match="no space left") as told:
+            train(small_recipe(), out, resume=True)
+    assert "free some space" in told.value.hint
+    names = {path.name for path in (out / CHECKPOINTS).iterdir()}
+    assert names == {"step_00000003", "step_00000006"}
+    train(small_recipe(), out, resume=True)
+    assert_same(out, undisturbed)
+
+
+def test_a_diverged_loss_stops_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(CloudsError, match=r"NaN or infinite (at|by) step \d") as told:
+        train(small_recipe("train.lr=1.0e+30", "train.warmup_steps=0"), out)
+    assert "lower train.lr" in told.value.hint
+    assert not (out / "manifest.json").exists()
+    assert not [path for path in tmp_path.rglob("*") if ".tmp-" in path.name]
+
+
+def test_init_starts_from_another_run(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = small_recipe("train.steps=1", "train.lr=1.0e-12", "train.eval_every=0", "seed=9")
+    train(recipe, out, init=undisturbed)
+    inputs = read_manifest(out, "run")["inputs"]
+    assert inputs == {"init": sha256(undisturbed / TRAINED)}
+    before, after = (dict(load_run(run)[1].named_parameters()) for run in (undisturbed, out))
+    assert all((before[name] - after[name]).abs().max() < 1e-9 for name in before)
+
+    with pytest.raises(CloudsError, match="query_features"):
+        train(small_recipe("model.mask_decoder.queries=22"), tmp_path / "other", init=undisturbed)
+    assert not (tmp_path / "other").exists()

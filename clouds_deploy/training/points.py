@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clouds_deploy.labels import IGNORE
+
 Draw = Callable[[str, tuple[int, ...]], Tensor]
 """Gives float32 numbers in 0..1 of a shape for a purpose: `matching`, `candidates` or `anywhere`."""
 
@@ -39,28 +41,28 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(2)
 
 
-def _corners(labels: Tensor, image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Give labels and bilinear weights of the four pixels around each point.
+def _corners(labels: Tensor, image: Tensor, points: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Find the labels of the four pixels around each point.
+
+    A border of `IGNORE` around the maps stands for everything outside: no index is ever out of range.
 
     Args:
         labels: (B, H, W) uint8.
         image: (N,) int64, which label map each row of points is of.
-        points: (N, P, 2).
+        points: (N, P, 2), 0..1.
 
     Returns:
-        (N, P, 4) uint8 and (N, P, 4) float32; a pixel outside has weight zero.
+        Upper left, upper right, lower left, lower right, each (N, P) uint8; and how far the point is from
+        left to right and from top to bottom among them, each (N, P) float32, 0..1.
     """
     height, width = labels.shape[1:]
+    bordered = F.pad(labels, (1, 1, 1, 1), value=IGNORE).flatten()
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
-    share_x, share_y = x - left, y - top
-    columns = torch.stack((left, left + 1), dim=-1).long()
-    rows = torch.stack((top, top + 1), dim=-1).long()
-    weight_x = torch.stack((1 - share_x, share_x), dim=-1) * ((columns >= 0) & (columns < width))
-    weight_y = torch.stack((1 - share_y, share_y), dim=-1) * ((rows >= 0) & (rows < height))
-    inside = rows.clamp(0, height - 1).unsqueeze(-1) * width + columns.clamp(0, width - 1).unsqueeze(-2)
-    index = inside.flatten(2) + (image * (height * width)).view(-1, 1, 1)
-    return labels.flatten()[index], (weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2)).flatten(2)
+    index = (top.long() + 1) * (width + 2) + left.long() + 1
+    index += (image * ((height + 2) * (width + 2))).unsqueeze(1)
+    steps = (0, 1, width + 2, width + 3)
+    return [bordered[index + step if step else index] for step in steps], x - left, y - top
 
 
 def class_shares(labels: Tensor, points: Tensor, classes: int) -> Tensor:
@@ -75,11 +77,12 @@ def class_shares(labels: Tensor, points: Tensor, classes: int) -> Tensor:
         (B, P, classes) float32, 0..1.
     """
     image = torch.arange(labels.shape[0], device=labels.device)
-    corner, weight = _corners(labels, image, points)
-    column = corner.clamp(max=classes).long()
+    corners, right, down = _corners(labels, image, points)
+    weights = ((1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down)
     shares = torch.zeros(*points.shape[:2], classes + 1, device=points.device)
-    for k in range(4):  # one corner at a time, so that no two writes meet and the sum is reproducible
-        shares.scatter_add_(2, column[..., k : k + 1], weight[..., k : k + 1])
+    for corner, weight in zip(corners, weights, strict=True):  # one by one: no two writes meet
+        column = corner.clamp(max=classes).long()
+        shares.scatter_add_(2, column.unsqueeze(-1), weight.unsqueeze(-1))
     return shares[..., :classes]
 
 
@@ -95,8 +98,11 @@ def segment_shares(labels: Tensor, image: Tensor, label: Tensor, points: Tensor)
     Returns:
         (N, P) float32, 0..1.
     """
-    corner, weight = _corners(labels, image, points)
-    return (weight * (corner == label.view(-1, 1, 1))).sum(-1)
+    corners, right, down = _corners(labels, image, points)
+    wanted = label.to(torch.uint8).unsqueeze(1)
+    upper_left, upper_right, lower_left, lower_right = ((corner == wanted).float() for corner in corners)
+    upper = torch.lerp(upper_left, upper_right, right)
+    return torch.lerp(upper, torch.lerp(lower_left, lower_right, right), down)
 
 
 def present_classes(labels: Tensor, classes: int) -> Tensor:

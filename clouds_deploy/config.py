@@ -7,6 +7,7 @@ parsed as YAML too, so they mean the same as in a file.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,22 +26,53 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class AdapterConfig(Section):
+    """A few parameters that tune a frozen backbone (see `models.adapters`).
+
+    Attributes:
+        kind: `none`; `lora` or `soma`, low-rank updates that are folded into the weights before export; or
+            `rein`, learned tokens that refine every block's features and stay in the graph.
+        rank: Rank of the updates, or of Rein's tokens.
+        alpha: `lora` only: the update is scaled by alpha / rank.
+        targets: `lora` and `soma`: a regular expression searched in the names of linear layers and
+            convolutions; null means every linear layer and 1x1 convolution.
+        tokens: `rein` only: learned tokens per block, at least 2.
+    """
+
+    kind: Literal["none", "lora", "soma", "rein"] = "none"
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    targets: str | None = None
+    tokens: Annotated[int, Field(ge=2)] = 100
+
+    @model_validator(mode="after")
+    def _compiles(self) -> AdapterConfig:
+        try:
+            re.compile(self.targets or "")
+        except re.error as error:
+            raise ValueError(f"targets `{self.targets}` is no regular expression: {error}") from error
+        return self
+
+
 class BackboneConfig(Section):
     """The foundation model under the head (clouds_method section 2.1).
 
     Attributes:
-        name: `efficientnet_lite0`, or `open_clip/<model>` such as `open_clip/convnext_large_d_320`.
+        name: `efficientnet_lite0`, `open_clip/<model>` such as `open_clip/convnext_large_d_320`,
+            `timm/<model>`, `segformer/mit_b0` to `mit_b5`, `dinov2/s|b|l|g` or `dinov3/s|b|l|...`.
         weights: What to load: `default` (the package or hub weights the backbone is known by), an open_clip
             tag, a file, or `random`; random weights are announced wherever they end up.
         trainable: False keeps it frozen and in evaluation mode, as the method does.
-        options: Extra constructor arguments, passed on to open_clip as model configuration overrides
-            (small test models use it).
+        options: Extra constructor arguments of the library's model: open_clip's configuration overrides,
+            timm's keyword arguments, SegformerConfig's (small test models use it).
+        adapter: See `AdapterConfig`; only for a frozen backbone.
     """
 
     name: str = "efficientnet_lite0"
     weights: str = "default"
     trainable: bool = False
     options: dict[str, Any] = {}
+    adapter: AdapterConfig = AdapterConfig()
 
 
 class PixelDecoderConfig(Section):

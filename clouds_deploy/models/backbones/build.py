@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clouds_deploy.config import BackboneConfig
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.models.adapters import attach
 from clouds_deploy.models.backbones import lite0, open_clip, segformer, timm_models
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.torchvision_compat import ensure_torchvision
@@ -24,20 +25,25 @@ _EXAMPLES = ("open_clip/convnext_large_d_320", "open_clip/RN50", "open_clip/RN10
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Build the backbone a recipe names and load its weights.
+    """Build the backbone a recipe names, load its weights, and put its adapters on.
 
     Args:
         config: `name` is `efficientnet_lite0`, `open_clip/<model>`, `timm/<model>`, `segformer/mit_b0..5`,
             `dinov2/s|b|l|g` (with `_reg4` too) or `dinov3/s|s_plus|b|l|h_plus|7b|convnext_<size>`.
 
     Raises:
-        CloudsError: The name is unknown, or its weights cannot be had; the message says where to get them.
+        CloudsError: The name is unknown, its weights cannot be had (the message says where to get them), or
+            the adapters do not fit.
     """
     ensure_torchvision()
-    if config.name in _NAMES:
-        return _NAMES[config.name](config)
+    return attach(_builder(config.name)(config), config.adapter)
+
+
+def _builder(name: str) -> Builder:
+    if name in _NAMES:
+        return _NAMES[name]
     for prefix, builder in _FAMILIES.items():
-        if config.name.startswith(prefix):
-            return builder(config)
+        if name.startswith(prefix):
+            return builder
     known = [*_NAMES, *_EXAMPLES, *(segformer.PREFIX + name for name in segformer.SIZES), "timm/resnet50"]
-    raise CloudsError(f"there is no backbone `{config.name}`", nearest(config.name, known))
+    raise CloudsError(f"there is no backbone `{name}`", nearest(name, known))

@@ -7,8 +7,6 @@ that TensorRT lacks.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -25,7 +23,6 @@ def _cubic(distance: float) -> float:
     return 0.0
 
 
-@lru_cache(maxsize=64)
 def cubic_weights(old: int, new: int) -> tuple[tuple[float, ...], ...]:
     """Give the matrix of an antialiased cubic resize along one axis.
 
@@ -52,7 +49,6 @@ def cubic_weights(old: int, new: int) -> tuple[tuple[float, ...], ...]:
     return tuple(rows)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _matrix(old: int, new: int) -> Tensor:
     return torch.tensor(cubic_weights(old, new))
 

@@ -138,7 +138,7 @@ def prove(
     Raises:
         CloudsError: The runtime is not installed or refuses the graph.
     """
-    count = f"{len(images)} images"
+    count = f"{len(images)} images, {len(np.unique(expected[LABELS]))} classes"
     session = open_graph(shipped, engine)
     try:
         gates = [*_labels(engine, session, images, expected, limits, count)]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.bench import report
+from clouds_deploy.bench.memory import peak_memory
+from clouds_deploy.bench.suites import bench
+from clouds_deploy.errors import CloudsError
+
+
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Path:
+    out = tmp_path_factory.mktemp("bench") / "out"
+    bench([small_bundle], out=out, seconds=0.2, rounds=2, memory=False)
+    return out
+
+
+def test_results_hold_every_backend_with_its_agreement(benched: Path) -> None:
+    read_manifest(benched, "bench")
+    results = json.loads((benched / "results.json").read_text())
+    assert results["machine"]["cores"] >= 1
+    entries = results["bundles"][0]["results"]
+    assert [entry["backend"] for entry in entries] == ["torch", "onnxruntime", "openvino"]
+    for entry in entries:
+        assert 0 < entry["min_ms"] <= entry["p50_ms"] <= entry["p90_ms"] <= entry["p99_ms"]
+        assert entry["passed"]
+        assert entry["agreement"] >= entry["agreement_limit"]
+        assert entry["speedup_low"] <= entry["speedup"] <= entry["speedup_high"]
+    assert entries[0]["speedup"] == 1.0
+
+
+def test_leaves_pages_for_people_and_the_command_to_repeat_it(benched: Path) -> None:
+    assert "| onnxruntime |" in (benched / "summary.md").read_text()
+    assert "<svg" in (benched / "report.html").read_text()
+    script = benched / "reproduce.sh"
+    assert "clouds-deploy bench" in script.read_text()
+    assert script.stat().st_mode & 0o100
+
+
+def test_a_wrong_answer_is_printed_beside_the_speed_it_spoils(benched: Path) -> None:
+    results = json.loads((benched / "results.json").read_text())
+    entry = results["bundles"][0]["results"][1]
+    entry |= {"passed": False, "agreement_shown": "12.0000 % FAILED", "speedup_shown": "9 LABELS DIFFER"}
+    for text in (report.markdown(results), report.html(results)):
+        assert "12.0000 % FAILED" in text
+        assert "LABELS DIFFER" in text
+        assert "its speed is void" in text
+
+
+def test_wrong_weights_fail_the_agreement(small_bundle: Path) -> None:
+    import numpy as np
+
+    from clouds_deploy.bench.suites import _agreement
+
+    labels = np.zeros((2, 4, 4), np.uint8)
+    found = _agreement(labels + 1, labels, "openvino", 0.99, True)
+    assert not found["passed"]
+    assert "FAILED" in found["agreement_shown"]
+
+
+def test_unknown_backend(tmp_path: Path, small_bundle: Path) -> None:
+    with pytest.raises(CloudsError, match="did you mean `openvino`"):
+        bench([small_bundle], out=tmp_path / "b", backends=("opnvino",))
+    assert not (tmp_path / "b").exists()
+
+
+def test_memory_is_the_childs_own(small_bundle: Path) -> None:
+    found = peak_memory(small_bundle, "onnxruntime", 1)
+    assert found is None or 30 < found < 400
+    assert peak_memory(small_bundle, "no such backend", 1) is None

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from clouds_deploy.artifacts import read_manifest, write_manifest
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.export import bundle as exporting
+from clouds_deploy.export.bundle import export
+from clouds_deploy.labels import NAMES
+from clouds_deploy.runtime.bundle import open_bundle
+
+
+def test_graph_keeps_its_contract(small_bundle: Path) -> None:
+    model = onnx.load(str(small_bundle / "segmenter.onnx"))
+    assert [v.name for v in model.graph.input] == ["image"]
+    assert [v.name for v in model.graph.output] == ["labels"]
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert shape[0].dim_param
+    assert [d.dim_value for d in shape[1:]] == [64, 128, 3]
+    assert model.graph.node[0].op_type == "Cast"
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+    assert model.producer_name == "clouds-deploy"
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"]) == list(NAMES)
+
+
+def test_simplification_leaves_one_shape_and_no_repeated_constant(small_bundle: Path) -> None:
+    model = onnx.load(str(small_bundle / "segmenter.onnx"))
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Shape") == 1
+    assert "IsNaN" not in kinds
+    arrays = [onnx.numpy_helper.to_array(i) for i in model.graph.initializer]
+    keys = [(a.dtype.str, a.shape, a.tobytes()) for a in arrays]
+    assert len(set(keys)) == len(keys)
+
+
+def test_carries_no_path_of_the_machine_it_was_made_on(small_bundle: Path) -> None:
+    assert (
+        str(Path(exporting.__file__).parents[2]).encode()
+        not in (small_bundle / "segmenter.onnx").read_bytes()
+    )
+
+
+def test_bundle_is_whole_and_names_its_run(small_bundle: Path, small_run: Path) -> None:
+    bundle = open_bundle(small_bundle)
+    assert bundle.manifest["random_weights"] is False
+    assert "ImageNet" in bundle.manifest["backbone_weights"]
+    assert (bundle.height, bundle.width, bundle.mean_color) == (64, 128, (127, 127, 127))
+    images, expected = bundle.reference()
+    assert images.shape == (4, 64, 128, 3)
+    assert expected["labels"].shape == (4, 64, 128)
+    assert len(np.unique(expected["labels"])) > 3
+    assert all(gate["passed"] for gate in bundle.gates())
+    assert {gate["engine"] for gate in bundle.gates()} == {"onnxruntime", "openvino"}
+    assert not list(small_bundle.glob("with_scores*"))
+    read_manifest(small_run, "run")  # the input is as it was
+
+
+@pytest.mark.parametrize("name", ["segmenter.onnx", "gates.json", "source/trained.safetensors"])
+def test_flipped_byte_is_refused(tmp_path: Path, small_bundle: Path, name: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(small_bundle, copy)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(CloudsError, match="is not the file its manifest names"):
+        open_bundle(copy)
+
+
+def test_run_is_no_bundle(small_run: Path) -> None:
+    with pytest.raises(CloudsError, match="is a run, not a bundle"):
+        open_bundle(small_run)
+
+
+def test_failed_gate_fails_the_export_and_leaves_nothing(
+    tmp_path: Path, small_run: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx_ir as ir
+
+    from clouds_deploy.export.onnx import Exported
+
+    def spoiled(*_: object, **__: object) -> Exported:
+        model = ir.load(small_bundle / "segmenter.onnx")
+        weight = max(
+            (
+                v
+                for v in model.graph.initializers.values()
+                if (v.name and "classify" in v.name) or v.shape == (32, 20)
+            ),
+            key=lambda v: v.const_value.size,
+        )
+        weight.const_value = ir.Tensor(-weight.const_value.numpy(), name=weight.name)
+        return Exported(model, 0)
+
+    expected_scores = {}
+
+    def prove(engine, shipped, with_scores, images, expected, limits):
+        from clouds_deploy.export.parity import _labels
+        from clouds_deploy.runtime.backends import open_graph
+
+        expected_scores.update(expected)
+        return list(_labels(engine, open_graph(shipped, engine), images, expected, limits, "4 images"))
+
+    monkeypatch.setattr(exporting, "to_onnx", spoiled)
+    monkeypatch.setattr(exporting, "prove", prove)
+    with pytest.raises(CloudsError, match="FAILED") as caught:
+        export(small_run, tmp_path / "out", engines=("onnxruntime",))
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_are_said(
+    tmp_path: Path,
+    small_run: Path,
+    small_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import onnx_ir as ir
+
+    from clouds_deploy.export.onnx import Exported
+
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / "manifest.json").unlink()
+    write_manifest(run, "run", backbone_weights="random")
+    monkeypatch.setattr(
+        exporting, "to_onnx", lambda *_, **__: Exported(ir.load(small_bundle / "segmenter.onnx"), 0)
+    )
+    monkeypatch.setattr(exporting, "prove", lambda *_: [])
+    result = export(run, tmp_path / "out", include_source=False)
+    assert result["random_weights"] is True
+    assert read_manifest(tmp_path / "out", "bundle")["random_weights"] is True
+    assert "RANDOM" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "source").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engines": ("onnxruntim",)}, "did you mean `onnxruntime`"),
+        ({"inference": "exakt"}, "did you mean `exact`"),
+        ({"height": 65}, "not a multiple of 32"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, small_run: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(CloudsError, match=message):
+        export(small_run, tmp_path / "out", **arguments)

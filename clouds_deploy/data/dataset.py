@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from clouds_deploy.data.images import Pixels
 from clouds_deploy.data.layouts import get_layout
 from clouds_deploy.data.transforms import TrainTransform
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, nearest
 
 Key = tuple[int, int]
 """(index of the image, seed of its augmentation)."""
@@ -74,9 +74,16 @@ class StreetsSource:
         count: How many.
         height: In pixels.
         width: In pixels.
+
+    Raises:
+        CloudsError: There is no such domain.
     """
 
     def __init__(self, domain: str, seed: int, count: int, height: int, width: int) -> None:
+        from clouds_deploy.data.streets import DOMAINS
+
+        if domain not in DOMAINS:
+            raise CloudsError(f"there are no streets of domain `{domain}`", nearest(domain, DOMAINS))
         self.domain, self.seed, self.count, self.size = domain, seed, count, (height, width)
 
     def __len__(self) -> int:

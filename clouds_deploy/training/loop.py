@@ -68,6 +68,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None 
         return _summary(out, read_json(out / EVALUATION), manifest["steps"], None)
     if resume and init is not None:
         raise CloudsError("--resume and --init exclude each other", "a resumed run has weights of its own")
+    sources.train_source(recipe), sources.val_source(recipe)  # what is wrong with the data shows first
     if resume:
         check_resumable(out, recipe)
         segmenter, moments, state = load_checkpoint(out, recipe)

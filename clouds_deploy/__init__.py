@@ -10,6 +10,7 @@ Importing this package is cheap; the verbs and what they need load on first use.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from clouds_deploy.errors import CloudsError
@@ -23,9 +24,8 @@ __all__ = ["CloudsError", "__version__", *_VERBS]
 
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
-        from clouds_deploy import api
-
-        return getattr(api, name)
+        home = "clouds_deploy.quickstart" if name == "quickstart" else "clouds_deploy.api"
+        return getattr(import_module(home), name)
     raise AttributeError(f"module `clouds_deploy` has no attribute `{name}`")
 
 

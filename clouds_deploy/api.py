@@ -226,10 +226,3 @@ def bench(
     return run(
         [Path(b) for b in bundles], out=Path(out), backends=tuple(backends), batch=batch, seconds=seconds
     )
-
-
-def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the whole loop on drawn streets; see `quickstart.quickstart`."""
-    from clouds_deploy.quickstart import quickstart as run
-
-    return run(out=out, overrides=overrides)

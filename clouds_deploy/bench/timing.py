@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -170,3 +171,21 @@ def ratio(reference: Timing, candidate: Timing, *, samples: int = 2000, seed: in
     picks = np.random.default_rng(seed).integers(0, len(ratios), (samples, len(ratios)))
     low, high = np.percentile(np.median(ratios[picks], axis=1), (2.5, 97.5))
     return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+@dataclass
+class Stopwatch:
+    """How long the stages of a job took, once each: for a report, not for a claim.
+
+    Attributes:
+        seconds: Seconds of every stage that ended, by name.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage; one that fails is not counted."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start

@@ -48,23 +48,23 @@ class Evaluation:
     metric: Metric
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what `evaluation.json` holds; a class without ground truth is null."""
+        """Give what `evaluation.json` holds: percent; a class without ground truth is null."""
         ious, present = self.matrix.iou(), self.matrix.present()
         return {
-            "miou": _number(self.matrix.miou()),
+            "miou": _percent(self.matrix.miou()),
             "per_class": {
-                name: float(iou) if here else None
+                name: 100 * float(iou) if here else None
                 for name, iou, here in zip(NAMES, ious, present, strict=True)
             },
-            "pixel_accuracy": _number(self.matrix.pixel_accuracy()),
+            "pixel_accuracy": _percent(self.matrix.pixel_accuracy()),
             "images": self.images,
             "metric": self.metric,
-            "best_constant_class_miou": _number(self.matrix.best_constant_miou()),
+            "best_constant_class_miou": _percent(self.matrix.best_constant_miou()),
         }
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value
 
 
 def evaluate(

@@ -94,7 +94,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None 
     say(
         f"trained {run.state.step} steps"
         + (f" at {speed:.1f} images/s" if speed else "")
-        + f": mIoU {100 * (outcome['miou'] or 0):.1f} on {outcome['images']} images"
+        + f": mIoU {outcome['miou'] or 0:.1f} on {outcome['images']} images"
     )
     return _summary(out, outcome, run.state.step, speed)
 

@@ -153,11 +153,11 @@ def test_evaluation_of_a_perfect_guess_at_every_size() -> None:
     for metric in ("native", "official"):
         perfect = evaluate(lambda images: images[..., 0], Made(10), metric).to_dict()  # type: ignore[arg-type]
         halved = evaluate(lambda images: images[:, ::2, ::2, 0], Made(10), metric).to_dict()  # type: ignore[arg-type]
-        assert perfect["miou"] == halved["miou"] == 1.0
+        assert perfect["miou"] == halved["miou"] == 100.0
         assert perfect["images"] == 10
         assert perfect["per_class"]["road"] == 1.0
         assert perfect["per_class"]["car"] is None
-        assert perfect["best_constant_class_miou"] == pytest.approx(0.5 / 3)
+        assert perfect["best_constant_class_miou"] == pytest.approx(50 / 3)
 
 
 def test_scores_are_resized_before_the_argmax() -> None:
@@ -165,7 +165,7 @@ def test_scores_are_resized_before_the_argmax() -> None:
         small = torch.from_numpy(images[:, ::2, ::2, 0]).long()
         return torch.nn.functional.one_hot(small, 19).permute(0, 3, 1, 2).float()
 
-    assert evaluate(scores, Made(4)).to_dict()["miou"] == 1.0
+    assert evaluate(scores, Made(4)).to_dict()["miou"] == 100.0
 
 
 def test_evaluation_refuses_what_it_cannot_count() -> None:

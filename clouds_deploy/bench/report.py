@@ -10,11 +10,11 @@ from clouds_deploy.bench.page import Details, Figures, Heading, Page, Paragraph,
 COLUMNS = (
     "backend",
     "p50 ms",
+    "labels equal",
+    "x torch (95 % interval)",
     "p90 ms",
     "p99 ms",
     "images/s",
-    "x torch (95 % interval)",
-    "labels equal",
     "peak MiB",
     "calls",
 )
@@ -34,11 +34,11 @@ def _row(entry: dict[str, Any]) -> list[str]:
     return [
         entry["backend"],
         f"{entry['p50_ms']:.2f}",
+        entry["agreement_shown"],
+        entry["speedup_shown"],
         f"{entry['p90_ms']:.2f}",
         f"{entry['p99_ms']:.2f}",
         f"{entry['images_per_second']:.1f}",
-        entry["speedup_shown"],
-        entry["agreement_shown"],
         peak,
         str(entry["calls"]),
     ]

@@ -20,7 +20,7 @@ border-radius:0 6px 6px 0}
 .warning{border-color:var(--bad);color:var(--bad);font-weight:600}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(135px,1fr));gap:12px;margin:1.2em 0}
 .figures div{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
-.figures b{display:block;font-size:1.55rem;line-height:1.2;letter-spacing:-.02em;
+.figures b{display:block;font-size:clamp(1.2rem,1rem + 1.4vw,1.55rem);line-height:1.2;letter-spacing:-.02em;
 font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .figures span{color:var(--soft);font-size:.86rem}
 .scroll{overflow-x:auto;margin:1em 0;border:1px solid var(--line);border-radius:10px;background:var(--card)}

@@ -84,6 +84,9 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
     from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
 
     own = copy.deepcopy(segmenter).eval().requires_grad_(False).set_form("gather")
+    for module in own.modules():
+        if hasattr(module, "inplace"):
+            vars(module)["inplace"] = False  # same numbers; the exporter takes long to undo in-place calls
     graph = SegmenterGraph(own, inference=inference, scores=True)
     example = torch.zeros((2, height, width, 3), dtype=torch.uint8)  # 0 and 1 would be taken for constants
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)

@@ -152,3 +152,20 @@ def test_random_weights_are_said(
 def test_wrong_arguments(tmp_path: Path, small_run: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(CloudsError, match=message):
         export(small_run, tmp_path / "out", **arguments)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_weights_over_the_limit_go_to_a_file_of_their_own(
+    tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    import onnx_ir as ir
+
+    from clouds_deploy.export import onnx as exporter
+    from clouds_deploy.runtime.backends import open_graph
+
+    monkeypatch.setattr(exporter, "LARGEST_FILE", 1000)
+    exporter.save(ir.load(small_bundle / "segmenter.onnx"), tmp_path / "large.onnx", {})
+    assert (tmp_path / "large.onnx.data").stat().st_size > 10 * (tmp_path / "large.onnx").stat().st_size
+    images, expected = open_bundle(small_bundle).reference()
+    labels = open_graph(tmp_path / "large.onnx", engine).run({"image": images})["labels"]
+    assert (labels == expected["labels"]).mean() > 0.999

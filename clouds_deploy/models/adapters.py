@@ -128,7 +128,7 @@ def _adapt(layer: nn.Linear | nn.Conv2d, config: AdapterConfig) -> None:
             up, down = _minor_components(frozen, rank)
             layer.weight.copy_((frozen.double() - up.double() @ down.double()).view(layer.weight.shape))
         else:
-            scale = config.alpha / rank
+            scale = config.alpha / config.rank
             up = frozen.new_zeros(frozen.shape[0], rank)
             down = torch.empty_like(frozen[:rank])
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
@@ -145,9 +145,25 @@ def _minor_components(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         up (out, rank) and down (rank, in); their product is U S V over the `rank` smallest singular values,
         and each holds the square root of S.
     """
-    u, s, v = torch.linalg.svd(weight, full_matrices=False)
-    root = s[-rank:].sqrt()
-    return (u[:, -rank:] * root).contiguous(), (root.unsqueeze(1) * v[-rank:]).contiguous()
+    if weight.shape[0] > weight.shape[1]:
+        up, down = _minor_components(weight.t(), rank)
+        return down.t().contiguous(), up.t().contiguous()
+    exact = weight.double()
+    # the eigenvectors of W W' span the minor components; several times cheaper than a whole decomposition
+    basis = torch.linalg.eigh(exact @ exact.t()).eigenvectors[:, :rank]
+    u, s, v = torch.linalg.svd(basis.t() @ exact, full_matrices=False)
+    root = s.sqrt()
+    return (basis @ u * root).to(weight), (root.unsqueeze(1) * v).to(weight)
+
+
+def unfilled(config: AdapterConfig) -> AdapterConfig:
+    """Give adapters of the same tensors that cost nothing to make, for a model that is about to be filled.
+
+    SoMA's start needs a decomposition of every weight; a model that is loaded needs only its layers.
+    """
+    if config.kind != "soma":
+        return config
+    return config.model_copy(update={"kind": "lora", "alpha": float(config.rank)})
 
 
 def merge_adapters(module: nn.Module) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error
 from clouds_deploy.config import ModelConfig, Recipe, parse_recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.adapters import unfilled
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 
 KIND = "run"
@@ -138,7 +139,8 @@ def empty_segmenter(config: ModelConfig, provenance: str) -> Segmenter:
         config: The model section of the recipe it was trained with.
         provenance: Where the backbone's weights first came from, for later manifests and reports.
     """
-    backbone = config.backbone.model_copy(update={"weights": "random"})
+    adapter = unfilled(config.backbone.adapter)
+    backbone = config.backbone.model_copy(update={"weights": "random", "adapter": adapter})
     with torch.random.fork_rng(devices=[]):
         segmenter = build_segmenter(config.model_copy(update={"backbone": backbone}))
     segmenter.config = config

@@ -214,7 +214,7 @@ def test_rein_follows_its_equations() -> None:
     mapped, shared = rein.token_map["6"], rein.feature_map["6"]
     expected = torch.empty_like(f)
     for n in range(4):
-        scores = torch.tensor([float(f[0, n] @ t) for t in tokens]) / 6**0.5
+        scores = torch.tensor([float((f[0, n] @ t).detach()) for t in tokens]) / 6**0.5
         share = scores.exp() / scores.exp().sum()
         delta = sum(share[k] * (mapped.weight @ tokens[k] + mapped.bias) for k in range(1, 5))
         expected[0, n] = f[0, n] + shared.weight @ (delta + f[0, n]) + shared.bias
@@ -291,3 +291,23 @@ def test_adapters_do_not_pile_up() -> None:
 def test_a_wrong_pattern_is_refused_in_the_recipe() -> None:
     with pytest.raises(ValueError, match="no regular expression"):
         AdapterConfig(kind="lora", targets="(")
+
+
+@kinds
+def test_a_model_on_disk_is_filled_without_decompositions(
+    adapter: AdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clouds_deploy.models.store import empty_segmenter, fill
+
+    config = ModelConfig(
+        width=32,
+        backbone=CONVNEXT.model_copy(update={"adapter": adapter}),
+        pixel_decoder=PixelDecoderConfig(layers=1, heads=4, feedforward=64),
+        mask_decoder=MaskDecoderConfig(queries=8, layers=1, heads=4, feedforward=64),
+    )
+    segmenter = Segmenter(config, build_backbone(config.backbone))
+    _move(segmenter.backbone)
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    other = empty_segmenter(config, "elsewhere")
+    fill(other, segmenter.state_dict(), "here")
+    assert _difference(_maps(other.backbone), _maps(segmenter.backbone)) == 0

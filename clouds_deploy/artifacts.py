@@ -88,7 +88,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        _sync(path.parent)
     except BaseException as error:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -101,12 +101,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     """Ask the disk to hold what was written, so that a rename never outruns the bytes."""
-    for target in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        handle = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for target in path.rglob("*") if path.is_dir() else ():
+        _sync(target)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Flush one file, or the names in one directory; never its neighbours, which are not ours."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

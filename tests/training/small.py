@@ -40,11 +40,12 @@ def small_recipe(*overrides: str) -> Recipe:
 
 
 def start_training(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> subprocess.Popen[str]:
-    """Train in a process of its own, which a test may kill."""
+    """Train in a process of its own, which a test may kill; its disk is slow, so that writes can be hit."""
     path = folder / "recipe.yaml"
     path.write_text(recipe.to_yaml(), encoding="utf-8")
     code = (
-        "import sys, pathlib, torch; torch.set_num_threads(1);"
+        "import os, sys, time, pathlib, torch; torch.set_num_threads(1); flush = os.fsync;"
+        "os.fsync = lambda handle: (time.sleep(0.01), flush(handle));"
         "from clouds_deploy.recipes import load_recipe;"
         "from clouds_deploy.training.loop import train;"
         "train(load_recipe(sys.argv[1]), pathlib.Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"

@@ -155,7 +155,7 @@ def test_evaluation_of_a_perfect_guess_at_every_size() -> None:
         halved = evaluate(lambda images: images[:, ::2, ::2, 0], Made(10), metric).to_dict()  # type: ignore[arg-type]
         assert perfect["miou"] == halved["miou"] == 100.0
         assert perfect["images"] == 10
-        assert perfect["per_class"]["road"] == 1.0
+        assert perfect["per_class"]["road"] == 100.0
         assert perfect["per_class"]["car"] is None
         assert perfect["best_constant_class_miou"] == pytest.approx(50 / 3)
 

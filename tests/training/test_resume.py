@@ -97,7 +97,7 @@ def test_killed_while_a_checkpoint_is_written(undisturbed: Path, tmp_path: Path)
     def due() -> bool:
         if not (folder / "step_00000003").exists():
             return False
-        return any(path.name.startswith(".step_00000006.tmp-") for path in folder.iterdir())
+        return any(path.name.startswith(".step_") for path in folder.iterdir())
 
     kill_when(tmp_path, out, due)
     train(small_recipe(), out, resume=True)
@@ -229,3 +229,11 @@ def test_init_starts_from_another_run(undisturbed: Path, tmp_path: Path) -> None
     with pytest.raises(CloudsError, match="query_features"):
         train(small_recipe("model.mask_decoder.queries=22"), tmp_path / "other", init=undisturbed)
     assert not (tmp_path / "other").exists()
+
+
+def test_strange_neighbours_of_a_run_are_left_alone(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")  # opening it to read would wait for ever
+    train(small_recipe("train.steps=1", "train.eval_every=0"), tmp_path / "run")
+    assert (tmp_path / "run" / "manifest.json").is_file()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -55,15 +54,6 @@ def test_a_full_disk_is_told_and_nothing_stays(tmp_path: Path) -> None:
     assert str(tmp_path / "d") in caught.value.message
     assert not (tmp_path / "d").exists()
     assert not leftovers(tmp_path)
-
-
-def test_a_really_full_disk(tmp_path: Path) -> None:
-    """/dev/full answers every write with ENOSPC."""
-    with pytest.raises(CloudsError, match="no space left"), atomic_path(tmp_path / "never") as temporary:
-        os.symlink("/dev/full", temporary)
-        with temporary.open("w") as file:
-            file.write("x" * 100000)
-    assert not (tmp_path / "never").exists()
 
 
 def test_directory_may_not_be_replaced_unless_it_is_ours(tmp_path: Path) -> None:

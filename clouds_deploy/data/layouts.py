@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clouds_deploy.data.images import IMAGE_SUFFIXES, Pixels, read_image, read_label_ids
+from clouds_deploy.data.images import IMAGE_SUFFIXES, Pixels, files_inside, read_image, read_label_ids
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.labels import NAMES, UNKNOWN_ID, cityscapes_table, train_id_table
+from clouds_deploy.labels import IGNORE, NAMES, UNKNOWN_ID, cityscapes_table, train_id_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Layout:
         expects: The tree in words, for errors.
         list_splits: Root -> the names of its splits; () when the tree is not of this layout.
         list_samples: (root, split) -> samples, sorted by name.
+        list_labels: (root, split) -> every label map there, whether an image claims it or not.
         encoding: Label file -> how its ids are to be read: `train ids` or `Cityscapes ids`.
     """
 
@@ -48,6 +49,7 @@ class Layout:
     expects: str
     list_splits: Callable[[Path], tuple[str, ...]]
     list_samples: Callable[[Path, str], list[Sample]]
+    list_labels: Callable[[Path, str], list[Path]]
     encoding: Callable[[Path], str]
 
     def scan(self, root: Path, split: str) -> list[Sample]:
@@ -79,7 +81,12 @@ class Layout:
         others = [
             layout.name for layout in LAYOUTS.values() if layout is not self and layout.list_splits(root)
         ]
-        hint = f"it looks like --layout {others[0]}" if others else f"expected {self.expects}"
+        above = root.absolute().parent
+        hint = f"expected {self.expects}"
+        if others:
+            hint = f"it looks like --layout {others[0]}"
+        elif self.list_splits(above):
+            hint = f"give the folder above it, {above}"
         raise CloudsError(f"{root} is not of layout `{self.name}`", hint)
 
     def read_labels(self, path: Path) -> Pixels:
@@ -118,26 +125,59 @@ class Layout:
         if sample.labels is None:
             return image, None
         labels = self.read_labels(sample.labels)
-        if labels.shape != image.shape[:2]:
-            (h, w), (ih, iw) = labels.shape, image.shape[:2]
-            raise CloudsError(
-                f"{sample.labels} is {w}x{h}, its image {sample.image} is {iw}x{ih}",
-                "pair the label map with its own image, at the same size",
-            )
+        same_size(sample, image, labels)
         return image, labels
 
 
-_TABLES = {"train ids": train_id_table, "Cityscapes ids": cityscapes_table}
-_MEANING = {"train ids": f"0 = {NAMES[0]} ... 18 = {NAMES[-1]}, 255 = ignore", "Cityscapes ids": "0..33"}
+def same_size(sample: Sample, image: Pixels, labels: Pixels) -> None:
+    """Refuse a label map of another size than its image.
+
+    Raises:
+        CloudsError: The sizes differ.
+    """
+    if labels.shape != image.shape[:2]:
+        (h, w), (ih, iw) = labels.shape, image.shape[:2]
+        raise CloudsError(
+            f"{sample.labels} is {w}x{h}, its image {sample.image} is {iw}x{ih}",
+            "pair the label map with its own image, at the same size",
+        )
+
+
+def _gta5_table() -> Pixels:
+    table = cityscapes_table()
+    table[34] = IGNORE  # the licence plate, which Cityscapes calls -1
+    return table
+
+
+_TABLES = {"train ids": train_id_table, "Cityscapes ids": cityscapes_table, "GTA5 ids": _gta5_table}
+_MEANING = {
+    "train ids": f"0 = {NAMES[0]} ... 18 = {NAMES[-1]}, 255 = ignore",
+    "Cityscapes ids": "0..33",
+    "GTA5 ids": "0..34",
+}
 _TRAIN_IDS, _LABEL_IDS = "_labelTrainIds", "_labelIds"
+_NOT_LABELS = ("_color", "_instanceIds", "_instanceTrainIds")
+
+
+def label_stem(path: Path) -> str:
+    """Give a label file's path without suffix and encoding: the same for every encoding of one map."""
+    return str(path.with_name(path.stem.removesuffix(_TRAIN_IDS).removesuffix(_LABEL_IDS)))
 
 
 def _encoding_by_name(path: Path) -> str:
     return "Cityscapes ids" if path.stem.endswith(_LABEL_IDS) else "train ids"
 
 
+def _gta5_encoding(path: Path) -> str:
+    return "train ids" if path.stem.endswith(_TRAIN_IDS) else "GTA5 ids"
+
+
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return files_inside(folder, IMAGE_SUFFIXES)
+
+
+def _label_maps(folder: Path) -> list[Path]:
+    return [p for p in _images(folder) if not p.stem.endswith(_NOT_LABELS)] if folder.is_dir() else []
 
 
 def _cityscapes_splits(root: Path) -> tuple[str, ...]:
@@ -157,6 +197,10 @@ def _cityscapes_samples(root: Path, split: str) -> list[Sample]:
     return samples
 
 
+def _cityscapes_labels(root: Path, split: str) -> list[Path]:
+    return [p for p in _label_maps(root / "gtFine" / split) if p.stem.endswith((_TRAIN_IDS, _LABEL_IDS))]
+
+
 def _folder_splits(root: Path) -> tuple[str, ...]:
     if (root / "images").is_dir():
         return ("all", "train", "val")  # one set: it serves as any split
@@ -167,14 +211,25 @@ def _folder_splits(root: Path) -> tuple[str, ...]:
     return ("all", "train", "val") if plain else ()
 
 
+def _gta5_splits(root: Path) -> tuple[str, ...]:
+    return _folder_splits(root) if (root / "images").is_dir() and (root / "labels").is_dir() else ()
+
+
+def _folder_base(root: Path, split: str) -> Path:
+    return root if (root / "images").is_dir() or not (root / split / "images").is_dir() else root / split
+
+
+def _folder_labels(root: Path, split: str) -> list[Path]:
+    return _label_maps(_folder_base(root, split) / "labels")
+
+
 def _folder_samples(root: Path, split: str) -> list[Sample]:
-    base = root if (root / "images").is_dir() or not (root / split / "images").is_dir() else root / split
+    base = _folder_base(root, split)
     if not (base / "images").is_dir():  # images and nothing else
         return [Sample(p.relative_to(base).with_suffix("").as_posix(), p, None) for p in _images(base)]
     labels = {}
-    for path in _images(base / "labels") if (base / "labels").is_dir() else []:
-        stem = path.stem.removesuffix(_TRAIN_IDS).removesuffix(_LABEL_IDS)
-        labels[path.relative_to(base / "labels").with_name(stem).as_posix()] = path
+    for path in sorted(_folder_labels(root, split), key=lambda p: p.stem.endswith(_TRAIN_IDS)):
+        labels[Path(label_stem(path)).relative_to(base / "labels").as_posix()] = path
     samples = []
     for image in _images(base / "images"):
         name = image.relative_to(base / "images").with_suffix("").as_posix()
@@ -191,6 +246,7 @@ LAYOUTS: dict[str, Layout] = {
             "gtFine/<split>/<city>/*_gtFine_labelTrainIds.png (or *_labelIds.png)",
             _cityscapes_splits,
             _cityscapes_samples,
+            _cityscapes_labels,
             _encoding_by_name,
         ),
         Layout(
@@ -198,7 +254,16 @@ LAYOUTS: dict[str, Layout] = {
             "images/ and labels/ (or <split>/images and <split>/labels), same stems, labels as train ids",
             _folder_splits,
             _folder_samples,
+            _folder_labels,
             _encoding_by_name,
+        ),
+        Layout(
+            "gta5",
+            "images/ and labels/ as the parts of the download unpack, labels as GTA5 ids",
+            _gta5_splits,
+            _folder_samples,
+            _folder_labels,
+            _gta5_encoding,
         ),
     )
 }

@@ -81,9 +81,11 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
     import torch
 
     from clouds_deploy.export.simplify import simplify
+    from clouds_deploy.models.adapters import merge_adapters
     from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
 
     own = copy.deepcopy(segmenter).eval().requires_grad_(False).set_form("gather")
+    merge_adapters(own)
     for module in own.modules():
         if hasattr(module, "inplace"):
             vars(module)["inplace"] = False  # same numbers; the exporter takes long to undo in-place calls

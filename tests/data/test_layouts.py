@@ -91,3 +91,29 @@ def test_a_label_map_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_every_layout_is_under_its_own_name() -> None:
     assert all(name == layout.name for name, layout in LAYOUTS.items())
+
+
+def test_a_folder_too_deep_is_told(tmp_path: Path) -> None:
+    root = trees.cityscapes(tmp_path / "c")
+    expect("not of layout", str(root), get_layout("cityscapes").scan, root / "leftImg8bit", "train")
+
+
+def test_hidden_files_are_no_samples(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path)
+    (root / "images" / "._a0.png").write_bytes(b"left by a Mac")
+    assert len(get_layout("folder").scan(root, "all")) == 3
+
+
+def test_gta5(tmp_path: Path) -> None:
+    """Raw ids under plain names, the licence plate's 34 among them; converted maps are known by theirs."""
+    trees.save(tmp_path / "images" / "00001.png", trees.picture(0))
+    ids = np.full((32, 48), 7, np.uint8)
+    ids[0], ids[1], ids[2] = 34, 26, 33
+    trees.save(tmp_path / "labels" / "00001.png", ids)
+    layout = get_layout("gta5")
+    labels = layout.load(layout.scan(tmp_path, "train")[0])[1]
+    assert labels is not None
+    assert [int(v) for v in labels[:4, 0]] == [255, 13, 18, 0]
+    ids[5] = 35
+    trees.save(tmp_path / "labels" / "00001.png", ids)
+    expect("label id 35", "GTA5 ids", layout.load, layout.scan(tmp_path, "train")[0])

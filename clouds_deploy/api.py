@@ -186,6 +186,24 @@ def predict(
     return predict_paths(predictor, [Path(p) for p in paths], Path(out), overlays=overlays)
 
 
+def import_checkpoint(
+    checkpoint: str | Path, *, out: str | Path, recipe: str | Path | None = None, skip_backbone: bool = False
+) -> dict[str, Any]:
+    """Turn a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run; see `models.official`.
+
+    Args:
+        checkpoint: The weight file.
+        out: The run's folder.
+        recipe: What it is a model of, when it is no published one: a shipped recipe's name, or a YAML file.
+        skip_backbone: Import the head alone, over the recipe's backbone.
+    """
+    from clouds_deploy.models.official import import_checkpoint as run
+    from clouds_deploy.recipes import load_recipe
+
+    resolved = None if recipe is None else load_recipe(str(recipe))
+    return run(Path(checkpoint), Path(out), recipe=resolved, skip_backbone=skip_backbone)
+
+
 def export(
     run: str | Path,
     *,

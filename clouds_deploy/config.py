@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from clouds_deploy.errors import CloudsError, nearest
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from clouds_deploy.sections import Fraction, Positive, Section
+from clouds_deploy.self_training import SelfTrainingConfig
 
 
 class AdapterConfig(Section):
@@ -71,7 +64,7 @@ class BackboneConfig(Section):
     name: str = "efficientnet_lite0"
     weights: str = "default"
     trainable: bool = False
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     adapter: AdapterConfig = AdapterConfig()
 
 
@@ -278,6 +271,7 @@ class Recipe(Section):
         name: Its name.
         description: One line for `recipes ls`.
         seed: The number every random draw derives from.
+        joint: The joint stage, when the recipe is of one (see `SelfTrainingConfig`).
     """
 
     name: str
@@ -287,6 +281,7 @@ class Recipe(Section):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    joint: SelfTrainingConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
 
@@ -358,8 +353,9 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys.extend(known_keys(field.annotation, f"{prefix}{name}."))
+        for kind in (field.annotation, *get_args(field.annotation)):  # a section, or one that may be null
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys.extend(known_keys(kind, f"{prefix}{name}."))
     return tuple(keys)
 
 

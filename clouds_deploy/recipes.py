@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from clouds_deploy.artifacts import write_text
 from clouds_deploy.config import Recipe, parse_recipe
@@ -49,8 +52,48 @@ def read_recipe(name_or_path: str) -> str:
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read, override and check a recipe; errors as `read_recipe` and `parse_recipe` say."""
-    return parse_recipe(read_recipe(name_or_path), name_or_path, overrides)
+    """Read a recipe, put it on top of its base, override and check it.
+
+    `base: NAME` takes every key a recipe leaves out from the shipped recipe of that name; a base has no base.
+
+    Raises:
+        CloudsError: As `read_recipe` and `parse_recipe` say; or there is no such base, or it has one itself.
+    """
+    text = read_recipe(name_or_path)
+    tree = _tree(text)
+    base = tree.pop("base", None)
+    if base is None:
+        return parse_recipe(text, name_or_path, overrides)
+    if base not in recipe_names():
+        raise CloudsError(
+            f"recipe `{name_or_path}` has base `{base}`, which is no shipped recipe",
+            nearest(str(base), recipe_names()),
+        )
+    below = _tree(read_recipe(base))
+    if "base" in below:
+        raise CloudsError(
+            f"recipe `{name_or_path}` has base `{base}`, which has base `{below['base']}` itself",
+            f"take base: {below['base']}, and say here what `{base}` changes",
+        )
+    return parse_recipe(yaml.safe_dump(_onto(below, tree), sort_keys=False), name_or_path, overrides)
+
+
+def _tree(text: str) -> dict[str, Any]:
+    """Read YAML; nothing when it is none, which `parse_recipe` says better."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _onto(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Put one tree on top of another: sections are merged, values replaced."""
+    both = dict(below)
+    for key, value in above.items():
+        under = both.get(key)
+        both[key] = _onto(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return both
 
 
 def copy_recipe(name: str, destination: Path) -> Path:

@@ -30,7 +30,7 @@ from clouds_deploy.artifacts import (
     write_manifest,
     write_text,
 )
-from clouds_deploy.config import Recipe, Section, parse_recipe
+from clouds_deploy.config import Recipe, parse_recipe
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.segmenter import Segmenter
@@ -45,6 +45,7 @@ from clouds_deploy.models.store import (
     split_state,
     write_tensors,
 )
+from clouds_deploy.sections import Section
 from clouds_deploy.training.optimizer import optimizer_tensors
 
 CHECKPOINTS = "checkpoints"

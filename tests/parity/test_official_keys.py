@@ -1,4 +1,4 @@
-"""The released checkpoint, by names and shapes: every tensor has its place, which needs no weights to prove."""
+"""The released checkpoint by names and shapes: that every tensor has its place needs no weights to prove."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Which tensor of ours is which of theirs.
 
-The layout is the one CLOUDS, FC-CLIP and Mask2Former share (clouds_method section 6). Shapes agree one for
+The layout is the one CLOUDS, FC-CLIP and Mask2Former share (docs/method.md 6). Shapes agree one for
 one, but for attention: theirs stacks the projections of query, key and value, which are three layers here.
 """
 

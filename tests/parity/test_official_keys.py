@@ -14,8 +14,9 @@ from clouds_deploy.config import BackboneConfig, MaskDecoderConfig, PixelDecoder
 from clouds_deploy.models.classifiers import TextClassifier
 from clouds_deploy.models.mask_decoder import MaskDecoder
 from clouds_deploy.models.official import import_checkpoint, to_official
-from clouds_deploy.models.official.checkpoint import _detect_model, _segmenter
+from clouds_deploy.models.official.checkpoint import _detect_model
 from clouds_deploy.models.official.detect import clip_on_meta, detect_backbone, detect_head, shapes_of
+from clouds_deploy.models.official.hollow import hollow_segmenter
 from clouds_deploy.models.official.layout import Layout, compare, official_layout
 from clouds_deploy.models.official.names import join, official_parts, split
 from clouds_deploy.models.pixel_decoder import PixelDecoder
@@ -39,7 +40,7 @@ def layout(released: Shapes) -> Layout:
     state = {name: torch.empty(shape, device="meta") for name, shape in released.items()}
     model = _detect_model(state, detect_head(state))
     clip = clip_on_meta(model.backbone)
-    segmenter = _segmenter(model, clip)
+    segmenter = hollow_segmenter(model, clip)
     assert segmenter.trainable_parameters() == 20_253_908
     return official_layout(shapes_of(segmenter.state_dict()), shapes_of(clip.state_dict()), "linear")
 
@@ -83,6 +84,8 @@ def test_other_published_backbones_are_told_by_their_shapes(name: str) -> None:
     clip = clip_on_meta(BackboneConfig(name=f"open_clip/{name}"))
     shapes = {f"backbone.clip_model.{key}": shape for key, shape in shapes_of(clip.state_dict()).items()}
     assert detect_backbone(shapes) == f"open_clip/{name}"
+    quick = "-quickgelu" if name.startswith("RN") else ""  # how OpenAI trained the text tower
+    assert detect_backbone(shapes, text=True) == f"open_clip/{name}{quick}"
 
 
 def test_the_text_head_has_a_place_for_every_tensor_of_fc_clip() -> None:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_directory, read_manifest, sha256, write_manifest, write_text
@@ -21,8 +19,6 @@ from clouds_deploy.config import (
     Recipe,
 )
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.backbones import Backbone, Clip, build_backbone
-from clouds_deploy.models.backbones.open_clip import clip_backbone
 from clouds_deploy.models.official.detect import (
     Head,
     clip_on_meta,
@@ -31,6 +27,7 @@ from clouds_deploy.models.official.detect import (
     published_weights,
     shapes_of,
 )
+from clouds_deploy.models.official.hollow import hollow_segmenter, own_vocabulary
 from clouds_deploy.models.official.layout import official_layout, require
 from clouds_deploy.models.official.names import CLIP, OLD_QUERIES, QUERIES, join, official_parts, split
 from clouds_deploy.models.official.reader import read_checkpoint
@@ -99,13 +96,15 @@ def import_checkpoint(
     )
     _agrees(recipe.model, head, path)
     clip = clip_on_meta(recipe.model.backbone) if has_clip else None
-    segmenter = _segmenter(recipe.model, clip)
+    segmenter = hollow_segmenter(recipe.model, clip)
     layout = official_layout(
         shapes_of(segmenter.state_dict()), None if clip is None else shapes_of(clip.state_dict()), head
     )
     require(shapes_of(state), layout, str(path))
     _check_numbers(segmenter, state, layout.parts, path)
     ours = {**segmenter.state_dict(), **split(state, layout.parts)}
+    if head == "text":
+        ours["vocabulary"] = own_vocabulary(recipe.model.backbone, state)
     unfilled = [name for name, tensor in ours.items() if tensor.is_meta]
     if unfilled:
         raise CloudsError(
@@ -190,16 +189,12 @@ def _detect_model(state: Mapping[str, Tensor], head: Head) -> ModelConfig:
     width = ModelConfig().width
     embeddings = [state[n] for n in (QUERIES, QUERIES.replace("feat", "embed")) if n in state]
     counts = [len(e) for e in embeddings if e.ndim == 2 and e.shape[1] == width]
-    name = detect_backbone(shapes_of(state))
-    backbone = BackboneConfig(name=name, weights=published_weights(name))
-    decoder = MaskDecoderConfig(queries=counts[0]) if counts else MaskDecoderConfig()
-    try:
-        return ModelConfig.model_validate({"backbone": backbone, "mask_decoder": decoder, "head": head})
-    except ValidationError as error:
-        raise CloudsError(
-            f"the checkpoint has a {head} head, which this version cannot run",
-            "import one with a linear head",
-        ) from error
+    name = detect_backbone(shapes_of(state), text=head == "text")
+    return ModelConfig(
+        backbone=BackboneConfig(name=name, weights=published_weights(name)),
+        mask_decoder=MaskDecoderConfig(queries=counts[0]) if counts else MaskDecoderConfig(),
+        head=head,
+    )
 
 
 def _agrees(model: ModelConfig, head: Head, path: Path) -> None:
@@ -212,16 +207,11 @@ def _agrees(model: ModelConfig, head: Head, path: Path) -> None:
             f"the recipe's backbone has a `{model.backbone.adapter.kind}` adapter, which {path} lacks",
             "import without it, and train from the run with --init",
         )
-
-
-def _segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
-    """Build the model around nothing: its decoders on the meta device, and with a CLIP the backbone too."""
-    if clip is None:
-        backbone: Backbone = build_backbone(model.backbone)
-        with torch.device("meta"):
-            return Segmenter(model, backbone)
-    with torch.device("meta"):
-        return Segmenter(model, clip_backbone(model.backbone, Clip(clip, "", ready=True)))
+    if head == "text" and model.text.clip not in (None, model.backbone.name):
+        raise CloudsError(
+            f"the recipe takes class names from `{model.text.clip}`, but {path} brings its own text tower",
+            "set model.text.clip=null",
+        )
 
 
 def _check_numbers(

@@ -62,11 +62,13 @@ def detect_head(names: Mapping[str, Any]) -> Head:
     )
 
 
-def detect_backbone(shapes: Shapes) -> str:
+def detect_backbone(shapes: Shapes, *, text: bool = False) -> str:
     """Tell which CLIP a checkpoint holds: the one all of whose tensors it has, or the nearest.
 
     Args:
         shapes: By official names.
+        text: Whether its text tower will be used. OpenAI's has another activation (QuickGELU) than open_clip
+            gives its ResNets unless it loads the weights itself; shapes don't tell, so the name must.
 
     Returns:
         A name for `BackboneConfig.name`.
@@ -84,12 +86,13 @@ def detect_backbone(shapes: Shapes) -> str:
             f"the CLIP under `{CLIP}` is no ConvNeXt (`visual.trunk.`) and no ResNet (`visual.layer1.`)",
             "name its model in a recipe and give that with --recipe",
         )
+    suffix = "-quickgelu" if text and candidates is RESNETS else ""
     distances: dict[str, float] = {}
     for name in candidates:
         expected = shapes_of(clip_on_meta(BackboneConfig(name=PREFIX + name)).state_dict())
         wrong = sum(expected.get(key) != inside.get(key) for key in expected.keys() | inside.keys())
         if not wrong:
-            return PREFIX + name
+            return PREFIX + name + suffix
         distances[name] = wrong / len(expected)
     nearest = min(distances, key=lambda name: distances[name])
     if distances[nearest] > 0.5:
@@ -98,12 +101,12 @@ def detect_backbone(shapes: Shapes) -> str:
             f"{distances[nearest]:.0%} of whose tensors differ",
             "name its model in a recipe and give that with --recipe",
         )
-    return PREFIX + nearest
+    return PREFIX + nearest + suffix
 
 
 def published_weights(backbone: str) -> str:
     """Give the open_clip tag a published backbone was loaded with, or `default`."""
-    return {**CONVNEXTS, **RESNETS}.get(backbone.removeprefix(PREFIX), "default")
+    return {**CONVNEXTS, **RESNETS}.get(backbone.removeprefix(PREFIX).removesuffix("-quickgelu"), "default")
 
 
 def clip_on_meta(config: BackboneConfig) -> Any:

@@ -75,6 +75,10 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"mask_decoder\.classify\.pool\.(.+)", rf"{PREDICTOR}_mask_pooling_proj.\1"),
     (r"mask_decoder\.classify\.scale", f"{PREDICTOR}logit_scale"),
     (r"mask_decoder\.classify\.void", VOID),
+    (r"ensemble\.head\.norm\.(.+)", rf"{CLIP}visual.trunk.head.\1"),
+    (r"ensemble\.head\.project\.(.+)", rf"{CLIP}visual.head.\1"),
+    (r"ensemble\.head\.pool\.(.+)", rf"{CLIP}visual.attnpool.\1"),
+    (r"ensemble\.scale", f"{CLIP}logit_scale"),
     (r"backbone\.trunk\.(stem|stages)\.(.+)", rf"{CLIP}visual.trunk.\1.\2"),
     (r"backbone\.trunk\.((?:conv|bn|layer)\d.*)", rf"{CLIP}visual.\1"),
 )

@@ -17,7 +17,17 @@ from clouds_deploy.errors import CloudsError
 
 __version__ = "0.1.0"
 
-_VERBS = ("bench", "data_check", "doctor", "evaluate", "export", "predict", "quickstart", "train")
+_VERBS = (
+    "bench",
+    "data_check",
+    "doctor",
+    "evaluate",
+    "export",
+    "import_checkpoint",
+    "predict",
+    "quickstart",
+    "train",
+)
 
 __all__ = ["CloudsError", "__version__", *_VERBS]
 

@@ -86,6 +86,31 @@ class MaskDecoderConfig(Section):
     feedforward: Positive = 2048
 
 
+class TextConfig(Section):
+    """The text head and its vocabulary (docs/method.md 2.3 b, 2.4 and 2.5).
+
+    Attributes:
+        clip: The CLIP whose text tower embeds the class names, `open_clip/<model>`; null means the
+            backbone's own.
+        weights: Of that CLIP, when it is not the backbone's own; as `BackboneConfig.weights`.
+        options: As `BackboneConfig.options`, for the same case.
+        ensemble: Whether inference also asks CLIP itself what is under each mask, and mixes both answers;
+            only with a CLIP ConvNeXt or ResNet as backbone. Off in the released configurations.
+        alpha: CLIP's share for classes seen in training.
+        beta: CLIP's share for classes not seen in training.
+        only_valid: Whether masks without a positive pixel keep the head's answer alone (the released
+            ResNet configurations).
+    """
+
+    clip: str | None = None
+    weights: str = "default"
+    options: dict[str, Any] = Field(default_factory=dict)
+    ensemble: bool = False
+    alpha: Fraction = 0.4
+    beta: Fraction = 0.8
+    only_valid: bool = False
+
+
 class ModelConfig(Section):
     """The whole segmenter; the defaults are the published model.
 
@@ -94,14 +119,16 @@ class ModelConfig(Section):
         width: Channels of both decoders; a multiple of both numbers of heads and of 32.
         pixel_decoder: See `PixelDecoderConfig`.
         mask_decoder: See `MaskDecoderConfig`.
-        head: How queries become classes; `linear` is the released CLOUDS.
+        head: How queries become classes; `linear` is the released CLOUDS, `text` compares with class names.
+        text: See `TextConfig`; read with `head: text` only.
     """
 
     backbone: BackboneConfig = BackboneConfig()
     width: Positive = 256
     pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
     mask_decoder: MaskDecoderConfig = MaskDecoderConfig()
-    head: Literal["linear"] = "linear"
+    head: Literal["linear", "text"] = "linear"
+    text: TextConfig = TextConfig()
 
     @model_validator(mode="after")
     def _divisible(self) -> ModelConfig:

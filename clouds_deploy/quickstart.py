@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy import api
-from clouds_deploy.artifacts import MANIFEST, write_json, write_text
+from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, write_json, write_text
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
 
@@ -20,31 +20,41 @@ _MARK = "quickstart.json"
 def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train `tiny` on drawn game streets, meet unseen photo streets, export, prove, time and predict.
 
-    A second call in the same folder goes on where the first one stopped: a finished training is kept, the
-    short stages behind it are done again.
+    A second call in the same folder goes on where the first one stopped: a finished training of the same
+    recipe is kept, the short stages behind it are done again.
 
     Args:
         out: The folder for everything it makes.
         overrides: `key=value` each, on top of the recipe `tiny`.
 
     Returns:
-        `game_miou`, `photo_miou`, `gap` (percent), `gates`, `bench`, `seconds` of each stage, `report`.
+        `game_miou`, `photo_miou`, `gap` (percent), `steps`, `gates`, `bench`, `seconds` of each stage,
+        `report`.
 
     Raises:
-        CloudsError: `out` holds something else; a gate failed; see each verb.
+        CloudsError: `out` holds something else, or a run of another recipe; a gate failed; see each verb.
     """
     from clouds_deploy.bench.timing import Stopwatch
+    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.training.checkpoint import check_resumable
 
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
         raise CloudsError(f"{folder} exists and is no quickstart", "choose another --out")
-    write_json(folder / _MARK, {"stage": "started"})
     watch = Stopwatch()
+    if (folder / _MARK).is_file():
+        watch.seconds.update(read_json(folder / _MARK).get("seconds", {}))
+    write_json(folder / _MARK, {"seconds": watch.seconds})
     run, bundle = folder / "run", folder / "bundle"
 
     say("[bold]1/5[/] training the recipe `tiny` on streets drawn like a game")
-    with watch("train"):
-        trained = api.train("tiny", overrides=overrides, out=run, resume=run.exists())
+    if (run / MANIFEST).is_file():
+        check_resumable(run, load_recipe("tiny", tuple(overrides)))
+    else:
+        with watch("train"):
+            api.train("tiny", overrides=overrides, out=run, resume=run.exists())
+        write_json(folder / _MARK, {"seconds": watch.seconds})
+    trained = read_manifest(run, "run")
     say("[bold]2/5[/] evaluating on 100 more game streets, and on 100 that look like photos")
     with watch("evaluate"):
         scores = {d: api.evaluate(run, domain=d, layout="streets", images=100) for d in (SOURCE, TARGET)}
@@ -68,7 +78,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
         "game_miou": game,
         "photo_miou": photo,
         "gap": game - photo,
-        "images_per_second": trained["images_per_second"],
+        "steps": trained["steps"],
         "gates": exported["gates"],
         "bench": timed["bundles"][0]["results"],
         "seconds": watch.seconds,

@@ -12,6 +12,7 @@ from clouds_deploy.cli import (
     doctor,
     evaluate,
     export,
+    import_,
     predict,
     quickstart,
     recipes,
@@ -52,5 +53,6 @@ app.add_typer(data.app, name="data")
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
+app.command(name="import")(import_.import_)
 app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clouds_deploy.data.layouts import Layout, Sample, get_layout
+from clouds_deploy.data.images import read_image
+from clouds_deploy.data.layouts import Layout, Sample, get_layout, label_stem, same_size
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE, NAMES
 
@@ -25,16 +26,16 @@ class BadFile:
     fix: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataReport:
     """What a dataset holds.
 
     Attributes:
         root: Its folder.
         layout: Its layout's name.
-        splits: Images of each split.
-        images: Images in all.
-        labels: Label maps in all.
+        splits: Image files of each split.
+        images: Images that could be read.
+        labels: Label maps that could be read and used.
         sizes: How many images have which size, "WxH".
         pixels: Counted pixels of each train id, and of `IGNORE`.
         images_with: Images in which each train id occurs.
@@ -43,19 +44,23 @@ class DataReport:
 
     root: str
     layout: str
-    splits: dict[str, int] = field(default_factory=dict)
-    images: int = 0
-    labels: int = 0
-    sizes: Counter[str] = field(default_factory=Counter)
-    pixels: Counter[int] = field(default_factory=Counter)
-    images_with: Counter[int] = field(default_factory=Counter)
-    bad_files: list[BadFile] = field(default_factory=list)
+    splits: dict[str, int]
+    images: int
+    labels: int
+    sizes: Counter[str]
+    pixels: Counter[int]
+    images_with: Counter[int]
+    bad_files: tuple[BadFile, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Give what `data check --json` prints; shares are of all labelled pixels, ignored ones included."""
         total = max(sum(self.pixels.values()), 1)
         classes = {
-            name: {"share": self.pixels[index] / total, "images": self.images_with[index]}
+            name: {
+                "share": self.pixels[index] / total,
+                "pixels": self.pixels[index],
+                "images": self.images_with[index],
+            }
             for index, name in [*enumerate(NAMES), (IGNORE, "ignored")]
         }
         return {
@@ -79,7 +84,7 @@ def check(
     """Decode every image and label map of a dataset.
 
     Faults are collected, not raised: truncated or foreign files, sizes that differ, unknown label ids, and
-    orphans (an image without labels in a split where others have some, labels without an image).
+    orphans (an image without labels in a split where there are some, labels without an image), empty splits.
 
     Args:
         root: Its folder.
@@ -91,82 +96,94 @@ def check(
         CloudsError: There is no such layout, folder or split.
     """
     chosen = get_layout(layout)
-    names = (split,) if split else chosen.splits(root)
-    report = DataReport(str(root), layout)
+    splits: dict[str, int] = {}
     todo: list[Sample] = []
+    bad: list[BadFile] = []
     seen: set[Path] = set()
-    for name in names:
-        samples = [s for s in chosen.scan(root, name) if s.image not in seen]
+    for name in (split,) if split else chosen.splits(root):
+        try:
+            samples = chosen.scan(root, name)
+        except CloudsError as error:
+            if split:
+                raise
+            bad.append(BadFile(str(root / name), error.message, error.hint))
+            continue
+        samples = [s for s in samples if s.image not in seen]
         if not samples:
             continue  # another name for a set that was counted already
         seen.update(s.image for s in samples)
-        report.splits[name] = len(samples)
-        todo.extend(samples)
-        if any(s.labels for s in samples):
-            report.bad_files += [
-                BadFile(str(s.image), "the image has no labels", "add its label map, or remove the image")
-                for s in samples
-                if s.labels is None
-            ]
-    report.bad_files += _orphans(root, chosen, todo, names if split else None)
+        splits[name] = len(samples)
+        todo += samples
+        bad += _orphans(samples, chosen.list_labels(root, name))
+    outcomes: list[_Outcome] = []
     with ThreadPoolExecutor() as pool:
-        for done, (sample, outcome) in enumerate(
-            zip(todo, pool.map(lambda s: _look(chosen, s), todo), strict=True)
-        ):
-            if isinstance(outcome, CloudsError):
-                path = sample.labels if str(sample.labels) in outcome.message else sample.image
-                report.bad_files.append(BadFile(str(path), outcome.message, outcome.hint))
-            else:
-                _count(report, *outcome)
+        for outcome in pool.map(lambda sample: _look(chosen, sample), todo):
+            outcomes.append(outcome)
             if progress is not None:
-                progress(done + 1, len(todo))
-    report.bad_files.sort(key=lambda bad: bad.path)
-    return report
-
-
-Outcome = tuple[tuple[int, int], "np.ndarray[Any, np.dtype[np.int64]] | None"]
-
-
-def _look(layout: Layout, sample: Sample) -> Outcome | CloudsError:
-    try:
-        image, labels = layout.load(sample)
-    except CloudsError as error:
-        return error
-    return (image.shape[1], image.shape[0]), None if labels is None else np.bincount(
-        labels.ravel(), minlength=256
+                progress(len(outcomes), len(todo))
+    pixels: Counter[int] = Counter()
+    images_with: Counter[int] = Counter()
+    for outcome in outcomes:
+        bad += outcome.faults
+        pixels.update(outcome.pixels or {})
+        images_with.update((outcome.pixels or {}).keys())
+    return DataReport(
+        root=str(root),
+        layout=layout,
+        splits=splits,
+        images=sum(outcome.size is not None for outcome in outcomes),
+        labels=sum(outcome.pixels is not None for outcome in outcomes),
+        sizes=Counter(outcome.size for outcome in outcomes if outcome.size is not None),
+        pixels=pixels,
+        images_with=images_with,
+        bad_files=tuple(sorted(bad, key=lambda entry: entry.path)),
     )
 
 
-def _count(report: DataReport, size: tuple[int, int], counts: Any) -> None:
-    report.images += 1
-    report.sizes[f"{size[0]}x{size[1]}"] += 1
-    if counts is None:
-        return
-    report.labels += 1
-    for index in np.flatnonzero(counts):
-        report.pixels[int(index)] += int(counts[index])
-        report.images_with[int(index)] += 1
+@dataclass(frozen=True)
+class _Outcome:
+    """What one sample showed: its size "WxH", the pixels of each train id, its faults."""
+
+    size: str | None
+    pixels: dict[int, int] | None
+    faults: tuple[BadFile, ...]
 
 
-def _orphans(
-    root: Path, layout: Layout, samples: list[Sample], splits: tuple[str, ...] | None
-) -> list[BadFile]:
-    """Find label maps that no image claims."""
-    claimed = {s.labels for s in samples if s.labels}
-    if not claimed:
+def _look(layout: Layout, sample: Sample) -> _Outcome:
+    """Decode a sample's files, each in its own right: a broken image does not hide a broken label map."""
+    image = labels = None
+    faults = []
+    try:
+        image = read_image(sample.image)
+    except CloudsError as error:
+        faults.append(BadFile(str(sample.image), error.message, error.hint))
+    if sample.labels is not None:
+        try:
+            labels = layout.read_labels(sample.labels)
+            if image is not None:
+                same_size(sample, image, labels)
+        except CloudsError as error:
+            faults.append(BadFile(str(sample.labels), error.message, error.hint))
+            labels = None
+    pixels = None
+    if labels is not None:
+        counts = np.bincount(labels.ravel(), minlength=256)
+        pixels = {int(index): int(counts[index]) for index in np.flatnonzero(counts)}
+    size = None if image is None else f"{image.shape[1]}x{image.shape[0]}"
+    return _Outcome(size, pixels, tuple(faults))
+
+
+def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
+    """Find label maps that no image claims, and images without labels where there are label maps."""
+    if not label_maps:
         return []
-    stems = {_stem(path) for path in claimed}
-    found = []
-    for folder in ("gtFine", "labels", *(f"{name}/labels" for name in layout.splits(root))):
-        base = root / folder
-        for path in base.rglob("*.png") if base.is_dir() else ():
-            if splits and folder == "gtFine" and path.relative_to(base).parts[0] not in splits:
-                continue
-            if path.stem.endswith(("_color", "_instanceIds", "_instanceTrainIds")) or _stem(path) in stems:
-                continue
-            found.append(BadFile(str(path), "the label map has no image", "add its image, or remove it"))
-    return found
-
-
-def _stem(path: Path) -> str:
-    return str(path.with_name(path.stem.removesuffix("_labelTrainIds").removesuffix("_labelIds")))
+    claimed = {label_stem(s.labels) for s in samples if s.labels is not None}
+    return [
+        BadFile(str(s.image), "the image has no labels", "add its label map, or remove the image")
+        for s in samples
+        if s.labels is None
+    ] + [
+        BadFile(str(path), "the label map has no image", "add its image, or remove it")
+        for path in label_maps
+        if label_stem(path) not in claimed
+    ]

@@ -196,7 +196,7 @@ def training_loader(dataset: TrainDataset, keys: TrainingKeys, workers: int) -> 
         image (B, 3, h, w) uint8 and labels (B, h, w) uint8.
 
     Raises:
-        CloudsError: A file of the batch is damaged or wrong.
+        CloudsError: A file of the batch is damaged or wrong, or the system ended a worker.
     """
     loader: Any = DataLoader(
         dataset,
@@ -206,11 +206,20 @@ def training_loader(dataset: TrainDataset, keys: TrainingKeys, workers: int) -> 
         worker_init_fn=_one_thread,
         prefetch_factor=3 if workers else None,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # the loader draws seeds nobody uses; not from the run's generator
     )
-    for batch in loader:
-        if isinstance(batch, CloudsError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, CloudsError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise CloudsError(
+            f"the system ended a process that reads images: {error}",
+            "it ran out of memory or of /dev/shm (Docker: --shm-size=8g); or use train.workers=0",
+        ) from error
 
 
 def _one_thread(_: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +31,10 @@ def _open(path: Path) -> Image.Image:
         raise CloudsError(
             f"{path} is not an image", "remove it, or replace it by the image it was"
         ) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise CloudsError(
+            f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
+        ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CloudsError(f"{path} is a damaged image: {error}", "copy or download it again") from error
     return image
@@ -38,7 +44,7 @@ def read_image(path: Path) -> Pixels:
     """Read an image as RGB; grey, palette, transparent and 16-bit files are converted.
 
     Args:
-        path: The file; its EXIF orientation is applied.
+        path: The file; its EXIF orientation is applied, unless the EXIF block itself is damaged.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -46,10 +52,13 @@ def read_image(path: Path) -> Pixels:
     Raises:
         CloudsError: There is no such file, or it is no image, or damaged.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = _open(path)
+    with contextlib.suppress(SyntaxError, ValueError, OSError, KeyError, struct.error):
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scale
-        values = np.asarray(image, np.float32)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        values = np.nan_to_num(np.asarray(image, np.float32))
+        most = values.max(initial=0)
+        top = 65535.0 if most > 255 else 1.0 if image.mode == "F" and most <= 1 else 255.0
         image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
     return np.array(image.convert("RGB"))
 
@@ -58,7 +67,8 @@ def read_label_ids(path: Path) -> Pixels:
     """Read a label map's raw ids, whatever their encoding means.
 
     Args:
-        path: A PNG of 8 bits (grey or palette), or of 16 bits with values below 256.
+        path: A PNG of 1 to 8 bits (grey or palette), or of 16 bits with values below 256. A file that a
+            PNG optimiser shrank to fewer bits reads as the map it was made from.
 
     Returns:
         (H, W) uint8 ids.
@@ -69,10 +79,12 @@ def read_label_ids(path: Path) -> Pixels:
     image = _open(path)
     if image.mode in ("L", "P"):
         return np.array(image, np.uint8)
+    if image.mode == "1":  # one bit is what an optimiser leaves of a map with nothing but 0 and 255
+        return np.array(image.convert("L"))
     values = np.asarray(image)
-    if values.ndim == 3 and image.mode in ("RGB", "RGBA"):
-        first = values[..., :1]
-        if (values[..., :3] == first).all():  # a grey map saved with three channels
+    if values.ndim == 3 and image.mode in ("RGB", "RGBA", "LA"):
+        colors = 1 if image.mode == "LA" else 3
+        if (values[..., :colors] == values[..., :1]).all():  # a grey map saved with more channels
             return np.ascontiguousarray(values[..., 0])
         raise CloudsError(
             f"{path} is a colour picture, not a map of label ids",
@@ -100,8 +112,20 @@ def write_png(path: Path, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG", compress_level=3)
 
 
+def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """List a folder's files of certain kinds, recursively, sorted.
+
+    Hidden files are passed over: they are half-written ones, or a Mac's `._` companions, never images.
+    """
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
+    )
+
+
 def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
-    """List the files of certain kinds among files and, recursively, folders.
+    """List the files of certain kinds among files and, recursively, folders; hidden ones don't count.
 
     Args:
         paths: Files and folders; a file counts whatever its suffix.
@@ -116,7 +140,7 @@ def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            inside = files_inside(path, suffixes)
             if not inside:
                 raise CloudsError(f"{path} holds no images", f"looked for {', '.join(sorted(suffixes))}")
             found.extend(inside)

@@ -1,20 +1,23 @@
 """Training augmentation of the method, image and label together (docs/method.md 3.4).
 
-Every draw comes from the seed handed in, so an augmented sample is a function of (image, seed). Resizing and
-flipping are torchvision v2's; the colour jitter is the SSD one, whose ranges no library offers.
+Every draw comes from the seed handed in, so an augmented sample is a function of (image, seed). Only the
+pixels of the crop are ever resized and coloured. The colour jitter is the SSD one, whose ranges no library
+offers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clouds_deploy.data.images import Pixels
 from clouds_deploy.labels import IGNORE
-from clouds_deploy.torchvision_compat import ensure_torchvision
 
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
@@ -58,9 +61,7 @@ class TrainTransform:
         base = self.base_size or (height, width)
         fit = scale * min(base[0] / height, base[1] / width)
         size = max(1, round(height * fit)), max(1, round(width * fit))
-        picture = torch.from_numpy(image).permute(2, 0, 1)
-        truth = torch.from_numpy(labels)
-        picture, truth = _resize_crop(picture, truth, size, self.crop, draw)
+        picture, truth = _resize_crop(image, labels, size, self.crop, draw)
         if draw.random() < self.flip:
             picture, truth = picture.flip(-1), truth.flip(-1)
         if self.color_jitter:
@@ -81,39 +82,85 @@ class GeneratedTransform:
     def __call__(self, image: Pixels, seed: int) -> tuple[Tensor, Tensor]:
         """Give (clean, jittered), each (3, H, W) uint8, of an (H, W, 3) uint8 image."""
         draw = np.random.default_rng(seed)
-        clean = torch.from_numpy(image).permute(2, 0, 1)
+        clean = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if draw.random() < self.flip:
             clean = clean.flip(-1)
         return clean.contiguous(), jitter_colors(clean, draw).contiguous()
 
 
 def _resize_crop(
-    image: Tensor,
-    labels: Tensor,
+    image: Pixels,
+    labels: Pixels,
     size: tuple[int, int],
     crop: tuple[int, int],
     draw: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Resize both to `size`, then cut or pad to `crop` at a random place."""
-    ensure_torchvision()
-    from torchvision.transforms.v2 import functional as v2
+    """Give a random crop, filled up where needed, of what resizing both to `size` would give.
 
-    offsets, extents = [], []
-    for have, want in zip(size, crop, strict=True):
-        offsets.append(int(draw.integers(0, max(have - want, 0) + 1)))
-        extents.append(min(have, want))
-    top, left = offsets
-    high, wide = extents
-    if tuple(image.shape[1:]) != size:
-        image = v2.resize(image, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
-        labels = v2.resize(labels[None], list(size), v2.InterpolationMode.NEAREST_EXACT)[0]
-    image = image[:, top : top + high, left : left + wide]
-    labels = labels[top : top + high, left : left + wide]
-    if (high, wide) != crop:
-        pad = (0, crop[1] - wide, 0, crop[0] - high)
-        image = torch.nn.functional.pad(image, pad, value=0)
-        labels = torch.nn.functional.pad(labels, pad, value=IGNORE)
-    return image, labels
+    The resized image is never made: the crop's own pixels are interpolated from the source, so the cost does
+    not grow with the scale. Pixels may differ by rounding (two grey levels) from resizing everything.
+    """
+    offsets = [int(draw.integers(0, max(have - want, 0) + 1)) for have, want in zip(size, crop, strict=True)]
+    extents = [min(have, want) for have, want in zip(size, crop, strict=True)]
+    rows, columns = (
+        _Cut(length, whole, first, count)
+        for length, whole, first, count in zip(labels.shape, size, offsets, extents, strict=True)
+    )
+    window = Image.fromarray(image[rows.start : rows.stop, columns.start : columns.stop])
+    box = (columns.low, rows.low, columns.high, rows.high)
+    window = window.resize((extents[1], extents[0]), Image.Resampling.BILINEAR, box=box)
+    picture = torch.from_numpy(np.array(window)).permute(2, 0, 1).contiguous()
+    truth = torch.from_numpy(labels[rows.nearest()].take(columns.nearest(), axis=1))
+    if tuple(extents) != crop:
+        pad = (0, crop[1] - extents[1], 0, crop[0] - extents[0])
+        picture = torch.nn.functional.pad(picture, pad, value=0)
+        truth = torch.nn.functional.pad(truth, pad, value=IGNORE)
+    return picture, truth
+
+
+class _Cut:
+    """Where, along one axis, the pixels of a crop of a resized image come from.
+
+    Args:
+        length: Pixels of the source.
+        whole: Pixels of the resized image.
+        first: First pixel of the crop in it.
+        count: Pixels of the crop.
+    """
+
+    def __init__(self, length: int, whole: int, first: int, count: int) -> None:
+        self.step = length / whole
+        self.first, self.count, self.length = first, count, length
+        low, high = first * self.step, min((first + count) * self.step, length)
+        reach = math.ceil(max(self.step, 1.0)) + 1  # how far the antialiased triangle looks, and one to spare
+        self.start, self.stop = max(0, int(low) - reach), min(length, math.ceil(high) + reach)
+        self.low, self.high = low - self.start, high - self.start
+
+    def nearest(self) -> npt.NDArray[np.intp]:
+        """Give the source pixel nearest to each of the crop's pixels, (count,)."""
+        centres = (np.arange(self.first, self.first + self.count) + 0.5) * self.step
+        return np.minimum(centres.astype(np.intp), self.length - 1)
+
+
+def resize_short_side(
+    image: Pixels, short_side: int | None, resampling: Image.Resampling = Image.Resampling.BILINEAR
+) -> Pixels:
+    """Resize, keeping the aspect, as the method's test mapper does (docs/method.md 5).
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 train ids.
+        short_side: Pixels of the shorter side afterwards; None leaves the image as it is.
+        resampling: Antialiased bilinear for images; pass `NEAREST` for labels.
+
+    Returns:
+        (h, w, 3) or (h, w) uint8.
+    """
+    height, width = image.shape[:2]
+    if short_side is None or min(height, width) == short_side:
+        return image
+    scale = short_side / min(height, width)
+    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    return np.array(Image.fromarray(image).resize(size, resampling))
 
 
 def jitter_colors(image: Tensor, draw: np.random.Generator) -> Tensor:
@@ -161,15 +208,15 @@ def _turn_hue(x: Tensor, turn: float) -> Tensor:
     chroma = value - low
     safe = chroma.clamp(min=1e-3)
     red, green, blue = x
-    sector = torch.where(
+    hue = torch.where(
         value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
+        (green - blue).div_(safe),
+        torch.where(value == green, (blue - red).div_(safe).add_(2.0), (red - green).div_(safe).add_(4.0)),
     )
-    hue = sector + 6.0 * turn
-    # each channel is a trapezoid of the hue: value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6
-    channels = []
-    for shift in (5.0, 3.0, 1.0):
-        k = torch.remainder(hue + shift, 6.0)
-        channels.append(value - chroma * torch.minimum(k, 4.0 - k).clamp(0, 1))
-    return torch.stack(channels)
+    hue = hue.add_(6.0 * turn).remainder_(6.0)
+    # each channel is a trapezoid of the hue (0..6), between the lowest channel and the highest
+    weights = torch.empty_like(x)
+    weights[0] = (hue - 3.0).abs_().sub_(1.0)
+    weights[1] = (hue - 2.0).abs_().neg_().add_(2.0)
+    weights[2] = (hue - 4.0).abs_().neg_().add_(2.0)
+    return weights.clamp_(0.0, 1.0).mul_(chroma).add_(low)

@@ -54,7 +54,7 @@ def read_frames(path: Path) -> Iterator[Pixels]:
     """Read a video frame by frame.
 
     Yields:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB, turned upright as the file says (phones record sideways).
 
     Raises:
         CloudsError: PyAV is missing, or the file is no video, or damaged.
@@ -64,7 +64,9 @@ def read_frames(path: Path) -> Iterator[Pixels]:
         stream.thread_type = "AUTO"
         try:
             for frame in container.decode(stream):
-                yield frame.to_ndarray(format="rgb24")
+                pixels = frame.to_ndarray(format="rgb24")
+                quarters = round(getattr(frame, "rotation", 0) / 90) % 4
+                yield np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
         except av.FFmpegError as error:
             raise CloudsError(f"{path} is a damaged video: {error}", "copy it again") from error
 
@@ -114,10 +116,12 @@ def write_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
         The writer to give frames to.
 
     Raises:
-        CloudsError: PyAV is missing; the disk is full.
+        CloudsError: PyAV is missing; the disk is full; no frame was written.
     """
     av = _av()
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         writer = VideoWriter(container, rate)
         yield writer
+        if not writer.frames:
+            raise CloudsError(f"{path} would be a video without frames", "give it at least one")
         writer.finish()

@@ -142,7 +142,8 @@ def empty_segmenter(config: ModelConfig, provenance: str) -> Segmenter:
     adapter = unfilled(config.backbone.adapter)
     backbone = config.backbone.model_copy(update={"weights": "random", "adapter": adapter})
     with torch.random.fork_rng(devices=[]):
-        segmenter = build_segmenter(config.model_copy(update={"backbone": backbone}))
+        text = config.text.model_copy(update={"weights": "random"})
+        segmenter = build_segmenter(config.model_copy(update={"backbone": backbone, "text": text}))
     segmenter.config = config
     segmenter.backbone.weights = provenance
     return segmenter

@@ -62,6 +62,11 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None 
         CloudsError: `out` exists, or there is nothing to resume; the recipe is another than the run's; the
             data or weights cannot be had; the loss became NaN; the disk is full.
     """
+    if recipe.joint is not None:
+        raise CloudsError(
+            f"recipe `{recipe.name}` has a `joint` section: self-training is not built yet",
+            "train its warm-up recipe, or set joint=null",
+        )
     if resume and (out / MANIFEST).is_file():
         manifest = read_manifest(out, KIND)
         say(f"{out} is finished already ({manifest['steps']} steps)")

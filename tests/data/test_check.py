@@ -54,3 +54,38 @@ def test_one_set_is_counted_once(tmp_path: Path) -> None:
 def test_wrong_roots_are_errors(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="is empty"):
         check(tmp_path, "cityscapes")
+
+
+def test_labels_that_fit_no_image_are_not_overlooked(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path, count=2)
+    for path in list((root / "labels").iterdir()):
+        path.rename(path.with_name(f"other_{path.name}"))
+    report = check(root, "folder")
+    assert report.labels == 0
+    assert (
+        sorted(bad.fault for bad in report.bad_files)
+        == ["the image has no labels"] * 2 + ["the label map has no image"] * 2
+    )
+
+
+def test_one_split_is_judged_by_itself(tmp_path: Path) -> None:
+    trees.folder(tmp_path, split="train")
+    trees.folder(tmp_path, count=5, split="val")
+    report = check(tmp_path, "folder", split="train")
+    assert report.splits == {"train": 3}
+    assert not report.bad_files
+    assert not check(tmp_path, "folder").bad_files
+
+
+def test_a_broken_image_hides_no_broken_labels(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path, count=1)
+    for path in (root / "images" / "a0.png", root / "labels" / "a0_labelTrainIds.png"):
+        path.write_bytes(path.read_bytes()[:90])
+    assert len(check(root, "folder").bad_files) == 2
+
+
+def test_an_empty_split_is_a_fault(tmp_path: Path) -> None:
+    root = trees.cityscapes(tmp_path)
+    (root / "leftImg8bit" / "test").mkdir()
+    (bad,) = check(root, "cityscapes").bad_files
+    assert "`test`" in bad.fault

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+import signal
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +75,22 @@ def test_streets_by_number() -> None:
     assert labels is not None
     assert labels.shape == (64, 128)
     assert source.name(2) != source.name(3)
+
+
+def test_a_worker_that_the_system_ends_is_one_error() -> None:
+    class Deadly(StreetsSource):
+        def load(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return super().load(index)
+
+    dataset = TrainDataset(Deadly("game", 1, 5, 64, 128), TRANSFORM)
+    with pytest.raises(CloudsError, match="the system ended a process") as caught:
+        next(training_loader(dataset, training_keys(5, 0, 0, 2), 1))
+    assert "train.workers" in caught.value.hint
+
+
+def test_nothing_is_drawn_from_the_global_generator(tmp_path: Path) -> None:
+    dataset = TrainDataset(LayoutSource("folder", trees.folder(tmp_path), "all"), TRANSFORM)
+    before = torch.get_rng_state()
+    next(training_loader(dataset, training_keys(3, 0, 0, 2), 0))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -83,9 +83,31 @@ def test_listing(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/1.JPG", "a.png"):
         save(tmp_path / name, picture(0))
     (tmp_path / "b" / "notes.txt").write_text("x")
+    (tmp_path / "b" / "._1.jpg").write_text("x")
     assert [p.name for p in list_images([tmp_path / "b", tmp_path / "a.png"])] == ["1.JPG", "2.png", "a.png"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(CloudsError, match="holds no images"):
         list_images([tmp_path / "empty"])
     with pytest.raises(CloudsError, match="no file or folder"):
         list_images([tmp_path / "nowhere"])
+
+
+def test_floats_of_either_range_are_scaled(tmp_path: Path) -> None:
+    for top in (1.0, 255.0):
+        Image.fromarray(np.array([[0, top, np.nan]], np.float32)).save(tmp_path / "a.tif")
+        assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 255, 0]
+
+
+def test_a_damaged_exif_block_spoils_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(picture(0)).save(
+        tmp_path / "a.webp", exif=b"Exif\x00\x00MM(*\x00\x00\x00\x08", lossless=True
+    )
+    assert np.array_equal(read_image(tmp_path / "a.webp"), picture(0))
+
+
+def test_label_maps_that_an_optimiser_shrank(tmp_path: Path) -> None:
+    ids = np.array([[0, 255, 255, 0]], np.uint8)
+    Image.fromarray(ids).convert("1").save(tmp_path / "bit.png")
+    Image.fromarray(ids).convert("LA").save(tmp_path / "alpha.png")
+    for name in ("bit.png", "alpha.png"):
+        assert np.array_equal(read_label_ids(tmp_path / name), ids)

@@ -42,3 +42,9 @@ def test_small_images_are_enlarged() -> None:
     assert out.shape[1] >= 640
     empty = overlay_with_legend(picture(0), np.full((32, 48), 255, np.uint8))
     assert empty.dtype == np.uint8
+
+
+def test_blending_is_exact_to_a_grey_level() -> None:
+    image, labels = picture(1, 16, 16), np.full((16, 16), 8, np.uint8)
+    expected = image * 0.45 + np.array(CLASSES[8].color) * 0.55
+    assert np.abs(overlay(image, labels, 0.55) - expected).max() < 1.2

@@ -5,14 +5,17 @@ import colorsys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clouds_deploy.data.transforms import (
     HUE,
     GeneratedTransform,
     TrainTransform,
+    _resize_crop,
     _saturate,
     _turn_hue,
     jitter_colors,
+    resize_short_side,
 )
 from tests.data.trees import picture
 
@@ -95,3 +98,33 @@ def test_two_views_share_geometry() -> None:
         True,
         False,
     }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crop_is_cut_from_the_resized_image(seed: int) -> None:
+    image, labels = picture(seed, 90, 130), picture(seed, 90, 130)[..., 0]
+    draw = np.random.default_rng(seed)
+    scale = draw.uniform(0.4, 2.2)
+    size = round(90 * scale), round(130 * scale)
+    x, y = _resize_crop(image, labels, size, (64, 80), np.random.default_rng(seed))
+    again = np.random.default_rng(seed)
+    top, left = (int(again.integers(0, max(a - b, 0) + 1)) for a, b in zip(size, (64, 80), strict=True))
+    whole = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    expected = np.asarray(whole)[top : top + 64, left : left + 80].astype(int)
+    height, width = expected.shape[:2]
+    assert np.abs(x.permute(1, 2, 0).numpy()[:height, :width] - expected).max() <= 2
+    rows, columns = (
+        ((np.arange(n) + 0.5) * (have / n)).astype(int) for have, n in zip((90, 130), size, strict=True)
+    )
+    nearest = labels[rows[:, None], columns][top : top + 64, left : left + 80]
+    assert np.array_equal(y.numpy()[:height, :width], nearest)
+
+
+def test_short_side() -> None:
+    image = picture(0, 30, 50)
+    assert resize_short_side(image, None) is image
+    assert resize_short_side(image, 60).shape == (60, 100, 3)
+    labels = np.repeat(np.array([[0, 255]], np.uint8), 30, 0).repeat(25, 1)
+    small = resize_short_side(labels, 15, Image.Resampling.NEAREST)
+    assert small.shape == (15, 25)
+    assert set(np.unique(small)) == {0, 255}

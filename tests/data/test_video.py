@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -38,3 +39,25 @@ def test_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CloudsError, match="PyAV") as caught:
         list(read_frames(tmp_path / "b.mp4"))
     assert "clouds-deploy[video]" in caught.value.hint
+
+
+def test_a_video_recorded_sideways_is_turned_upright(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:32, :48] = 255  # top left
+    with write_video(path, Fraction(10)) as writer:
+        writer.write(pixels)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # of the track's header: a quarter turn clockwise
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    path.write_bytes(content)
+    (upright,) = read_frames(path)
+    assert upright.shape == (96, 64, 3)
+    assert upright[:40, 36:].min() > 200  # now top right
+    assert upright[56:].max() < 50
+
+
+def test_a_video_without_frames_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(CloudsError, match="without frames"), write_video(tmp_path / "a.mp4", Fraction(10)):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -81,6 +81,19 @@ def load_clip(config: BackboneConfig, *, text: bool = True) -> Clip:
     return Clip(model, f"file {tag}", ready=False)
 
 
+def clip_tokenizer(config: BackboneConfig) -> Any:
+    """Give the tokenizer that belongs to a CLIP; texts are cut to its context length.
+
+    Args:
+        config: As in `load_clip`; `options` may shorten the context.
+    """
+    import open_clip
+
+    name = config.name.removeprefix(PREFIX)
+    length = config.options.get("text_cfg", {}).get("context_length")
+    return open_clip.get_tokenizer(name, context_length=length)
+
+
 def _hub_id(name: str, tag: str) -> str:
     import open_clip
 

@@ -48,7 +48,7 @@ class AdapterConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The foundation model under the head (clouds_method section 2.1).
+    """The foundation model under the head (docs/method.md 2.1).
 
     Attributes:
         name: `efficientnet_lite0`, `open_clip/<model>` such as `open_clip/convnext_large_d_320`,
@@ -69,7 +69,7 @@ class BackboneConfig(Section):
 
 
 class PixelDecoderConfig(Section):
-    """The multi-scale deformable attention pixel decoder (clouds_method section 2.2)."""
+    """The multi-scale deformable attention pixel decoder (docs/method.md 2.2)."""
 
     layers: Positive = 6
     heads: Positive = 8
@@ -78,7 +78,7 @@ class PixelDecoderConfig(Section):
 
 
 class MaskDecoderConfig(Section):
-    """The masked-attention transformer decoder (clouds_method section 2.3)."""
+    """The masked-attention transformer decoder (docs/method.md 2.3)."""
 
     queries: Positive = 100
     layers: Positive = 9
@@ -173,7 +173,7 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Training augmentation of labelled images (clouds_method section 3.4).
+    """Training augmentation of labelled images (docs/method.md 3.4).
 
     Attributes:
         crop: Height and width of the training crop in pixels, multiples of 32.
@@ -199,7 +199,7 @@ class AugmentConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of matcher and loss (clouds_method section 3.1; Mask2Former).
+    """Weights of matcher and loss (docs/method.md 3.1; Mask2Former).
 
     Attributes:
         class_weight: Of the cross-entropy, in cost and loss.
@@ -221,7 +221,7 @@ class LossConfig(Section):
 
 
 class TrainConfig(Section):
-    """Warm-up training, stage B (clouds_method section 3.2).
+    """Warm-up training, stage B (docs/method.md 3.2).
 
     Attributes:
         steps: Optimiser steps.
@@ -257,7 +257,7 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """How the metric is taken (clouds_method section 5).
+    """How the metric is taken (docs/method.md 5).
 
     Attributes:
         short_side: Images are resized so that their short side has this many pixels; null keeps their size.

@@ -100,3 +100,21 @@ def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
     seconds = time.monotonic() - start
     if seconds > 2.0:
         say(f"  {what:<12} {state['done']} {unit} in {seconds:.0f} s ({rate()})")
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show that work goes on whose progress cannot be told: a spinner with the time passed, on a terminal.
+
+    Args:
+        what: The work, in a few words.
+    """
+    if not console().is_terminal:
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(), transient=True) as live:
+        live.add_task(what, total=None)
+        yield

@@ -61,7 +61,7 @@ class ConfusionMatrix:
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
 
     def miou(self) -> float:
-        """Average the classes that the ground truth holds (clouds_method section 5); NaN without any."""
+        """Average the classes that the ground truth holds (docs/method.md 5); NaN without any."""
         present = self.present()
         return float(self.iou()[present].mean()) if present.any() else float("nan")
 

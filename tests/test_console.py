@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from clouds_deploy.console import console, progress
+from clouds_deploy.console import busy, console, progress
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +37,17 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         for done in range(1, 5):
             advance(done, note="loss 1.0")
     assert "work" in capsys.readouterr().err
+
+
+def test_a_spinner_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with busy("thinking"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    console.cache_clear()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with busy("thinking"):
+        pass
+    assert "thinking" in capsys.readouterr().err

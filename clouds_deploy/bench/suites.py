@@ -22,7 +22,7 @@ from clouds_deploy.artifacts import (
 from clouds_deploy.bench.memory import peak_memory
 from clouds_deploy.bench.report import html, markdown
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.console import say, warn
+from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.models.graph import LABELS
 from clouds_deploy.runtime.agreement import label_agreement, run_batched
@@ -105,11 +105,9 @@ def _bench_one(
             expected = packed[LABELS] if truth is None else truth
             agreements[name] = _agreement(labels, expected, name, limit, truth is not None)
         say(f"  bench        {bundle.path.name}: {len(names)} backends, about {seconds:g} s each")
-        timings = measure(
-            {name: _call(session, fed) for name, session in sessions.items()},
-            rounds=rounds,
-            seconds=seconds,
-        )
+        candidates = {name: _call(session, fed) for name, session in sessions.items()}
+        with busy(f"timing {', '.join(names)} in turns"):
+            timings = measure(candidates, rounds=rounds, seconds=seconds)
         devices = {name: session.device for name, session in sessions.items()}
     finally:
         for session in sessions.values():

@@ -15,7 +15,7 @@ import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_json, write_manifest
 from clouds_deploy.config import Recipe
-from clouds_deploy.console import say, warn
+from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
@@ -76,7 +76,8 @@ def export(
     limits = _sized(recipe, height, width)
     recipe = recipe.model_copy(update={"export": limits})
     with atomic_directory(out) as directory:
-        exported = to_onnx(segmenter, limits.height, limits.width, inference=mode)
+        with busy("tracing the network into an ONNX graph"):
+            exported = to_onnx(segmenter, limits.height, limits.width, inference=mode)
         shipped = exported.model if scores else drop_scores(exported.model)
         facts = _facts(run, recipe, segmenter, mode, scores)
         save(shipped, directory / GRAPH, _metadata(facts))
@@ -86,12 +87,13 @@ def export(
         _lint_file(directory / GRAPH)
 
         pictures = _pictures(limits.height, limits.width, images, facts["mean_color"])
-        expected = reference(segmenter, pictures, mode)
-        gates = [
-            gate
-            for engine in engines
-            for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits)
-        ]
+        with busy(f"proving it on {', '.join(engines)}"):
+            expected = reference(segmenter, pictures, mode)
+            gates = [
+                gate
+                for engine in engines
+                for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits)
+            ]
         require_passed(gates)
         if len(np.unique(expected[LABELS])) < 2:
             warn("PyTorch gives all test images one class: equal labels prove little, the scores must do")

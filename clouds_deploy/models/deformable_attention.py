@@ -98,7 +98,7 @@ SAMPLERS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {
 
 
 class DeformableAttention(nn.Module):
-    """Multi-scale deformable attention with its projections (clouds_method section 2.2).
+    """Multi-scale deformable attention with its projections (docs/method.md 2.2).
 
     Args:
         width: Channels of queries and values.

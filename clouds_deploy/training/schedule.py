@@ -13,7 +13,7 @@ def lr(step: int, config: TrainConfig) -> float:
     """Give the learning rate of one optimiser step.
 
     Warm-up multiplies the schedule by 1/warmup_steps, 2/warmup_steps, ..., 1; the schedule itself counts
-    from step 0, as detectron2's warm-up schedules do (clouds_method section 3.2).
+    from step 0, as detectron2's warm-up schedules do (docs/method.md 3.2).
 
     Args:
         step: 0 for the first step, config.steps - 1 for the last.

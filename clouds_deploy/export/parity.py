@@ -169,7 +169,7 @@ def _labels(
 
 
 def _batch_invariance(engine: str, session: Session, images: Array) -> Iterator[Gate]:
-    """A row's labels may not depend on the rows beside it; some engines' do (NVIDIA/TensorRT issues 4813, 4853).
+    """A row's labels may not depend on the rows beside it; some engines' do (NVIDIA/TensorRT #4813, #4853).
 
     Kernels may round differently for another batch size, so the comparison across sizes allows a stray
     pixel; equal rows of one call allow none.

@@ -116,6 +116,8 @@ def test_people_get_a_table(trained: Path) -> None:
         (("evaluate", "/tmp/no-such-run"), "/tmp/no-such-run", ""),
         (("export", "/tmp/no-such-run", "--out", "/tmp/x"), "/tmp/no-such-run", ""),
         (("data", "check", "/tmp/no-such-data", "--layout", "folder"), "/tmp/no-such-data", "--data"),
+        (("import", "/tmp/no-such.pth", "--out", "/tmp/no-such-out"), "/tmp/no-such.pth", ""),
+        (("train", "gta_convnext_l_joint"), "self-training is not built yet", "warm-up"),
         (("recipes", "cat", "tinny"), "no recipe `tinny`", "`tiny`"),
     ],
 )

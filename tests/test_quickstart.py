@@ -1,0 +1,43 @@
+"""The quickstart, shrunk until it says nothing about quality: every stage, the report, and a second call."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.quickstart import quickstart
+from tests.cli.test_cli import SMALL
+
+
+def test_from_nothing_to_a_report_and_again(tmp_path: Path) -> None:
+    out = tmp_path / "quickstart"
+    first = quickstart(out=out, overrides=SMALL)
+    assert first["gap"] == pytest.approx(first["game_miou"] - first["photo_miou"])
+    assert all(gate["passed"] for gate in first["gates"])
+    assert {entry["backend"] for entry in first["bench"]} == {"torch", "onnxruntime", "openvino"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:)', page), "the report needs another file"
+    assert page.count("data:image") >= 8
+    for heading in ("What it sees", "The gap", "How it learnt", "Is the engine still the model?"):
+        assert heading in page
+    weights = (out / "run" / "trained.safetensors").stat().st_mtime_ns
+
+    again = quickstart(out=out, overrides=SMALL)
+    assert (out / "run" / "trained.safetensors").stat().st_mtime_ns == weights, "trained twice"
+    assert again["game_miou"] == first["game_miou"]
+    assert again["seconds"]["train"] == first["seconds"]["train"]
+    assert json.loads((out / "quickstart.json").read_text())["photo_miou"] == first["photo_miou"]
+
+    with pytest.raises(CloudsError, match="was started with"):
+        quickstart(out=out, overrides=(*SMALL, "seed=5"))
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(CloudsError, match="is no quickstart"):
+        quickstart(out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]

@@ -42,7 +42,9 @@ def evaluate(
 def _render(result: dict[str, Any]) -> None:
     rows = [[name, "not there" if iou is None else f"{iou:.2f}"] for name, iou in result["per_class"].items()]
     table(f"IoU over {result['images']} images ({result['metric']})", ["class", "%"], rows)
-    typer.echo(
-        f"mIoU {result['miou']:.2f}   pixel accuracy {result['pixel_accuracy']:.2f}   "
-        f"best constant class {result['best_constant_class_miou']:.2f}"
-    )
+    totals = {
+        "mIoU": result["miou"],
+        "pixel accuracy": result["pixel_accuracy"],
+        "best constant class": result["best_constant_class_miou"],
+    }
+    typer.echo("   ".join(f"{name} {'-' if v is None else f'{v:.2f}'}" for name, v in totals.items()))

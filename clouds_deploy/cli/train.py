@@ -33,7 +33,7 @@ def train(
 
 
 def _render(result: dict[str, Any]) -> None:
-    typer.echo(
-        f"{result['out']}: {result['steps']} steps, {result['images_per_second']:.1f} images/s, "
-        f"mIoU {result['miou']:.2f}"
-    )
+    speed = result["images_per_second"]
+    miou = "without labels to compare with" if result["miou"] is None else f"mIoU {result['miou']:.2f}"
+    pace = "" if speed is None else f", {speed:.1f} images/s"
+    typer.echo(f"{result['run']}: {result['steps']} steps{pace}, {miou}")

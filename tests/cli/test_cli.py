@@ -58,17 +58,31 @@ def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "run"
-    result = last_json(run("train", "tiny", *SMALL, "--out", out, "--json"))
-    assert result["steps"] == 2
+    done = run("train", "tiny", *SMALL, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"{out}: 2 steps, " in done.stdout
+    assert "mIoU" in done.stdout
     return out
 
 
 @pytest.fixture(scope="module")
 def bundle(trained: Path) -> Path:
     out = trained.parent / "bundle"
-    result = last_json(run("export", trained, "--out", out, "--json"))
-    assert all(gate["passed"] for gate in result["gates"])  # type: ignore[attr-defined]
+    done = run("export", trained, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "openvino labels equal" in done.stdout
+    assert "FAILED" not in done.stdout
+    assert f"{out}: " in done.stdout
     return out
+
+
+def test_a_finished_run_is_resumed_to_itself(trained: Path) -> None:
+    result = last_json(run("train", "tiny", *SMALL, "--out", trained, "--resume", "--json"))
+    assert result["steps"] == 2
+    assert run("train", "tiny", *SMALL, "--out", trained, "--resume").returncode == 0
+    done = run("train", "tiny", *SMALL, "--out", trained)
+    assert done.returncode == 2
+    assert "exists already" in done.stderr
 
 
 def test_the_road_from_run_to_bench(trained: Path, bundle: Path, tmp_path: Path) -> None:
@@ -94,6 +108,11 @@ def test_the_road_from_run_to_bench(trained: Path, bundle: Path, tmp_path: Path)
         "openvino",
     }
     assert (tmp_path / "b" / "report.html").is_file()
+    done = run("bench", bundle, "--out", tmp_path / "b2", "--seconds", "0.1", "--backend", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    assert "p50 ms" in done.stdout
+    done = run("predict", bundle, tmp_path / "data" / "images" / "a0.png", "--out", tmp_path / "p2")
+    assert "1 images" in done.stdout
 
 
 def test_people_get_a_table(trained: Path) -> None:

@@ -61,7 +61,7 @@ def legend(labels: Pixels, width: int) -> Pixels:
     Returns:
         (h, width, 3) uint8 RGB; the height follows from how much there is to name.
     """
-    size = int(np.clip(width / 48, 11, 26))
+    size = int(np.clip(width / 48, 11, 48))
     font = ImageFont.load_default(size)
     gap, box = round(size * 0.6), size
     items = [(c, CLASSES[c].name, _percent(share)) for c, share in shares(labels)]

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.runtime.bundle import Bundle, open_bundle
+from clouds_deploy.runtime.options import Options, Precision
 from clouds_deploy.runtime.session import Session
-
-Precision = Literal["f32", "bf16"]
-INSTALL = 'pip install "clouds-deploy[cpu]"'
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a session is to run.
-
-    Attributes:
-        device: `cpu`, or what the runtime calls another device (`cuda`, `GPU`).
-        threads: Threads to compute with; None leaves it to the runtime.
-        precision: `f32`, or `bf16` where the runtime can (OpenVINO); never chosen silently.
-    """
-
-    device: str = "cpu"
-    threads: int | None = None
-    precision: Precision = "f32"
 
 
 def open_graph(graph: Path, backend: str, options: Options | None = None) -> Session:

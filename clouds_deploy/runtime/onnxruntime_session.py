@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.runtime.backends import INSTALL, Options
+from clouds_deploy.runtime.options import INSTALL, Options
 from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import INSTALL, Options
+from clouds_deploy.runtime.options import INSTALL, Options
 from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
 
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from clouds_deploy.artifacts import MANIFEST, read_json, sha256
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import Precision, open_session
+from clouds_deploy.runtime.backends import open_session
 from clouds_deploy.runtime.bundle import KIND, open_bundle
 from clouds_deploy.runtime.letterbox import fit
+from clouds_deploy.runtime.options import Precision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 from clouds_deploy.artifacts import read_json
 from clouds_deploy.config import parse_recipe
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import Options
 from clouds_deploy.runtime.bundle import FACTS, Bundle
+from clouds_deploy.runtime.options import Options
 from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
 
 if TYPE_CHECKING:

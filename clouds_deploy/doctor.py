@@ -100,7 +100,7 @@ def _torchvision() -> tuple[Verdict, str, str]:
 
 
 def _lite0() -> tuple[Verdict, str, str]:
-    from clouds_deploy.config import BackboneConfig
+    from clouds_deploy.model_config import BackboneConfig
     from clouds_deploy.models.backbones import build_backbone
 
     return "ok", build_backbone(BackboneConfig()).weights, ""

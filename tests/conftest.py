@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from clouds_deploy.artifacts import write_manifest, write_text
-from clouds_deploy.config import ExportConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig, Recipe
+from clouds_deploy.config import ExportConfig, Recipe
+from clouds_deploy.model_config import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import RECIPE, save_weights
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.config import AdapterConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import AdapterConfig
 
 if TYPE_CHECKING:
     from clouds_deploy.models.backbones.backbone import Backbone

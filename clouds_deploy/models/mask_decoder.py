@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.config import MaskDecoderConfig
+from clouds_deploy.model_config import MaskDecoderConfig
 from clouds_deploy.models.classifiers import LinearClassifier
 from clouds_deploy.models.positions import sine_positions
 

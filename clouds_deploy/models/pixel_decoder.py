@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.config import PixelDecoderConfig
+from clouds_deploy.model_config import PixelDecoderConfig
 from clouds_deploy.models.backbones import Features
 from clouds_deploy.models.deformable_attention import DeformableAttention, Shapes
 from clouds_deploy.models.positions import cell_centers, sine_positions

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.config import BackboneConfig, ModelConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import NUM_CLASSES
+from clouds_deploy.model_config import BackboneConfig, ModelConfig
 from clouds_deploy.models.adapters import attach
 from clouds_deploy.models.backbones import Backbone, Features, build_backbone
 from clouds_deploy.models.backbones.open_clip import PREFIX as CLIP_PREFIX

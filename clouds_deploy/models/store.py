@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error
-from clouds_deploy.config import ModelConfig, Recipe, parse_recipe
+from clouds_deploy.config import Recipe, parse_recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import ModelConfig
 from clouds_deploy.models.adapters import unfilled
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clouds_deploy.config import (
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import (
     AdapterConfig,
     BackboneConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
 )
-from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.adapters import LowRankConv2d, LowRankLinear, Rein, attach, merge_adapters
 from clouds_deploy.models.backbones import Backbone, build_backbone
 from clouds_deploy.models.segmenter import Segmenter

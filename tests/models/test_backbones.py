@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clouds_deploy.config import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
+from clouds_deploy.model_config import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.models.backbones import build_backbone, load_clip
 from clouds_deploy.models.backbones.open_clip import clip_backbone
 from clouds_deploy.models.backbones.positions import cubic_weights, resample

@@ -13,16 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.config import (
+from clouds_deploy.config import EvaluateConfig, Recipe
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import (
     BackboneConfig,
-    EvaluateConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
-    Recipe,
     TextConfig,
 )
-from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.official import import_checkpoint, to_official
 from clouds_deploy.models.official.checkpoint import ASIDE
 from clouds_deploy.models.official.detect import clip_on_meta, detect_backbone, detect_head

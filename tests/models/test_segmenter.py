@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clouds_deploy.config import BackboneConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.models.backbones import CLIP_MEAN, build_backbone
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter, class_scores
 from clouds_deploy.recipes import load_recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clouds_deploy.config import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.labels import NUM_CLASSES
+from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.models.mask_decoder import MaskDecoder
 from clouds_deploy.models.pixel_decoder import PixelDecoder
 from clouds_deploy.torchvision_compat import ensure_torchvision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clouds_deploy.config import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.labels import NUM_CLASSES
+from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.models.mask_decoder import MaskDecoder
 from clouds_deploy.models.pixel_decoder import PixelDecoder
 from tests.parity.mask2former import Peer, load_mask_decoder, load_pixel_decoder, randomize

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.config import BackboneConfig, MaskDecoderConfig, PixelDecoderConfig
+from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.models.classifiers import TextClassifier
 from clouds_deploy.models.mask_decoder import MaskDecoder
 from clouds_deploy.models.official import import_checkpoint, to_official

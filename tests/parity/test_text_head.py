@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clouds_deploy.config import (
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import (
     BackboneConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
     TextConfig,
 )
-from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer, load_clip
 from clouds_deploy.models.classifiers import TextClassifier, pool_masks, vocabulary_logits
 from clouds_deploy.models.clip_head import GeometricEnsemble

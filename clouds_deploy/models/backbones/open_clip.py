@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from clouds_deploy.config import BackboneConfig
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones.backbone import Backbone, Tower
 from clouds_deploy.models.backbones.vit import is_plain_vit, plain_vit
 from clouds_deploy.models.backbones.weights import (

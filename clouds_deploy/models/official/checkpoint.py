@@ -9,16 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_directory, read_manifest, sha256, write_manifest, write_text
-from clouds_deploy.config import (
-    BackboneConfig,
-    DataConfig,
-    EvaluateConfig,
-    ExportConfig,
-    MaskDecoderConfig,
-    ModelConfig,
-    Recipe,
-)
+from clouds_deploy.config import DataConfig, EvaluateConfig, ExportConfig, Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, ModelConfig
 from clouds_deploy.models.official.detect import (
     Head,
     clip_on_meta,

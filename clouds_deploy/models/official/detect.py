@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from clouds_deploy.config import BackboneConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones.open_clip import PREFIX
 from clouds_deploy.models.official.names import CLIP, PREDICTOR
 from clouds_deploy.torchvision_compat import ensure_torchvision

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clouds_deploy.config import BackboneConfig, ModelConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.model_config import BackboneConfig, ModelConfig
 from clouds_deploy.models.backbones import Clip, build_backbone, load_clip
 from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer
 from clouds_deploy.models.clip_head import GeometricEnsemble

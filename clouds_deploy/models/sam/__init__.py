@@ -1,0 +1,1 @@
+"""The Segment Anything models: promptable segmenters that mend pseudo-labels."""

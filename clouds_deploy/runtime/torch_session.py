@@ -13,15 +13,16 @@ from clouds_deploy.runtime.options import Options
 from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
 
 if TYPE_CHECKING:
-    from clouds_deploy.models.graph import SegmenterGraph
+    from torch import nn
+
     from clouds_deploy.models.segmenter import Inference, Segmenter
 
 
 class TorchSession:
-    """A segmenter behind the graph's contract, run by PyTorch; see `Session`.
+    """A module behind a graph's contract, run by PyTorch; see `Session`.
 
     Args:
-        graph: The module, with its weights.
+        graph: The module, with its weights; it takes the inputs in their order, and gives one tensor or more.
         inputs: What it takes.
         outputs: What it gives.
         options: How to run.
@@ -32,7 +33,7 @@ class TorchSession:
 
     def __init__(
         self,
-        graph: SegmenterGraph,
+        graph: nn.Module,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         options: Options,
@@ -45,7 +46,7 @@ class TorchSession:
             raise CloudsError(f"torch has no device `{options.device}` here", "use `cpu`")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self._graph: SegmenterGraph | None = graph.to(options.device)
+        self._graph: nn.Module | None = graph.to(options.device)
         self.backend, self.device = "torch", options.device
         self.inputs, self.outputs = inputs, outputs
 
@@ -57,8 +58,9 @@ class TorchSession:
         if self._graph is None:
             raise CloudsError("the session is closed", "open it again")
         with torch.inference_mode():
-            image = torch.from_numpy(feeds[self.inputs[0].name]).to(self.device)
-            results = self._graph(image)
+            tensors = [torch.from_numpy(feeds[spec.name]).to(self.device) for spec in self.inputs]
+            results = self._graph(*tensors)
+        results = (results,) if isinstance(results, torch.Tensor) else results
         return {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, results, strict=True)}
 
     def close(self) -> None:

@@ -1,0 +1,148 @@
+"""A SAM by its name, with the weights that it was trained to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clouds_deploy.errors import CloudsError, nearest
+
+RANDOM = "random"
+SHIPPED = "sam_tiny.safetensors"
+"""Weights of `sam_tiny`, packed with this package in `assets`."""
+
+
+@dataclass(frozen=True)
+class Official:
+    """Where published weights are.
+
+    Attributes:
+        file: Their name as published.
+        url: Where to get them.
+    """
+
+    file: str
+    url: str
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+OFFICIAL = {
+    "vit_b": Official("sam_vit_b_01ec64.pth", f"{_META}sam_vit_b_01ec64.pth"),
+    "vit_l": Official("sam_vit_l_0b3195.pth", f"{_META}sam_vit_l_0b3195.pth"),
+    "vit_h": Official("sam_vit_h_4b8939.pth", f"{_META}sam_vit_h_4b8939.pth"),
+    "mobile_sam": Official("mobile_sam.pt", "https://github.com/ChaoningZhang/MobileSAM, folder weights"),
+}
+SAM_TINY = "sam_tiny"
+NAMES = (*OFFICIAL, SAM_TINY)
+
+
+@dataclass(frozen=True)
+class SamModel:
+    """A SAM and where it is from.
+
+    Attributes:
+        sam: A `segment_anything.modeling.Sam` in evaluation mode, without gradients.
+        name: One of `NAMES`.
+        source: `random`, `package <file>`, or `file <file>`.
+        sha256: Of the file of weights; None for random ones.
+        image_size: Side of the square that the image encoder sees.
+    """
+
+    sam: Any
+    name: str
+    source: str
+    sha256: str | None
+    image_size: int
+
+    def describe(self) -> dict[str, Any]:
+        """Say what it is, for manifests and reports."""
+        return {
+            "sam": self.name,
+            "weights": self.source,
+            "sha256": self.sha256,
+            "image_size": self.image_size,
+        }
+
+
+def load_sam(name: str, weights: str | Path | None = None, *, image_size: int | None = None) -> SamModel:
+    """Build a SAM and load its weights, all of them and nothing else.
+
+    Args:
+        name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`.
+        weights: A `.pth`, `.pt` or `.safetensors` file; `random` for a dry run, which is said aloud; None for
+            those shipped with the package, which only `sam_tiny` has.
+        image_size: Side of the square that the image encoder sees, a multiple of 16; None is what the weights
+            were trained for, and with weights anything else is refused by their shapes.
+
+    Raises:
+        CloudsError: There is no such model, no weights were given (the message says where to get them), the
+            file cannot be read, or it does not hold exactly this model.
+    """
+    if name not in NAMES:
+        raise CloudsError(f"there is no SAM `{name}`", nearest(name, NAMES))
+    if image_size is not None and (image_size < 16 or image_size % 16):
+        raise CloudsError(f"image_size {image_size} is no multiple of 16", "the ViTs' patches are 16 pixels")
+    if weights == RANDOM:
+        from clouds_deploy.console import warn
+
+        sam = build(name, image_size)
+        warn(f"`{name}` has random weights: its masks mean nothing")
+        return _finish(sam, name, RANDOM, None)
+    path, source = _locate(name, weights)
+
+    import torch
+
+    from clouds_deploy.artifacts import sha256
+    from clouds_deploy.models.sam.weights import fill
+
+    with torch.device("meta"):  # the file's tensors take the places of these, which need no memory
+        sam = build(name, image_size)
+    fill(sam, path)
+    return _finish(sam, name, source, sha256(path))
+
+
+def build(name: str, image_size: int | None = None) -> Any:
+    """Build an untrained SAM; see `load_sam`."""
+    from clouds_deploy.models.sam.assembly import FULL_SIZE, VIT, build_mobile_sam, build_vit_sam
+
+    if name == SAM_TINY:
+        from clouds_deploy.models.sam.tiny import build_sam_tiny
+        from clouds_deploy.sam_recipe import SamTinyConfig
+
+        config = SamTinyConfig()
+        return build_sam_tiny(
+            config if image_size is None else config.model_copy(update={"image_size": image_size})
+        )
+    if name == "mobile_sam":
+        return build_mobile_sam(image_size or FULL_SIZE)
+    return build_vit_sam(VIT[name], image_size or FULL_SIZE)
+
+
+def shipped_weights() -> Path:
+    """Say where the package has the weights of `sam_tiny`, whether they are there or not."""
+    return Path(__file__).parents[2] / "assets" / SHIPPED
+
+
+def _locate(name: str, weights: str | Path | None) -> tuple[Path, str]:
+    if weights is not None:
+        path = Path(weights)
+        return path, f"file {path.name}"
+    if name in OFFICIAL:
+        official = OFFICIAL[name]
+        raise CloudsError(
+            f"`{name}` needs its weights, {official.file}, and none were given",
+            f"get them from {official.url} and give the file's path, or `random` for a dry run",
+        )
+    path = shipped_weights()
+    if not path.is_file():
+        raise CloudsError(
+            f"this package holds no weights of `{name}`: {path} is missing",
+            "install the package again, train them, or give a file's path, or `random` for a dry run",
+        )
+    return path, f"package {path.name}"
+
+
+def _finish(sam: Any, name: str, source: str, digest: str | None) -> SamModel:
+    sam.eval().requires_grad_(False)
+    return SamModel(sam, name, source, digest, int(sam.image_encoder.img_size))

@@ -1,0 +1,116 @@
+"""SAM's prompt encoder and mask decoder as they are deployed: many prompts of many images in one batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from clouds_deploy.models.sam.layer_norm import channels_first_norm
+from clouds_deploy.models.sam.two_way import TwoWay
+
+INDEX = "image_index"
+POINTS = "point_coords"
+LABELS = "point_labels"
+MASKS = "masks"
+SCORES = "iou_predictions"
+
+PADDING, BACKGROUND, FOREGROUND, FIRST_CORNER, SECOND_CORNER = -1, 0, 1, 2, 3
+"""Labels of points; a box is its upper left and its lower right corner."""
+PROPOSALS = 3
+"""Masks proposed for an ambiguous prompt; the one that SAM keeps for unambiguous ones is not computed."""
+
+
+class SamDecoder(nn.Module):
+    """A SAM's prompt encoder and mask decoder behind the graph's contract.
+
+    What does not depend on the prompt is computed once per image and gathered: the image's side of the first
+    layer. Of the four masks and scores only the three proposals are computed.
+
+    Source: SAM (Kirillov et al., 2023), section 3 and appendix A "Prompt encoder" and "Lightweight mask
+    decoder"; `SamPredictor.predict_torch(multimask_output=True)` of `segment_anything`.
+
+    Args:
+        sam: A `segment_anything.modeling.Sam`; its weights are shared, not copied.
+    """
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.prompts = sam.prompt_encoder
+        self.decoder = sam.mask_decoder
+        self.transformer = TwoWay(sam.mask_decoder.transformer)
+        self.side = int(sam.prompt_encoder.input_image_size[0])
+        with torch.no_grad():
+            places = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).clone()
+        self.register_buffer("places", places, persistent=False)
+        self.eval()
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_index: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose masks.
+
+        Args:
+            image_embeddings: (B, C, h, w) float32, what `SamEncoder` gave.
+            image_index: (P,) int64, each prompt's image, 0..B-1.
+            point_coords: (P, N, 2) float32, x and y in pixels of the S x S square.
+            point_labels: (P, N) float32 or integer: 1 foreground, 0 background, 2 and 3 a box's corners,
+                -1 padding. SAM wants one padding point in a prompt without a box.
+            mask_input: (P, 1, 4h, 4w) float32 logits of an earlier mask; not in exported graphs.
+
+        Returns:
+            masks (P, 3, 4h, 4w) float32 logits, and iou_predictions (P, 3), each mask's guessed IoU.
+        """
+        height, width = image_embeddings.shape[-2:]
+        if mask_input is None:
+            dense = self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        else:
+            image_embeddings = image_embeddings.index_select(0, image_index)
+            image_index = torch.arange(len(image_index), device=image_index.device)
+            dense = self._embed_masks(mask_input)
+        images = (image_embeddings + dense).flatten(2).transpose(1, 2)
+        sparse = self._embed_points(point_coords, point_labels)
+        own = torch.cat((self.decoder.iou_token.weight, self.decoder.mask_tokens.weight))
+        tokens = torch.cat((own.expand(sparse.shape[0], -1, -1), sparse), 1)
+        tokens, pixels = self.transformer(
+            images, cast(Tensor, self.places), image_index, tokens, 2 + PROPOSALS
+        )
+        pixels = pixels.transpose(1, 2).reshape(-1, pixels.shape[-1], height, width)
+        masks = self._masks(tokens[:, 2:], pixels)
+        scores = self.decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
+        return masks, scores
+
+    def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Give each point its position and its kind, (P, N, C); padding has a kind only."""
+        labels = labels.long()
+        frequencies = self.prompts.pe_layer.positional_encoding_gaussian_matrix
+        angles = 2 * math.pi * ((2 * ((points + 0.5) / self.side) - 1) @ frequencies)
+        places = torch.cat((angles.sin(), angles.cos()), -1)
+        kinds = torch.cat(
+            (self.prompts.not_a_point_embed.weight, *(e.weight for e in self.prompts.point_embeddings))
+        )
+        kind = kinds.index_select(0, labels.flatten() + 1).reshape(places.shape)
+        return torch.where((labels >= BACKGROUND)[..., None], places, 0.0) + kind
+
+    def _embed_masks(self, masks: Tensor) -> Tensor:
+        """Embed earlier masks, (P, 1, 4h, 4w) to (P, C, h, w)."""
+        first, first_norm, act, second, second_norm, _, last = self.prompts.mask_downscaling
+        x = act(channels_first_norm(first_norm, first(masks)))
+        out: Tensor = last(act(channels_first_norm(second_norm, second(x))))
+        return out
+
+    def _masks(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Multiply the proposals' tokens, (P, 3, C), with the upscaled image, (P, C, h, w)."""
+        first, norm, act, second, last_act = self.decoder.output_upscaling
+        fine = last_act(second(act(channels_first_norm(norm, first(pixels)))))
+        mixers = self.decoder.output_hypernetworks_mlps[1:]
+        mix = torch.stack([mixer(tokens[:, i]) for i, mixer in enumerate(mixers)], 1)
+        masks: Tensor = mix @ fine.flatten(2)
+        return masks.reshape(-1, PROPOSALS, *fine.shape[-2:])

@@ -1,0 +1,78 @@
+"""SAM's two-way transformer between prompt tokens and image, without repeating what prompts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TwoWay(nn.Module):
+    """A `TwoWayTransformer` on prompts of several images.
+
+    Until the first layer has let the image attend to the tokens, the image's side is the same for all prompts
+    of an image: its keys, values and queries are projected per image and gathered per prompt.
+
+    Source: SAM (Kirillov et al., 2023), appendix A "Lightweight mask decoder".
+
+    Args:
+        transformer: A `segment_anything.modeling.TwoWayTransformer`; its weights are shared, not copied.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(
+        self, images: Tensor, places: Tensor, index: Tensor, prompts: Tensor, wanted: int
+    ) -> tuple[Tensor, Tensor]:
+        """Let tokens and image attend to each other.
+
+        Args:
+            images: (B, M, C) image embeddings, a row for each place.
+            places: (1, M, C) the places' encoding.
+            index: (P,) int64, each prompt's image.
+            prompts: (P, T, C) tokens.
+            wanted: How many of the first tokens are read afterwards; the last attention skips the others.
+
+        Returns:
+            The first tokens (P, wanted, C), and the image as each prompt left it (P, M, C).
+        """
+        tokens, pixels = prompts, images
+        for i, layer in enumerate(self.transformer.layers):
+            to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+            placed = pixels + places
+            keys, values = to_image.k_proj(placed), to_image.v_proj(pixels)
+            queries = to_tokens.q_proj(placed)
+            if i == 0:
+                keys, values, queries, pixels = (
+                    t.index_select(0, index) for t in (keys, values, queries, pixels)
+                )
+            tokens = layer.norm1(_self_attention(layer, tokens, prompts))
+            seen = _attend(to_image, to_image.q_proj(tokens + prompts), keys, values)
+            tokens = layer.norm2(tokens + seen)
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            keys, values = to_tokens.k_proj(tokens + prompts), to_tokens.v_proj(tokens)
+            pixels = layer.norm4(pixels + _attend(to_tokens, queries, keys, values))
+        final = self.transformer.final_attn_token_to_image
+        tokens, prompts = tokens[:, :wanted], prompts[:, :wanted]
+        keys, values = final.k_proj(pixels + places), final.v_proj(pixels)
+        tokens = tokens + _attend(final, final.q_proj(tokens + prompts), keys, values)
+        return self.transformer.norm_final_attn(tokens), pixels
+
+
+def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
+    attention = layer.self_attn
+    placed = tokens if layer.skip_first_layer_pe else tokens + prompts
+    seen = _attend(attention, attention.q_proj(placed), attention.k_proj(placed), attention.v_proj(tokens))
+    return seen if layer.skip_first_layer_pe else tokens + seen
+
+
+def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
+    heads = attention.num_heads
+    q, k, v = (t.reshape(-1, t.shape[1], heads, t.shape[-1] // heads).transpose(1, 2) for t in (q, k, v))
+    seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    out: Tensor = attention.out_proj(seen.reshape(-1, seen.shape[1], heads * seen.shape[-1]))
+    return out

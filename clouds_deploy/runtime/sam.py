@@ -57,7 +57,8 @@ class Sam:
             `iou_predictions`; see `models.sam.decoder.SamDecoder`.
         name: The model's name.
         facts: What else manifests should say of it: its weights and their sha256.
-        image_batch: Images encoded at once.
+        image_batch: Images encoded at once; None stands for as many as have the pixels of one of 1024 x 1024,
+            whose attention alone takes about a gigabyte in PyTorch.
         prompt_batch: Prompts decoded at once.
 
     Attributes:
@@ -72,13 +73,14 @@ class Sam:
         name: str,
         *,
         facts: dict[str, Any] | None = None,
-        image_batch: int = 4,
-        prompt_batch: int = 32,
+        image_batch: int | None = None,
+        prompt_batch: int = 16,
     ) -> None:
         self.encoder, self.decoder, self.name = encoder, decoder, name
         self.facts = facts or {}
-        self.image_batch, self.prompt_batch = image_batch, prompt_batch
         self.size = int(encoder.inputs[0].shape[1] or 0)
+        self.image_batch = image_batch or max(1, 2**20 // self.size**2)
+        self.prompt_batch = prompt_batch
         self._embedding = tuple(int(d or 0) for d in encoder.outputs[0].shape[1:])
         self._low = 4 * self._embedding[1]
 

@@ -89,14 +89,14 @@ class SamDecoder(nn.Module):
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Give each point its position and its kind, (P, N, C); padding has a kind only."""
-        labels = labels.long()
+        labels = labels.float()
         frequencies = self.prompts.pe_layer.positional_encoding_gaussian_matrix
         angles = 2 * math.pi * ((2 * ((points + 0.5) / self.side) - 1) @ frequencies)
         places = torch.cat((angles.sin(), angles.cos()), -1)
         kinds = torch.cat(
             (self.prompts.not_a_point_embed.weight, *(e.weight for e in self.prompts.point_embeddings))
         )
-        kind = kinds.index_select(0, labels.flatten() + 1).reshape(places.shape)
+        kind = kinds.index_select(0, (labels.flatten() + 1).long()).reshape(places.shape)
         return torch.where((labels >= BACKGROUND)[..., None], places, 0.0) + kind
 
     def _embed_masks(self, masks: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.sam.attention import attend, split_heads
 from clouds_deploy.models.sam.layer_norm import channels_first_norm
 from clouds_deploy.models.sam.windows import Windows
 from clouds_deploy.torchvision_compat import ensure_torchvision
@@ -105,7 +106,7 @@ class WindowAttention(nn.Module):
         rows = torch.arange(window, device="cpu").repeat_interleave(window)
         columns = torch.arange(window, device="cpu").repeat(window)
         gaps = (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
-        self.register_buffer("attention_bias_idxs", gaps, persistent=False)
+        self.register_buffer("attention_bias_idxs", gaps.flatten(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H*W, C) to the same; the caller adds its input."""
@@ -113,12 +114,10 @@ class WindowAttention(nn.Module):
             x = F.pad(x, (0, 0, 0, 1))  # zeros before the norm here, which makes them its bias
         qkv = self.windows.cut(self.qkv(self.norm(x)))
         count = qkv.shape[1]
-        qkv = qkv.reshape(-1, count, self.heads, qkv.shape[-1] // self.heads).transpose(1, 2)
-        q, k, v = qkv.chunk(3, -1)
+        q, k, v = split_heads(qkv, self.heads).chunk(3, -1)
         gaps = cast(Tensor, self.attention_bias_idxs)
-        bias = self.attention_biases.index_select(1, gaps.flatten()).view(1, self.heads, count, count)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        y = y.transpose(1, 2).reshape(-1, count, self.heads * y.shape[-1])
+        bias = self.attention_biases.index_select(1, gaps).view(1, self.heads, count, count)
+        y = attend(q, k, v, q.shape[-1] ** -0.5, bias)
         out: Tensor = self.proj(self.windows.join(y))
         return out
 
@@ -155,7 +154,8 @@ class TransformerBlock(nn.Module):
         x = self.local_conv(tokens.transpose(1, 2).reshape(shape))
         tokens = x.flatten(2).transpose(1, 2)
         tokens = tokens + self.mlp(tokens)
-        return tokens.transpose(1, 2).reshape(shape)
+        out: Tensor = tokens.transpose(1, 2).reshape(shape)
+        return out
 
 
 class Stage(nn.Module):

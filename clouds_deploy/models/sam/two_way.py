@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
+
+from clouds_deploy.models.sam.attention import attend, split_heads
 
 
 class TwoWay(nn.Module):
@@ -46,9 +49,7 @@ class TwoWay(nn.Module):
             keys, values = to_image.k_proj(placed), to_image.v_proj(pixels)
             queries = to_tokens.q_proj(placed)
             if i == 0:
-                keys, values, queries, pixels = (
-                    t.index_select(0, index) for t in (keys, values, queries, pixels)
-                )
+                keys, values, queries, pixels = _gather((keys, values, queries, pixels), index)
             tokens = layer.norm1(_self_attention(layer, tokens, prompts))
             seen = _attend(to_image, to_image.q_proj(tokens + prompts), keys, values)
             tokens = layer.norm2(tokens + seen)
@@ -62,6 +63,13 @@ class TwoWay(nn.Module):
         return self.transformer.norm_final_attn(tokens), pixels
 
 
+def _gather(images: Sequence[Tensor], index: Tensor) -> list[Tensor]:
+    """Give every prompt its image's rows; without a copy where there is but one image."""
+    if not torch.compiler.is_exporting() and all(len(rows) == 1 for rows in images):
+        return [rows.expand(len(index), -1, -1) for rows in images]
+    return [rows.index_select(0, index) for rows in images]
+
+
 def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
     attention = layer.self_attn
     placed = tokens if layer.skip_first_layer_pe else tokens + prompts
@@ -72,7 +80,6 @@ def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
     heads = attention.num_heads
-    q, k, v = (t.reshape(-1, t.shape[1], heads, t.shape[-1] // heads).transpose(1, 2) for t in (q, k, v))
-    seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    out: Tensor = attention.out_proj(seen.reshape(-1, seen.shape[1], heads * seen.shape[-1]))
+    q, k, v = (split_heads(t, heads) for t in (q, k, v))
+    out: Tensor = attention.out_proj(attend(q, k, v, q.shape[-1] ** -0.5))
     return out

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.sam.attention import attend, split_heads
 from clouds_deploy.models.sam.layer_norm import channels_last_norm
 from clouds_deploy.models.sam.windows import Windows
 
@@ -107,22 +108,16 @@ class VitBlock(nn.Module):
         """Attend within each row of the batch: (B', N, 3C) to (B', N, C)."""
         attention = self.block.attn
         heads, count = attention.num_heads, self.side * self.side
-        q, k, v = (
-            t.reshape(-1, count, heads, t.shape[-1] // heads).transpose(1, 2) for t in qkv.chunk(3, -1)
-        )
+        q, k, v = (split_heads(t, heads) for t in qkv.chunk(3, -1))
         by_row, by_column = self._positions(q)
         if self.form == "bias":
             bias = by_row[..., None] + by_column[..., None, :]
             bias = bias.reshape(-1, heads, count, count)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scale)
-        else:
-            width = v.shape[-1]
-            one_hot = cast(Tensor, self.one_hot).to(k.dtype).expand(*k.shape[:2], -1, -1)
-            q = torch.cat((q * attention.scale, by_row, by_column), -1)
-            k = torch.cat((k, one_hot), -1)
-            v = F.pad(v, (0, k.shape[-1] - width))  # fused kernels want one width
-            y = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :width]
-        return y.transpose(1, 2).reshape(-1, count, heads * y.shape[-1])
+            return attend(q, k, v, attention.scale, bias)
+        one_hot = cast(Tensor, self.one_hot).to(k.dtype).expand(*k.shape[:2], -1, -1)
+        q = torch.cat((q * attention.scale, by_row, by_column), -1)
+        k = torch.cat((k, one_hot), -1)
+        return attend(q, k, v, 1.0)
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Score every row and every column of keys for each query, both (B', heads, N, side)."""

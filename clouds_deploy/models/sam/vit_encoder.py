@@ -81,13 +81,13 @@ class VitBlock(nn.Module):
         self.form: AttentionForm = form
         self.windows = Windows(grid, grid, block.window_size) if block.window_size else None
         self.side = block.window_size or grid
-        steps = torch.arange(self.side, device="cpu")
-        self.register_buffer(
-            "gaps", (steps[:, None] - steps[None, :] + self.side - 1).flatten(), persistent=False
-        )
-        eye = torch.eye(self.side, device="cpu")
-        one_hot = torch.cat((eye.repeat_interleave(self.side, 0), eye.repeat(self.side, 1)), 1)
-        self.register_buffer("one_hot", one_hot, persistent=False)
+        steps = torch.arange(self.side)
+        gaps = steps[:, None] - steps[None, :] + self.side - 1
+        self.register_buffer("gaps", gaps.flatten(), persistent=False)
+        if form == "channels":
+            eye = torch.eye(self.side)
+            one_hot = torch.cat((eye.repeat_interleave(self.side, 0), eye.repeat(self.side, 1)), 1)
+            self.register_buffer("one_hot", one_hot, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens, (B, h*w, C) to the same."""
@@ -95,9 +95,7 @@ class VitBlock(nn.Module):
         if self.windows is None:
             y = self._attend(self.block.attn.qkv(y))
         else:
-            if (
-                self.windows.padded
-            ):  # with zeros after the norm, so that the row becomes the projection's bias
+            if self.windows.padded:  # after the norm, with zeros, which the projection makes its bias
                 y = F.pad(y, (0, 0, 0, 1))
             y = self.windows.join(self._attend(self.windows.cut(self.block.attn.qkv(y))))
         x = x + self.block.attn.proj(y)

@@ -94,7 +94,7 @@ class Sam:
             CloudsError: One is no such image.
         """
         for image in images:
-            _check_image(image)
+            _check_image(image, self.size)
         sizes = tuple((image.shape[0], image.shape[1]) for image in images)
         features = np.empty((len(images), *self._embedding), np.float32)
         for start in range(0, len(images), self.image_batch):
@@ -227,11 +227,16 @@ def torch_sam(model: SamModel, device: str | None = None) -> Sam:
     return Sam(encoder, decoder, model.name, facts={"weights": model.source, "sha256": model.sha256})
 
 
-def _check_image(image: Picture) -> None:
+def _check_image(image: Picture, side: int) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise CloudsError(
             f"an image of shape {list(image.shape)} and type {image.dtype} is no RGB image",
             "give (height, width, 3) uint8",
+        )
+    if 0 in fitted_size(image.shape[0], image.shape[1], side):
+        raise CloudsError(
+            f"an image of {image.shape[0]} x {image.shape[1]} loses its short side when the long one becomes {side}",
+            "cut it into parts",
         )
 
 

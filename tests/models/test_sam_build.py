@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.sam import build as module
+from clouds_deploy.models.sam.build import NAMES, OFFICIAL, build, load_sam
+from clouds_deploy.models.sam.decoder import SamDecoder
+from clouds_deploy.models.sam.encoder import SamEncoder
+from tests.models.sam_cases import small_sam
+
+
+def state() -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in small_sam("sam_tiny").state_dict().items()}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_a_file_is_loaded_whole(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".safetensors":
+        save_file(state(), path)
+    else:
+        torch.save(state(), path)
+    loaded = load_sam("sam_tiny", path)
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert loaded.source == f"file {path.name}"
+    assert loaded.describe()["sha256"] == loaded.sha256
+    for name, tensor in loaded.sam.state_dict().items():
+        assert torch.equal(tensor, state()[name]), name
+    everything = [*loaded.sam.parameters(), *loaded.sam.buffers()]
+    assert {t.device.type for t in everything} == {"cpu"}
+    assert not any(t.requires_grad for t in everything)
+    assert not loaded.sam.training
+
+
+@pytest.mark.parametrize("name", ["sam_tiny", "mobile_sam"])
+def test_a_loaded_model_computes_what_the_saved_one_does(tmp_path: Path, name: str) -> None:
+    """Buffers that no file holds are there too."""
+    sam = small_sam(name)
+    side = sam.image_encoder.img_size
+    path = tmp_path / "mine.safetensors"
+    save_file(sam.state_dict(), path)
+    loaded = load_sam(name, path, image_size=side)
+    image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
+    size = torch.tensor([[side, side - 9]], dtype=torch.int32)
+    prompt = torch.tensor([0]), torch.tensor([[[5.0, 6.0]]]), torch.tensor([[1.0]])
+    with torch.inference_mode():
+        features = [SamEncoder(s)(image, size) for s in (sam, loaded.sam)]
+        assert torch.equal(*features)
+        assert torch.equal(*(SamDecoder(s)(features[0], *prompt)[0] for s in (sam, loaded.sam)))
+
+
+def test_half_precision_becomes_single(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in state().items()}, path)
+    sam = load_sam("sam_tiny", path).sam
+    assert {p.dtype for p in sam.parameters()} == {torch.float32}
+
+
+def test_every_fault_is_named(tmp_path: Path) -> None:
+    broken = state()
+    gone = [name for name in broken if "iou_token" in name or "no_mask_embed" in name]
+    for name in gone:
+        del broken[name]
+    broken["author"] = torch.zeros(3)
+    broken["teacher.weight"] = torch.zeros(3)
+    bent = [name for name in broken if "norm_final_attn" in name]
+    for name in bent:
+        broken[name] = torch.zeros(5)
+    path = tmp_path / "broken.pth"
+    torch.save(broken, path)
+    with pytest.raises(CloudsError) as caught:
+        load_sam("sam_tiny", path)
+    message = caught.value.message
+    assert str(path) in message
+    assert "2 missing" in message
+    assert "2 unexpected" in message
+    assert "2 of another shape" in message
+    for name in (*gone, *bent, "author", "teacher.weight"):
+        assert f"`{name}`" in message
+    assert "[5] instead of [96]" in message
+
+
+def test_another_models_file_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "sam.pth"
+    torch.save(small_sam("mobile_sam").state_dict(), path)
+    with pytest.raises(CloudsError, match="weights of `mobile_sam`"):
+        load_sam("vit_b", path)
+    torch.save({"image_encoder.blocks.0.norm1.weight": torch.ones(1024)}, path)
+    with pytest.raises(CloudsError, match="weights of `vit_l`"):
+        load_sam("vit_b", path)
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_file(state(), path)
+    with pytest.raises(CloudsError, match="of another shape"):
+        load_sam("sam_tiny", path, image_size=128)
+
+
+def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "exploded").touch, ())
+
+    path = tmp_path / "bomb.pth"
+    torch.save({"image_encoder.pos_embed": Bomb()}, path)
+    with pytest.raises(CloudsError):
+        load_sam("sam_tiny", path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", list(OFFICIAL))
+def test_official_weights_are_not_invented(name: str) -> None:
+    with pytest.raises(CloudsError) as caught:
+        load_sam(name)
+    assert OFFICIAL[name].file in str(caught.value)
+    assert "https://" in caught.value.hint
+    assert "random" in caught.value.hint
+
+
+def test_shipped_weights_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "shipped_weights", lambda: tmp_path / "sam_tiny.safetensors")
+    with pytest.raises(CloudsError, match=r"sam_tiny\.safetensors is missing"):
+        load_sam("sam_tiny")
+    save_file(state(), tmp_path / "sam_tiny.safetensors")
+    assert load_sam("sam_tiny").source == "package sam_tiny.safetensors"
+
+
+def test_random_weights_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = load_sam("sam_tiny", "random")
+    assert "random weights" in capsys.readouterr().err
+    assert (loaded.source, loaded.sha256, loaded.image_size) == ("random", None, 256)
+
+
+def test_names_and_sizes() -> None:
+    with pytest.raises(CloudsError, match="there is no SAM `vit_x`"):
+        load_sam("vit_x", "random")
+    with pytest.raises(CloudsError, match="no multiple of 16"):
+        load_sam("vit_b", "random", image_size=100)
+    with pytest.raises(CloudsError, match="there is no checkpoint"):
+        load_sam("vit_b", "nowhere.pth")
+    assert load_sam("mobile_sam", "random", image_size=64).image_size == 64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_structures_are_the_official_ones(name: str) -> None:
+    from clouds_deploy.torchvision_compat import ensure_torchvision
+
+    ensure_torchvision()
+    with torch.device("meta"):
+        ours = build(name)
+        if name.startswith("vit_"):
+            from segment_anything import sam_model_registry
+
+            theirs = sam_model_registry[name]()
+            assert {k: v.shape for k, v in ours.state_dict().items()} == {
+                k: v.shape for k, v in theirs.state_dict().items()
+            }
+            assert str(ours) == str(theirs)
+    assert ours.mask_threshold == 0.0

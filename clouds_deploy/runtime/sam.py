@@ -235,7 +235,7 @@ def _check_image(image: Picture, side: int) -> None:
         )
     if 0 in fitted_size(image.shape[0], image.shape[1], side):
         raise CloudsError(
-            f"an image of {image.shape[0]} x {image.shape[1]} loses its short side when the long one becomes {side}",
+            f"an image of {image.shape[0]} x {image.shape[1]} is too thin to be resized to a side of {side}",
             "cut it into parts",
         )
 

@@ -8,7 +8,7 @@ parsed as YAML too, so they mean the same as in a file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -17,6 +17,8 @@ from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.model_config import ModelConfig
 from clouds_deploy.sections import Fraction, Positive, Section
 from clouds_deploy.self_training import SelfTrainingConfig
+
+S = TypeVar("S", bound=Section)
 
 
 class DataConfig(Section):
@@ -195,9 +197,15 @@ class Recipe(Section):
 
 
 def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a segmenter's recipe; see `parse`."""
+    return parse(Recipe, text, where, overrides)
+
+
+def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ()) -> S:
     """Read a recipe and put overrides on top.
 
     Args:
+        kind: `Recipe`, or another kind of recipe.
         text: YAML.
         where: What to call it in errors: a path or a recipe's name.
         overrides: `dotted.key=value` each; the value is YAML.
@@ -217,9 +225,9 @@ def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Reci
     for override in overrides:
         _apply(tree, override)
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, where, [o.partition("=")[0] for o in overrides]) from error
+        raise _explain(error, kind, where, [o.partition("=")[0] for o in overrides]) from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -263,13 +271,17 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str
     return tuple(keys)
 
 
-def _explain(error: ValidationError, where: str, override_keys: list[str]) -> CloudsError:
+def _explain(
+    error: ValidationError, kind: type[Section], where: str, override_keys: list[str]
+) -> CloudsError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     key = next((k for k in override_keys if k.startswith(f"{key}.")), key)  # as it was typed
     show = "`clouds-deploy recipes cat tiny` shows all keys"
     if first["type"] == "extra_forbidden":
-        return CloudsError(f"unknown key `{key}` in recipe `{where}`", f"{nearest(key, known_keys())} {show}")
+        return CloudsError(
+            f"unknown key `{key}` in recipe `{where}`", f"{nearest(key, known_keys(kind))} {show}"
+        )
     if first["type"] == "missing":
         return CloudsError(f"recipe `{where}` lacks the key `{key}`", f"add it; {show}")
     what = first["msg"].removeprefix("Value error, ")

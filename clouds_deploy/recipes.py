@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from clouds_deploy.artifacts import write_text
-from clouds_deploy.config import Recipe, parse_recipe
+from clouds_deploy.config import Recipe, parse, parse_recipe
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.sam_recipe import SamRecipe
 
 
 def recipe_folder() -> Path:
@@ -76,6 +77,30 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
             f"take base: {below['base']}, and say here what `{base}` changes",
         )
     return parse_recipe(yaml.safe_dump(_onto(below, tree), sort_keys=False), name_or_path, overrides)
+
+
+def is_sam_recipe(name_or_path: str) -> bool:
+    """Say whether a recipe trains a promptable segmenter (`kind: sam`).
+
+    Raises:
+        CloudsError: As `read_recipe` says.
+    """
+    return _tree(read_recipe(name_or_path)).get("kind") == "sam"
+
+
+def load_sam_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> SamRecipe:
+    """Read the recipe of a promptable segmenter.
+
+    Raises:
+        CloudsError: As `read_recipe` and `parse_recipe` say.
+    """
+    return parse(SamRecipe, read_recipe(name_or_path), name_or_path, overrides)
+
+
+def load_any_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe | SamRecipe:
+    """Read a recipe of either kind; see `load_recipe` and `load_sam_recipe`."""
+    load = load_sam_recipe if is_sam_recipe(name_or_path) else load_recipe
+    return load(name_or_path, overrides)
 
 
 def _tree(text: str) -> dict[str, Any]:

@@ -15,14 +15,16 @@ app = typer.Typer(help="List, show and copy the recipes that come with the packa
 @app.command("ls")
 def list_recipes(as_json: Json = False) -> None:
     """List the recipes."""
-    from clouds_deploy.recipes import load_recipe, recipe_names
+    from clouds_deploy.recipes import load_any_recipe, recipe_names
 
     def render(result: dict[str, Any]) -> None:
         width = max(len(name) for name in result["recipes"])
         for name, description in result["recipes"].items():
             typer.echo(f"{name:<{width}}  {description}")
 
-    deliver({"recipes": {name: load_recipe(name).description for name in recipe_names()}}, as_json, render)
+    deliver(
+        {"recipes": {name: load_any_recipe(name).description for name in recipe_names()}}, as_json, render
+    )
 
 
 @app.command("cat")
@@ -34,9 +36,9 @@ def show_recipe(
     as_json: Json = False,
 ) -> None:
     """Show a recipe with every default filled in: all keys there are."""
-    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.recipes import load_any_recipe
 
-    resolved = load_recipe(recipe, tuple(overrides or ()))
+    resolved = load_any_recipe(recipe, tuple(overrides or ()))
     deliver(resolved.model_dump(mode="json"), as_json, lambda _: typer.echo(resolved.to_yaml(), nl=False))
 
 

@@ -34,6 +34,10 @@ def train(
 
 def _render(result: dict[str, Any]) -> None:
     speed = result["images_per_second"]
+    if "iou_1" in result:
+        score = f"mean IoU {result['iou_1']:.1f} from one point, {result['iou_5']:.1f} from five"
+        typer.echo(f"{result['run']}: {result['steps']} steps, {score}")
+        return
     miou = "without labels to compare with" if result["miou"] is None else f"mIoU {result['miou']:.2f}"
     pace = "" if speed is None else f", {speed:.1f} images/s"
     typer.echo(f"{result['run']}: {result['steps']} steps{pace}, {miou}")

@@ -1,0 +1,132 @@
+"""What a recipe for a promptable segmenter may say (`kind: sam`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from clouds_deploy.sections import Fraction, Positive, Section
+
+
+class SamTinyConfig(Section):
+    """Segment Anything's own architecture at a small size (SAM, appendix A).
+
+    Attributes:
+        image_size: Side in pixels of the square that the encoder sees, a multiple of `patch`.
+        patch: Pixels of a patch's side.
+        width: Channels of the image encoder.
+        depth: Its blocks.
+        heads: Its attention heads; a divisor of `width`.
+        window: Side in patches of the windows that most blocks attend in.
+        global_blocks: Blocks that attend to the whole image, counted from 0.
+        prompt_width: Channels of image embeddings and prompts, a multiple of 32.
+        decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
+    """
+
+    image_size: Positive = 256
+    patch: Positive = 8
+    width: Positive = 128
+    depth: Positive = 6
+    heads: Positive = 4
+    window: Positive = 8
+    global_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (2, 5)
+    prompt_width: Positive = 96
+    decoder_feedforward: Positive = 256
+
+    @model_validator(mode="after")
+    def _fits(self) -> SamTinyConfig:
+        if self.image_size % self.patch:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.prompt_width % 32:
+            raise ValueError(f"prompt_width {self.prompt_width} is not a multiple of 32")
+        if any(block >= self.depth for block in self.global_blocks):
+            raise ValueError(
+                f"global_blocks {list(self.global_blocks)} name a block beyond depth {self.depth}"
+            )
+        return self
+
+
+class SamDataConfig(Section):
+    """What SAM learns on: drawn scenes, nothing else.
+
+    Attributes:
+        domains: Domains of `streets`, drawn from in turn at random.
+        shapes: Share of the images that show random textured shapes instead.
+        whole: Share of the street images shown whole, letterboxed, as at inference; the others are crops.
+        height: Rows of a street scene before it is scaled; it is twice as wide.
+        masks: Masks prompted for per image.
+        smallest: Smallest mask, as a share of the image.
+    """
+
+    domains: tuple[Literal["game", "imagined"], ...] = ("game", "imagined")
+    shapes: Fraction = 0.2
+    whole: Fraction = 0.5
+    height: Positive = 192
+    masks: Positive = 4
+    smallest: Annotated[float, Field(gt=0, lt=1)] = 0.001
+
+
+class SamTrainConfig(Section):
+    """How SAM is trained (SAM, appendix A, "Training algorithm" and "Losses").
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        lr: Peak learning rate of AdamW; it falls as a cosine to zero.
+        weight_decay: Of AdamW; norms, biases and embeddings get none.
+        warmup_steps: Steps of linear warm-up.
+        clip_norm: Largest norm of the gradient.
+        corrections: Share of the steps with a second round: a point in the error, and the last mask.
+        precision: `fp32`, or `bf16` autocast.
+        focal_weight: Of the focal loss (gamma 2, alpha 0.25), relative to 1 for dice and for the IoU's error.
+        checkpoint_every: Steps between checkpoints; only the newest stays.
+        log_every: Steps between lines in metrics.jsonl.
+        eval_every: Steps between evaluations; 0 evaluates only at the end.
+        eval_scenes: Street scenes of `imagined`, of a seed of their own, in an evaluation.
+        workers: Processes that draw scenes.
+    """
+
+    steps: Positive = 4000
+    batch_size: Positive = 8
+    lr: Annotated[float, Field(gt=0)] = 8e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_steps: Annotated[int, Field(ge=0)] = 150
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    corrections: Fraction = 0.5
+    precision: Literal["fp32", "bf16"] = "fp32"
+    focal_weight: Annotated[float, Field(ge=0)] = 20.0
+    checkpoint_every: Positive = 200
+    log_every: Positive = 20
+    eval_every: Annotated[int, Field(ge=0)] = 1000
+    eval_scenes: Positive = 40
+    workers: Annotated[int, Field(ge=0)] = 1
+
+
+class SamRecipe(Section):
+    """One training of a small promptable segmenter.
+
+    Attributes:
+        kind: Always `sam`; a recipe without it is a segmenter's.
+        name: Its name.
+        description: One line for `recipes ls`.
+        seed: The number every random draw derives from.
+        model: See `SamTinyConfig`.
+        data: See `SamDataConfig`.
+        train: See `SamTrainConfig`.
+    """
+
+    kind: Literal["sam"]
+    name: str
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: SamTinyConfig = SamTinyConfig()
+    data: SamDataConfig = SamDataConfig()
+    train: SamTrainConfig = SamTrainConfig()
+
+    def to_yaml(self) -> str:
+        """Write the recipe out with every default filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

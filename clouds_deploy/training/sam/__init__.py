@@ -1,0 +1,1 @@
+"""Training a promptable segmenter on drawn scenes (SAM, appendix A)."""

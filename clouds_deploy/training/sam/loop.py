@@ -1,0 +1,269 @@
+"""The training loop of a promptable segmenter, plain PyTorch, resumable to the byte.
+
+As in the segmenter's loop, every draw is a function of seed and step.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from clouds_deploy.artifacts import (
+    MANIFEST,
+    atomic_directory,
+    read_json,
+    read_manifest,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from clouds_deploy.config import parse
+from clouds_deploy.console import progress, say
+from clouds_deploy.data.streets import render
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.sam.tiny import build_sam_tiny
+from clouds_deploy.models.store import read_tensors, write_tensors
+from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
+from clouds_deploy.training.journal import Journal
+from clouds_deploy.training.sam.evaluate import evaluate_sam
+from clouds_deploy.training.sam.forward import decode, encode
+from clouds_deploy.training.sam.losses import mask_losses
+from clouds_deploy.training.sam.prompts import correction, first_prompts
+from clouds_deploy.training.sam.scenes import SamScenes
+
+KIND = "sam"
+WEIGHTS = "sam.safetensors"
+RECIPE = "recipe.yaml"
+CHECKPOINTS = "checkpoints"
+_EVALUATION_SEED = 4211
+_LOSSES = ("focal", "dice", "iou_error")
+
+
+def train_sam(recipe: SamRecipe, out: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train a small SAM into a directory.
+
+    Args:
+        recipe: The experiment.
+        out: The directory; must not exist, unless it is to be resumed.
+        resume: Go on from its checkpoint; a finished run is left as it is.
+
+    Returns:
+        run, steps, images_per_second (null when no step was left), iou_1, iou_5, instances.
+
+    Raises:
+        CloudsError: `out` exists, or there is nothing to resume; another recipe; the loss became NaN; the
+            disk is full.
+    """
+    if resume and (out / MANIFEST).is_file():
+        manifest = read_manifest(out, KIND)
+        say(f"{out} is finished already ({manifest['steps']} steps)")
+        return {"run": str(out), "images_per_second": None, **manifest["outcome"]}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(recipe.seed, 0))
+        sam = build_sam_tiny(recipe.model)
+        nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    sam.to(device).train()
+    optimizer = _optimizer(sam, recipe.train)
+    step = _resume(out, recipe, sam, optimizer) if resume else _start(out, recipe)
+    with Journal(out, step, trained=step == recipe.train.steps) as journal:
+        speed = _train(recipe, out, sam, optimizer, journal, step, device)
+        outcome = _evaluate(recipe, sam)
+        journal.write(recipe.train.steps, outcome)
+    write_tensors(out / WEIGHTS, {name: value.cpu() for name, value in sam.state_dict().items()})
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    summary = {"steps": recipe.train.steps, **outcome}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    write_manifest(
+        out, KIND, ignore="tensorboard", steps=recipe.train.steps, recipe=recipe.model_dump(mode="json"),
+        outcome=summary, trained_on=name,
+    )  # fmt: skip
+    return {"run": str(out), "images_per_second": speed, **summary}
+
+
+def _seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step, 31)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _optimizer(sam: nn.Module, config: SamTrainConfig) -> torch.optim.AdamW:
+    decays = [p for n, p in sam.named_parameters() if p.ndim > 1 and "embed" not in n and "token" not in n]
+    chosen = {id(p) for p in decays}
+    others = [p for p in sam.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": decays, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+
+
+def learning_rate(step: int, config: SamTrainConfig) -> float:
+    """Give the learning rate of a step, counted from 0: linear warm-up, then a cosine to zero."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def _start(out: Path, recipe: SamRecipe) -> int:
+    if out.exists():
+        raise CloudsError(
+            f"{out} exists already",
+            "choose another --out, or delete it first; an interrupted training goes on with --resume",
+        )
+    with atomic_directory(out) as directory:
+        write_text(directory / RECIPE, recipe.to_yaml())
+    return 0
+
+
+def _save(out: Path, sam: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write a checkpoint, then remove the older ones."""
+    older = list(_checkpoints(out))
+    with atomic_directory(out / CHECKPOINTS / f"step_{step:08d}") as directory:
+        write_tensors(directory / "weights.safetensors", dict(sam.state_dict()))
+        moments = {
+            f"{number}:{slot}": value
+            for number, slots in optimizer.state_dict()["state"].items()
+            for slot, value in slots.items()
+        }
+        write_tensors(directory / "optimizer.safetensors", moments)
+        write_json(directory / "state.json", {"step": step})
+    for folder in older:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """List the whole checkpoints, the newest last."""
+    return sorted(path for path in (out / CHECKPOINTS).glob("step_*") if path.is_dir())
+
+
+def _resume(out: Path, recipe: SamRecipe, sam: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    if not (out / RECIPE).is_file():
+        raise CloudsError(f"there is no run to resume in {out}", "start it without --resume")
+    started = parse(SamRecipe, (out / RECIPE).read_text(encoding="utf-8"), str(out / RECIPE))
+    same = {"train": {"workers"}}
+    if started.model_dump(exclude=same) != recipe.model_dump(exclude=same):
+        raise CloudsError(
+            f"the run in {out} was started with another recipe than `{recipe.name}` is now",
+            "resume it with its own recipe.yaml, or start a new run in another --out",
+        )
+    found = _checkpoints(out)
+    if not found:
+        return 0
+    folder = found[-1]
+    sam.load_state_dict(read_tensors(folder / "weights.safetensors"))
+    saved = optimizer.state_dict()
+    for key, value in read_tensors(folder / "optimizer.safetensors").items():
+        number, _, slot = key.partition(":")
+        saved["state"].setdefault(int(number), {})[slot] = value
+    optimizer.load_state_dict(saved)
+    step = int(read_json(folder / "state.json")["step"])
+    say(f"going on from step {step} of {recipe.train.steps}")
+    return step
+
+
+def _train(
+    recipe: SamRecipe,
+    out: Path,
+    sam: Any,
+    optimizer: torch.optim.Optimizer,
+    journal: Journal,
+    first: int,
+    device: torch.device,
+) -> float | None:
+    config = recipe.train
+    if first == config.steps:
+        return None
+    loader = DataLoader(
+        SamScenes(recipe.data, recipe.model.image_size, recipe.seed),
+        batch_size=config.batch_size,
+        sampler=range(first * config.batch_size, config.steps * config.batch_size),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    begun, window, note = time.perf_counter(), torch.zeros(4, device=device), ""
+    with progress("training", config.steps, "step") as advance:
+        for step, batch in enumerate(loader, first):
+            moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            losses, norm = train_step(sam, optimizer, moved, recipe, step)
+            window += torch.cat((losses, norm[None]))
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                means = (window / (done % config.log_every or config.log_every)).tolist()
+                if not all(map(math.isfinite, means)):
+                    raise CloudsError(f"the loss became NaN or infinite by step {done}", "lower train.lr")
+                journal.write(done, dict(zip((*_LOSSES, "gradient_norm"), means, strict=True)))
+                note = f"focal {means[0]:.3f} dice {means[1]:.3f}"
+                window.zero_()
+            if config.eval_every and done % config.eval_every == 0 and done < config.steps:
+                journal.write(done, _evaluate(recipe, sam))
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                _save(out, sam, optimizer, done)
+            advance(done, note)
+    return (config.steps - first) * config.batch_size / (time.perf_counter() - begun)
+
+
+def train_step(
+    sam: Any, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], recipe: SamRecipe, step: int
+) -> tuple[Tensor, Tensor]:
+    """Do one optimiser step.
+
+    Args:
+        sam: A `segment_anything.modeling.Sam`.
+        optimizer: Its optimiser, with the step's learning rate.
+        batch: image (B, 3, S, S) uint8, size (B, 2), masks (B, M, S, S) bool.
+        recipe: The experiment.
+        step: From 0; chooses the prompts.
+
+    Returns:
+        losses (3,), see `mask_losses`, and the gradient's norm before it was clipped.
+    """
+    config, device = recipe.train, batch["image"].device
+    draw = np.random.default_rng([recipe.seed, 11, step])
+    generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
+    images, per_image = batch["masks"].shape[:2]
+    masks = batch["masks"].flatten(0, 1)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        embeddings = encode(sam, batch["image"], batch["size"])
+        owner = torch.arange(images, device=device).repeat_interleave(per_image)
+        points, labels = first_prompts(masks, draw, generator)
+        logits, ratings = decode(sam, embeddings[owner], points, labels, None)
+        truth = F.interpolate(masks.float()[:, None], logits.shape[-2:], mode="area")[:, 0]
+        losses = mask_losses(logits.float(), truth, ratings, config.focal_weight)
+        if draw.random() < config.corrections:
+            best = logits.detach()[torch.arange(len(masks), device=device), 1 + ratings[:, 1:].argmax(1)]
+            guess = F.interpolate(best[:, None], masks.shape[-2:], mode="bilinear")[:, 0] > 0
+            points, labels = correction(points, labels, masks, guess, generator)
+            logits, ratings = decode(sam, embeddings[owner], points, labels, best[:, None])
+            losses = (losses + mask_losses(logits.float(), truth, ratings, config.focal_weight)) / 2
+    optimizer.zero_grad(set_to_none=True)
+    losses.sum().backward()
+    norm = nn.utils.clip_grad_norm_(sam.parameters(), config.clip_norm)
+    optimizer.step()
+    return losses.detach(), norm.detach()
+
+
+def _evaluate(recipe: SamRecipe, sam: nn.Module) -> dict[str, float]:
+    """Evaluate on streets of `imagined`, which training draws too, of other seeds."""
+    rows = recipe.data.height
+    scenes = (
+        render("imagined", _EVALUATION_SEED, i, rows, 2 * rows) for i in range(recipe.train.eval_scenes)
+    )
+    sam.eval()
+    outcome = evaluate_sam(sam, scenes)
+    sam.train()
+    return outcome
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

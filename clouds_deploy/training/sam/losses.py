@@ -1,0 +1,44 @@
+"""SAM's losses: focal and dice on the best of its masks, and the error of its own rating of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GAMMA, ALPHA = 2.0, 0.25
+
+
+def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: float) -> Tensor:
+    """Compare the proposed masks with the truth (SAM, appendix A, "Losses").
+
+    Of the three masks for ambiguous prompts only the one with the lowest loss counts; the single mask (the
+    first) always does.
+
+    Args:
+        logits: (P, 4, L, L) mask logits, the single mask first.
+        truth: (P, L, L) float, 0..1: the share of each low resolution pixel that the mask covers.
+        ratings: (P, 4) predicted IoU.
+        focal_weight: Of the focal loss beside dice.
+
+    Returns:
+        (3,) means over prompts: focal (weighted), dice, squared error of the predicted IoU.
+    """
+    target = truth[:, None].expand_as(logits)
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    missed = (probability - target).abs()
+    focal = ((ALPHA * target + (1 - ALPHA) * (1 - target)) * missed**GAMMA * entropy).mean((2, 3))
+    both = (probability * target).sum((2, 3))
+    dice = 1 - (2 * both + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+    with torch.no_grad():
+        found, real = logits > 0, target > 0.5
+        iou = (found & real).sum((2, 3)) / (found | real).sum((2, 3)).clamp(min=1)
+        best = 1 + (focal_weight * focal + dice)[:, 1:].argmin(1, keepdim=True)
+
+    def chosen(loss: Tensor) -> Tensor:
+        return loss.gather(1, best).mean() + loss[:, 0].mean()
+
+    return torch.stack(
+        (focal_weight * chosen(focal), chosen(dice), 4 * F.mse_loss(ratings.float(), iou.float()))
+    )

@@ -1,0 +1,95 @@
+"""Simulated prompts: points, boxes, and corrections (SAM, appendix A, "Training algorithm")."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KINDS = ("point", "points", "box", "box and points")
+_CHANCES = (0.3, 0.4, 0.1, 0.2)
+
+
+def interior_points(masks: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw random pixels of each mask, with replacement.
+
+    Args:
+        masks: (P, H, W) bool, each with at least one pixel.
+        count: Points per mask.
+        generator: Where the draws come from, on the masks' device.
+
+    Returns:
+        (P, count, 2) float32, x and y in pixels, without SAM's shift of a half.
+    """
+    width = masks.shape[2]
+    flat = torch.multinomial(masks.flatten(1).float(), count, replacement=True, generator=generator)
+    return torch.stack((flat % width, flat // width), -1).float()
+
+
+def boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """Give each mask's box, its corners moved by noise of a tenth of its sides, 20 pixels at most.
+
+    Returns:
+        (P, 2, 2) float32, top left and bottom right, x and y in pixels.
+    """
+    height, width = masks.shape[1:]
+    columns, rows = masks.any(1).float(), masks.any(2).float()
+    left, top = columns.argmax(1), rows.argmax(1)
+    right, bottom = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)
+    corners = torch.stack((left, top, right, bottom), -1).float()
+    sides = torch.stack((right - left, bottom - top), -1).float().repeat(1, 2)
+    noise = torch.randn(corners.shape, generator=generator, device=masks.device) * sides * 0.1
+    limit = torch.tensor([width, height] * 2, device=masks.device, dtype=torch.float32)
+    return (corners + noise.clamp(-20, 20)).clamp(min=torch.zeros_like(limit), max=limit).view(-1, 2, 2)
+
+
+def first_prompts(
+    masks: Tensor, draw: np.random.Generator, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Make the first prompt of every mask; all of a batch are of one kind.
+
+    Args:
+        masks: (P, H, W) bool, each with at least one pixel.
+        draw: Chooses kind and number.
+        generator: Chooses places.
+
+    Returns:
+        points (P, N, 2) float32 and labels (P, N) float32: 1 foreground, 2 and 3 a box's corners, and -1
+        the padding point that SAM adds where there is no box.
+    """
+    kind = KINDS[int(draw.choice(len(KINDS), p=_CHANCES))]
+    count = {"point": 1, "points": int(draw.integers(2, 7)), "box": 0}.get(kind, int(draw.integers(1, 6)))
+    parts, labels = [], []
+    if count:
+        parts.append(interior_points(masks, count, generator))
+        labels += [1.0] * count
+    if "box" in kind:
+        parts.append(boxes(masks, generator))
+        labels += [2.0, 3.0]
+    else:
+        parts.append(torch.zeros(len(masks), 1, 2, device=masks.device))
+        labels.append(-1.0)
+    return torch.cat(parts, 1), torch.tensor([labels], device=masks.device).repeat(len(masks), 1)
+
+
+def correction(
+    points: Tensor, labels: Tensor, truth: Tensor, guess: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Add a point in the error of a mask: foreground where it lacks something, background where it leaks.
+
+    Args:
+        points: (P, N, 2) float32.
+        labels: (P, N) float32.
+        truth: (P, H, W) bool.
+        guess: (P, H, W) bool.
+        generator: Chooses the place; a mask without error gets a point of itself.
+
+    Returns:
+        points (P, N + 1, 2) and labels (P, N + 1).
+    """
+    wrong = truth ^ guess
+    wrong = torch.where(wrong.any((1, 2))[:, None, None], wrong, truth)
+    place = interior_points(wrong, 1, generator)
+    x, y = place[:, 0, 0].long(), place[:, 0, 1].long()
+    inside = truth[torch.arange(len(truth), device=truth.device), y, x].float()
+    return torch.cat((place, points), 1), torch.cat((inside[:, None], labels), 1)

@@ -1,0 +1,212 @@
+"""Images with many masks, drawn as they are asked for: streets, and random textured shapes.
+
+Every sample is a function of (recipe, seed, index). The streets come from the domains the recipe names, which
+never include `photo`: the target of the ablation stays unseen by every model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from clouds_deploy.data.streets import render
+from clouds_deploy.data.transforms import jitter_colors
+from clouds_deploy.sam_recipe import SamDataConfig
+
+Pixels = npt.NDArray[np.uint8]
+Regions = npt.NDArray[np.int32]
+
+_SEED = 977
+"""Of the street scenes: their own streets, unlike those any recipe evaluates on."""
+
+
+class SamScenes(Dataset[dict[str, Tensor]]):
+    """Images, each with masks to prompt for.
+
+    Args:
+        config: What to draw.
+        size: Side in pixels of the square that comes out.
+        seed: The run's seed.
+    """
+
+    def __init__(self, config: SamDataConfig, size: int, seed: int) -> None:
+        self.config, self.size, self.seed = config, size, seed
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Draw one sample.
+
+        Returns:
+            image (3, S, S) uint8 RGB, 0 beyond the valid part; size (2,) int64 valid rows and columns;
+            masks (M, S, S) bool, each with at least one pixel.
+        """
+        draw = np.random.default_rng([self.seed, 7, index])
+        while True:
+            if draw.random() < self.config.shapes:
+                image, layers = _shapes(self.size, draw)
+            else:
+                image, layers = self._street(draw, index)
+            image, layers = _flip(image, layers, draw)
+            masks = pick_masks(layers, self.config.masks, self.config.smallest, draw)
+            if masks is not None:
+                break
+        height, width = image.shape[:2]
+        square = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+        square[:, :height, :width] = torch.from_numpy(_weather(image, draw)).permute(2, 0, 1)
+        truth = torch.zeros(len(masks), self.size, self.size, dtype=torch.bool)
+        truth[:, :height, :width] = torch.from_numpy(masks)
+        return {"image": square, "size": torch.tensor([height, width]), "masks": truth}
+
+    def _street(self, draw: np.random.Generator, index: int) -> tuple[Pixels, list[Regions]]:
+        config = self.config
+        domain = config.domains[int(draw.integers(len(config.domains)))]
+        rows = config.height
+        scene = render(domain, _SEED + self.seed, index, rows, 2 * rows)
+        if draw.random() < config.whole:
+            box, out = (0, 0, 2 * rows, rows), (self.size, self.size // 2)
+        else:
+            side = int(draw.integers(rows // 3, rows + 1))
+            left, top = int(draw.integers(2 * rows - side + 1)), int(draw.integers(rows - side + 1))
+            box, out = (left, top, left + side, top + side), (self.size, self.size)
+        image = np.array(Image.fromarray(scene.image).resize(out, Image.Resampling.BILINEAR, box=box))
+        return image, [_cut(layer, box, out) for layer in street_regions(scene.labels, scene.instances)]
+
+
+def street_regions(labels: Pixels, instances: Regions) -> list[Regions]:
+    """Give the things and stuff of a scene as maps of numbers.
+
+    Args:
+        labels: (H, W) uint8 train ids.
+        instances: (H, W) int32, 0 where there is no instance.
+
+    Returns:
+        Two (H, W) int32 maps, 0 where there is nothing: instances with the connected parts of everything
+        else, and the connected parts of every class, in which neighbours of a class are one.
+    """
+    parts = _components(labels.astype(np.int32) + 1)
+    single = np.where(instances > 0, instances + int(parts.max()), parts)
+    return [single, parts]
+
+
+def _components(labels: Regions) -> Regions:
+    """Number the 4-connected parts of equal value, from 1; 0 stays 0."""
+    out = np.zeros(labels.shape, np.int32)
+    count = 0
+    for value in np.unique(labels):
+        if value:
+            numbered, found = ndimage.label(labels == value)
+            out += np.where(numbered > 0, numbered + count, 0).astype(np.int32)
+            count += found
+    return out
+
+
+def _cut(layer: Regions, box: tuple[int, int, int, int], out: tuple[int, int]) -> Regions:
+    left, top, right, bottom = box
+    rows = top + ((np.arange(out[1]) + 0.5) * (bottom - top) / out[1]).astype(np.intp)
+    columns = left + ((np.arange(out[0]) + 0.5) * (right - left) / out[0]).astype(np.intp)
+    return layer[rows][:, columns]
+
+
+def _flip(image: Pixels, layers: list[Regions], draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
+    if draw.random() < 0.5:
+        return image[:, ::-1], [layer[:, ::-1] for layer in layers]
+    return image, layers
+
+
+def pick_masks(
+    layers: list[Regions], count: int, smallest: float, draw: np.random.Generator
+) -> npt.NDArray[np.bool_] | None:
+    """Choose masks of a scene, small ones as often as large ones.
+
+    Args:
+        layers: Maps of numbers, see `street_regions`.
+        count: Masks wanted; the same one comes twice where there are fewer.
+        smallest: Smallest mask, as a share of the image.
+        draw: Where the draws come from.
+
+    Returns:
+        (count, H, W) bool; None where no region is large enough.
+    """
+    candidates = []
+    for layer, numbers in enumerate(layers):
+        found, areas = np.unique(numbers, return_counts=True)
+        keep = (found > 0) & (areas >= smallest * numbers.size) & (areas <= 0.9 * numbers.size)
+        weight = 1.0 if layer == 0 else 0.4  # what two layers share should not count twice
+        candidates += [(layer, number, weight) for number in found[keep]]
+    if not candidates:
+        return None
+    chances = np.array([weight for _, _, weight in candidates])
+    chances /= chances.sum()
+    few = len(candidates) < count
+    chosen = draw.choice(len(candidates), count, replace=few, p=chances)
+    return np.stack([layers[candidates[i][0]] == candidates[i][1] for i in chosen])
+
+
+def _shapes(size: int, draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
+    """Draw overlapping polygons and ellipses, each with a texture of its own."""
+    image = _texture(size, draw)
+    numbers = Image.new("I", (size, size), 0)
+    for number in range(1, int(draw.integers(6, 18))):
+        cover = Image.new("L", (size, size), 0)
+        pen = ImageDraw.Draw(cover)
+        x, y = draw.uniform(0, size, 2)
+        radius = size * float(draw.uniform(0.03, 0.3) ** 1.2)
+        if draw.random() < 0.4:
+            wide, high = radius * draw.uniform(0.3, 1.0, 2)
+            pen.ellipse((x - wide, y - high, x + wide, y + high), fill=255)
+        else:
+            corners = int(draw.integers(3, 9))
+            angles = np.sort(draw.uniform(0, 2 * np.pi, corners))
+            reach = radius * draw.uniform(0.4, 1.0, corners)
+            pen.polygon(
+                list(zip(x + reach * np.cos(angles), y + reach * np.sin(angles), strict=True)), fill=255
+            )
+        image = np.where(np.asarray(cover)[:, :, None] > 0, _texture(size, draw), image)
+        numbers.paste(number, mask=cover)
+    return image.astype(np.uint8), [np.asarray(numbers, np.int32)]
+
+
+def _texture(size: int, draw: np.random.Generator) -> Pixels:
+    """Give a (S, S, 3) surface: two colours mixed by blobs, stripes, a gradient or nothing."""
+    first, second = draw.uniform(0, 255, (2, 3))
+    kind = int(draw.integers(4))
+    if kind == 0:
+        mix = np.zeros((size, size))
+    elif kind == 1:
+        cells = int(draw.integers(3, 40))
+        grid = Image.fromarray((draw.random((cells, cells)) * 255).astype(np.uint8))
+        mix = np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)) / 255.0
+    else:
+        angle = draw.uniform(0, np.pi)
+        axis = np.arange(size)
+        way = axis[:, None] * np.sin(angle) + axis[None, :] * np.cos(angle)
+        mix = 0.5 + 0.5 * np.sin(way * draw.uniform(0.1, 1.2)) if kind == 2 else way / (1.5 * size)
+    mix = mix * draw.uniform(0.1, 0.8)
+    surface: Pixels = np.clip(first + (second - first) * mix[:, :, None], 0, 255).astype(np.uint8)
+    return surface
+
+
+def _weather(image: Pixels, draw: np.random.Generator) -> Pixels:
+    """Put strong changes of appearance on an image: colours, blur, noise, contrast, grey."""
+    picture = jitter_colors(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), draw)
+    out: Any = picture.permute(1, 2, 0).numpy()
+    if draw.random() < 0.15:
+        out = np.repeat(out.mean(2, keepdims=True), 3, 2)
+    if draw.random() < 0.3:
+        radius = float(draw.uniform(0.3, 1.2))
+        out = np.asarray(Image.fromarray(out.astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius)))
+    out = out.astype(np.float32)
+    if draw.random() < 0.3:
+        out = 255.0 * (out / 255.0) ** float(draw.uniform(0.6, 1.7))
+    if draw.random() < 0.3:
+        out = out * draw.uniform(0.75, 1.25, 3)
+    if draw.random() < 0.5:
+        out = out + draw.normal(0.0, draw.uniform(2.0, 16.0), out.shape)
+    noisy: Pixels = np.clip(out, 0, 255).astype(np.uint8)
+    return noisy

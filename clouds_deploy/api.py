@@ -186,6 +186,56 @@ def predict(
     return predict_paths(predictor, [Path(p) for p in paths], Path(out), overlays=overlays)
 
 
+def refine(
+    sam: str,
+    *,
+    images: str | Path,
+    labels: str | Path,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    weights: str | Path | None = None,
+    mode: str = "robust",
+    seed: int = 0,
+    confidences: str | Path | None = None,
+    batch: int = 8,
+    overlays: int = 4,
+) -> dict[str, Any]:
+    """Mend pseudo-labels with a promptable segmenter; see `refinement.pipeline.refine_folder`.
+
+    Args:
+        sam: A SAM's name; see `models.sam.build.load_sam`.
+        images: Folder of images.
+        labels: Their label PNGs.
+        out: The folder to fill.
+        overrides: `key=value` of `RefineConfig` each.
+        weights: SAM's weight file, or `random`; None for those that the package has.
+        mode: `robust` or `official`.
+        seed: Of random points, and of random weights.
+        confidences: Folder of the teacher's confidences.
+        batch: Images that go to SAM together.
+        overlays: Draw this many images before and after.
+    """
+    import torch
+
+    from clouds_deploy.config import settings
+    from clouds_deploy.models.sam.build import load_sam
+    from clouds_deploy.refinement.pipeline import refine_folder
+    from clouds_deploy.refinement.refiner import Refiner
+    from clouds_deploy.runtime.sam import torch_sam
+    from clouds_deploy.self_training import RefineConfig
+
+    if Path(sam).is_dir():
+        raise CloudsError(f"SAM from a bundle is not built yet, and {sam} is a folder", "give a SAM's name")
+    config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # random weights are the same in a run that goes on
+        model = load_sam(sam, weights)
+    refiner = Refiner(torch_sam(model, "cuda" if torch.cuda.is_available() else None), config)
+    folders = [Path(images), Path(labels), Path(out)]
+    sure = Path(confidences) if confidences else None
+    return refine_folder(refiner, *folders, confidences=sure, batch=batch, overlays=overlays)
+
+
 def import_checkpoint(
     checkpoint: str | Path, *, out: str | Path, recipe: str | Path | None = None, skip_backbone: bool = False
 ) -> dict[str, Any]:

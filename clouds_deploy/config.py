@@ -201,6 +201,24 @@ def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Reci
     return parse(Recipe, text, where, overrides)
 
 
+def settings(kind: type[S], overrides: tuple[str, ...]) -> S:
+    """Make one section from its defaults and overrides, without a recipe around it.
+
+    Args:
+        kind: The section.
+        overrides: `dotted.key=value` each, within the section; the value is YAML.
+
+    Raises:
+        CloudsError: As `parse` says.
+    """
+    try:
+        return parse(kind, "{}", "", overrides)
+    except CloudsError as error:
+        keys = ", ".join(known_keys(kind))
+        message = error.message.replace(" in recipe ``", "")
+        raise CloudsError(message, f"{error.hint.partition(' `clouds-deploy')[0]} keys: {keys}") from error
+
+
 def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ()) -> S:
     """Read a recipe and put overrides on top.
 

@@ -10,25 +10,64 @@ from pydantic import Field
 from clouds_deploy.sections import Fraction, Positive, Section
 
 Repeat = Annotated[float, Field(gt=0)]
+Growth = Annotated[float, Field(ge=1)]
+
+
+class RobustConfig(Section):
+    """What `mode: robust` does where the authors' rules lose too much (docs/decisions/0004).
+
+    Attributes:
+        smallest: Components of at most this share of the image are not prompted for and keep their labels.
+        points: Interior points of a component that make its prompt, beside its box.
+        coverage: A mask that covers a smaller share of its component is refused.
+        purity: A thing's mask (or a pole's, light's or sign's) is refused when the teacher gave less of it,
+            weighed by confidence, to the component's class or to one easily mistaken for it (car, truck, bus,
+            train; person, rider; motorcycle, bicycle).
+        stuff_purity: The same for masks of stuff, whose outlines say less of what they are.
+        growth: A thing's mask of more than this many times its component's pixels is refused.
+        stuff_growth: The same for masks of stuff.
+        disagreement: What becomes of pixels that a component loses to no other: `ignore` them, or keep the
+            `teacher`'s label.
+    """
+
+    smallest: Fraction = 0.001
+    points: Positive = 3
+    coverage: Fraction = 0.4
+    purity: Fraction = 0.3
+    stuff_purity: Fraction = 0.5
+    growth: Growth = 4.0
+    stuff_growth: Growth = 3.0
+    disagreement: Literal["ignore", "teacher"] = "ignore"
 
 
 class RefineConfig(Section):
     """How SAM mends the teacher's labels (docs/method.md 3.6).
 
     Attributes:
+        mode: `official` follows the authors to the letter, `robust` loses nothing small and trusts SAM only
+            where the teacher does not contradict it. All that follows but `seed` and `robust` is of
+            `official`.
+        seed: Of the random points; `robust` draws none.
         min_area: Connected components of a class of at most this many pixels are not prompted for, counted
             on an image of `reference_size`; on others in proportion to the area.
         reference_size: Height and width in pixels that `min_area` was chosen at.
         points: Random points inside a component that make its prompt.
+        erosion: Side of the square that a component is eroded by before points are drawn, 0 for none; the
+            authors' is 3 where they switch it on.
         multimask: Whether SAM proposes three masks per prompt, of which the one it rates best is taken.
         remove_intersections: Whether pixels claimed by several components are taken from all of them.
+        robust: See `RobustConfig`.
     """
 
+    mode: Literal["robust", "official"] = "robust"
+    seed: Annotated[int, Field(ge=0)] = 0
     min_area: Annotated[int, Field(ge=0)] = 5000
     reference_size: tuple[Positive, Positive] = (768, 768)
     points: Positive = 5
-    multimask: bool = True
+    erosion: Annotated[int, Field(ge=0)] = 0
+    multimask: Literal[True] = True
     remove_intersections: bool = True
+    robust: RobustConfig = RobustConfig()
 
 
 class SelfTrainingConfig(Section):

@@ -86,7 +86,7 @@ def test_the_published_constants(source: str, backbone: str, joint: bool) -> Non
         assert (recipe.joint.source_repeat, recipe.joint.generated_repeat) == (1.0, facts.generated_repeat)
         assert (recipe.joint.ema_decay, recipe.joint.ema_every) == (0.999, 100)
         assert recipe.joint.pseudo_labels == "online"
-        assert recipe.joint.refine == RefineConfig()
+        assert recipe.joint.refine == RefineConfig(mode="official")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -97,7 +97,8 @@ def test_the_published_result_stands_beside_the_recipe(name: str) -> None:
 
 
 def test_the_refinement_is_the_published_one() -> None:
-    refine = RefineConfig()
+    refine = RefineConfig(mode="official")
+    assert (refine.seed, refine.erosion) == (0, 0)
     assert (refine.min_area, refine.reference_size, refine.points) == (5000, (768, 768), 5)
     assert refine.multimask
     assert refine.remove_intersections

@@ -16,6 +16,7 @@ from clouds_deploy.cli import (
     predict,
     quickstart,
     recipes,
+    refine,
     train,
 )
 
@@ -53,6 +54,7 @@ app.add_typer(data.app, name="data")
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
+app.command(name="refine")(refine.refine)
 app.command(name="import")(import_.import_)
 app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)

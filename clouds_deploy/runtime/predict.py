@@ -18,7 +18,7 @@ OVERLAYS = "overlays"
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """One file to label, and what to call its results: a relative path without suffix."""
 
     path: Path
@@ -52,7 +52,7 @@ def predict_paths(
     """
     from clouds_deploy.data.video import frame_count
 
-    items = list(_items(paths))
+    items = list(list_items(paths))
     failed: list[dict[str, str]] = []
     images = frames = 0
     with atomic_directory(out) as directory, progress("predict", len(items), "file") as advance:
@@ -86,8 +86,12 @@ def predict_paths(
     return {"out": str(out), "images": images, "frames": frames, "failed": failed}
 
 
-def _items(paths: Sequence[Path]) -> Iterator[_Item]:
-    """List what to label, every result under a name of its own."""
+def list_items(paths: Sequence[Path]) -> Iterator[Item]:
+    """List what to label, every result under a name of its own.
+
+    Raises:
+        CloudsError: A path is not there, or a folder holds nothing to label.
+    """
     from clouds_deploy.data.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
 
     taken: set[str] = set()
@@ -101,10 +105,10 @@ def _items(paths: Sequence[Path]) -> Iterator[_Item]:
             while name in taken:
                 name, number = f"{base}-{number}", number + 1
             taken.add(name)
-            yield _Item(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
+            yield Item(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
 
 
-def _image(predictor: Predictor, item: _Item, directory: Path, overlays: bool) -> None:
+def _image(predictor: Predictor, item: Item, directory: Path, overlays: bool) -> None:
     from clouds_deploy.data.images import read_image, write_png
     from clouds_deploy.data.overlay import overlay_with_legend
 
@@ -116,7 +120,7 @@ def _image(predictor: Predictor, item: _Item, directory: Path, overlays: bool) -
 
 
 def _video(
-    predictor: Predictor, item: _Item, directory: Path, overlays: bool, advance: Advance, done: int
+    predictor: Predictor, item: Item, directory: Path, overlays: bool, advance: Advance, done: int
 ) -> int:
     """Label a video frame by frame; nothing of it is ever in memory but one frame.
 

@@ -1,0 +1,113 @@
+"""Refinement as one function: images and labels in, labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.refinement.components import Labels
+from clouds_deploy.refinement.official import best_rated, merge_official, plan_official
+from clouds_deploy.refinement.prompts import (
+    Choose,
+    Floats,
+    Plan,
+    Promptable,
+    Proposals,
+    full_masks,
+    propose,
+)
+from clouds_deploy.refinement.refined import Refined
+from clouds_deploy.refinement.robust import merge_robust, most_agreeing, plan_robust
+from clouds_deploy.runtime.sam import Picture
+from clouds_deploy.self_training import RefineConfig
+
+
+class Refiner:
+    """Mends label maps with a promptable segmenter, in three steps.
+
+    `plan` and `merge` are pure and may run in any thread; `propose` runs the model, on as many images at
+    once as the caller likes. `refine` is all three. What comes out for an image depends on the image, its
+    labels, its key and the settings alone, not on the images beside it.
+
+    Args:
+        sam: The promptable segmenter.
+        config: The settings.
+    """
+
+    def __init__(self, sam: Promptable, config: RefineConfig) -> None:
+        self.sam, self.config = sam, config
+        self._choose: Choose = best_rated if config.mode == "official" else partial(most_agreeing, sam.size)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what it is, for manifests."""
+        return {"sam": self.sam.describe(), "refine": self.config.model_dump(mode="json")}
+
+    def plan(self, labels: Labels, confidence: Floats | None = None, key: int = 0) -> Plan:
+        """Say what to ask SAM about an image.
+
+        Args:
+            labels: (H, W) uint8 train ids or 255.
+            confidence: (H, W) float32 in 0..1, the teacher's in the label; `robust` uses it.
+            key: Tells the image from others of the same seed; `official` draws its points from both.
+        """
+        if self.config.mode == "robust":
+            return plan_robust(labels, confidence, self.config.robust)
+        return plan_official(labels, self.config, np.random.default_rng([self.config.seed, key]))
+
+    def propose(self, images: Sequence[Picture], plans: Sequence[Plan]) -> list[Proposals]:
+        """Run SAM; see `prompts.propose`."""
+        return propose(self.sam, images, plans, self._choose)
+
+    def merge(
+        self, labels: Labels, plan: Plan, proposals: Proposals, confidence: Floats | None = None
+    ) -> Refined:
+        """Put an image's masks and labels together.
+
+        Args:
+            labels: (H, W) uint8, as given to `plan`.
+            plan: What `plan` gave.
+            proposals: What `propose` gave.
+            confidence: As given to `plan`.
+        """
+        masks = full_masks(self.sam, proposals, plan.size)
+        if self.config.mode == "official":
+            return merge_official(labels, plan, masks, self.config)
+        return merge_robust(labels, confidence, plan, masks, proposals.scores, self.config.robust)
+
+    def refine(
+        self,
+        images: Sequence[Picture],
+        labels: Sequence[Labels],
+        confidences: Sequence[Floats | None] | None = None,
+        keys: Sequence[int] | None = None,
+    ) -> list[Refined]:
+        """Mend the labels of a batch.
+
+        Args:
+            images: (H, W, 3) uint8 RGB, of any sizes.
+            labels: (H, W) uint8 train ids or 255, one of each image.
+            confidences: (H, W) float32 in 0..1 each.
+            keys: A number for each image; None numbers them from 0.
+
+        Returns:
+            The refined labels, in order.
+
+        Raises:
+            CloudsError: An image and its labels differ in size.
+        """
+        sure = list(confidences) if confidences is not None else [None] * len(images)
+        named = list(keys) if keys is not None else list(range(len(images)))
+        for image, own in zip(images, labels, strict=True):
+            if image.shape[:2] != own.shape:
+                raise CloudsError(
+                    f"an image of {image.shape[:2]} has labels of {own.shape}",
+                    "give labels of the image's own size",
+                )
+        plans = [self.plan(*given) for given in zip(labels, sure, named, strict=True)]
+        proposals = self.propose(images, plans)
+        given = zip(labels, plans, proposals, sure, strict=True)
+        return [self.merge(*one) for one in given]

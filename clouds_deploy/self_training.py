@@ -19,6 +19,8 @@ class RobustConfig(Section):
     Attributes:
         smallest: Components of at most this share of the image are not prompted for and keep their labels.
         points: Interior points of a component that make its prompt, beside its box.
+        rating: Masks that SAM predicts a smaller IoU for are refused, and what it has no better answer to is
+            left to the teacher.
         coverage: A mask that covers a smaller share of its component is refused.
         purity: A thing's mask (or a pole's, light's or sign's) is refused when the teacher gave less of it,
             weighed by confidence, to the component's class or to one easily mistaken for it (car, truck, bus,
@@ -26,17 +28,21 @@ class RobustConfig(Section):
         stuff_purity: The same for masks of stuff, whose outlines say less of what they are.
         growth: A thing's mask of more than this many times its component's pixels is refused.
         stuff_growth: The same for masks of stuff.
+        border: How far from the borders of its labels the teacher errs, as a share of the image's longer
+            side: the distance over which its error falls to a third.
         disagreement: What becomes of pixels that a component loses to no other: `ignore` them, or keep the
             `teacher`'s label.
     """
 
     smallest: Fraction = 0.001
     points: Positive = 3
-    coverage: Fraction = 0.4
+    rating: Fraction = 0.6
+    coverage: Fraction = 0.5
     purity: Fraction = 0.3
-    stuff_purity: Fraction = 0.5
-    growth: Growth = 4.0
+    stuff_purity: Fraction = 0.4
+    growth: Growth = 6.0
     stuff_growth: Growth = 3.0
+    border: Annotated[float, Field(gt=0, le=1)] = 0.02
     disagreement: Literal["ignore", "teacher"] = "ignore"
 
 

@@ -8,11 +8,12 @@ import pytest
 from clouds_deploy.refinement.prompts import Plan
 from clouds_deploy.refinement.refined import Refined
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.refinement.robust import merge_robust, most_agreeing, plan_robust
+from clouds_deploy.refinement.robust import merge_robust, most_agreeing, plan_robust, reliability
 from clouds_deploy.self_training import RefineConfig, RobustConfig
 from tests.refinement.fakes import ColourSam, scene
 
-CONFIG = RobustConfig()
+CONFIG = RobustConfig(border=0.5)
+"""The teacher is to be trusted nowhere much, so that what SAM says shows."""
 ROAD, BUILDING, POLE, SKY, PERSON, CAR, TRUCK, BUS = 0, 2, 5, 10, 11, 13, 14, 15
 
 
@@ -147,7 +148,7 @@ def test_a_smaller_mask_lies_in_front_of_a_larger_one() -> None:
     labels = teacher((BUILDING, rectangle(0, 32, 0, 64)), (POLE, front))
     above = rectangle(0, 32, 0, 64)
     masks = {BUILDING: above, ROAD: ~above, POLE: front}
-    for scores in ({POLE: 0.3}, {POLE: 0.9, BUILDING: 0.3}):
+    for scores in ({POLE: 0.7}, {POLE: 0.9, BUILDING: 0.7}):
         assert np.array_equal(merge(labels, masks, scores=scores).labels, labels)
 
 
@@ -155,14 +156,46 @@ def test_of_two_masks_alike_in_size_the_more_trusted_wins() -> None:
     left, right = rectangle(20, 44, 0, 32), rectangle(20, 44, 32, 64)
     labels = teacher((CAR, left), (BUILDING, right), ground=SKY)
     masks = {CAR: rectangle(20, 44, 0, 36), BUILDING: rectangle(20, 44, 28, 64)}
-    car = merge(labels, masks, scores={CAR: 0.9, BUILDING: 0.5}).labels
+    car = merge(labels, masks, scores={CAR: 0.9, BUILDING: 0.7}).labels
     assert (car[20:44, 28:36] == CAR).all()
-    building = merge(labels, masks, scores={CAR: 0.5, BUILDING: 0.9}).labels
+    building = merge(labels, masks, scores={CAR: 0.7, BUILDING: 0.9}).labels
     assert (building[20:44, 28:36] == BUILDING).all()
-    sure = np.where(labels == CAR, 0.2, 0.8).astype(np.float32)
-    sure[20:44, 32:36] = 1.0  # the teacher is surest that this is building
-    unsure = merge(labels, masks, confidence=sure).labels
-    assert (unsure[20:44, 28:36] == BUILDING).all()
+
+
+def test_reliability_grows_away_from_borders_and_with_confidence() -> None:
+    labels = teacher((CAR, rectangle(0, 64, 32, 64)), (255, rectangle(0, 2, 0, 64)))
+    right = reliability(labels, None, 0.05)
+    assert right.dtype == np.float32
+    assert (right[:2] == 0).all()
+    assert right[40, 31] == right[40, 32] == pytest.approx(0.4)
+    assert (np.diff(right[40, 32:]) > 0).all()
+    assert right[63, 63] > 0.99
+    half = reliability(labels, np.full((64, 64), 0.25, np.float32), 0.05)
+    assert half == pytest.approx(right / 2)
+    assert (reliability(np.zeros((8, 8), np.uint8), None, 0.05) == 1).all()
+
+
+def test_sam_does_not_outvote_a_teacher_far_from_its_borders() -> None:
+    labels = teacher((CAR, rectangle(20, 44, 16, 48)))
+    config = CONFIG.model_copy(update={"border": 0.03})
+    refined = merge(labels, {CAR: rectangle(20, 36, 16, 48), ROAD: ~rectangle(20, 36, 16, 48)}, config)
+    assert (refined.labels[43, 16:48] == ROAD).all()
+    assert (refined.labels[38, 24:40] == CAR).all()
+    unsure = np.full((64, 64), 0.4, np.float32)
+    refined = merge(
+        labels, {CAR: rectangle(20, 36, 16, 48), ROAD: ~rectangle(20, 36, 16, 48)}, config, unsure
+    )
+    assert (refined.labels[36:44, 16:48] == ROAD).all()
+
+
+def test_what_sam_has_no_answer_to_is_left_to_the_teacher() -> None:
+    labels = teacher((CAR, rectangle(20, 44, 16, 48)), (PERSON, rectangle(50, 60, 50, 56)))
+    everything = np.ones((64, 64), bool)
+    masks = {ROAD: everything, CAR: rectangle(20, 44, 16, 48), PERSON: rectangle(0, 8, 0, 8)}
+    lost = merge(labels, masks, scores={PERSON: 0.7, CAR: 0.5})
+    assert np.array_equal(lost.labels, teacher((CAR, rectangle(20, 44, 16, 48))))  # it saw no person there
+    kept = merge(labels, masks, scores={PERSON: 0.5, CAR: 0.5})
+    assert np.array_equal(kept.labels, labels)
 
 
 def test_what_a_component_loses_to_no_other_is_ignored() -> None:

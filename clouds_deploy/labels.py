@@ -78,6 +78,12 @@ CLASSES: tuple[LabelClass, ...] = tuple(
 NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
 NUM_CLASSES = len(CLASSES)
 
+SYNTHIA_16: tuple[str, ...] = tuple(name for name in NAMES if name not in ("terrain", "truck", "train"))
+"""The classes that models trained on SYNTHIA are usually compared on."""
+
+SYNTHIA_13: tuple[str, ...] = tuple(name for name in SYNTHIA_16 if name not in ("wall", "fence", "pole"))
+"""The smaller set that some papers report beside it."""
+
 UNKNOWN_ID = 254
 """What `lookup_table` yields for an id that the encoding does not define; never a legal label."""
 

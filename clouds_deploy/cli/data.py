@@ -20,7 +20,10 @@ def _group() -> None:
 @app.command("check")
 def check(
     root: Annotated[Path, typer.Argument(help="The dataset's folder, as its download unpacks.")],
-    layout: Annotated[str, typer.Option(help="How it is laid out: cityscapes, folder, ...")],
+    layout: Annotated[
+        str | None,
+        typer.Option(help="How it is laid out: cityscapes, folder, ...; default: what it looks like."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +39,11 @@ def check(
 def _render(result: dict[str, Any]) -> None:
     splits = ", ".join(f"{name}: {count}" for name, count in result["splits"].items())
     sizes = ", ".join(f"{size} ({count})" for size, count in result["sizes"].items())
-    typer.echo(f"{result['images']} images, {result['labels']} label maps ({splits})")
+    typer.echo(
+        f"{result['images']} images, {result['labels']} label maps ({splits}; layout {result['layout']})"
+    )
+    if result["left_out"]:
+        typer.echo(f"{result['left_out']} images left out: their pairs are known to be faulty in the release")
     typer.echo(f"sizes: {sizes}")
     rows = [
         [name, f"{entry['share']:.2%}", str(entry["images"])] for name, entry in result["classes"].items()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.data.images import read_image
-from clouds_deploy.data.layouts import Layout, Sample, get_layout, label_stem, same_size
+from clouds_deploy.data.layouts import Layout, Sample, detect, get_layout, label_stem, same_size
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE, NAMES
 
@@ -37,6 +37,7 @@ class DataReport:
         images: Images that could be read.
         labels: Label maps that could be read and used.
         sizes: How many images have which size, "WxH".
+        left_out: Images that are there but known to be faulty in the release: no split has them.
         pixels: Counted pixels of each train id, and of `IGNORE`.
         images_with: Images in which each train id occurs.
         bad_files: Every file with a fault.
@@ -48,6 +49,7 @@ class DataReport:
     images: int
     labels: int
     sizes: Counter[str]
+    left_out: int
     pixels: Counter[int]
     images_with: Counter[int]
     bad_files: tuple[BadFile, ...]
@@ -70,6 +72,7 @@ class DataReport:
             "labels": self.labels,
             "splits": self.splits,
             "sizes": dict(self.sizes.most_common()),
+            "left_out": self.left_out,
             "classes": classes,
             "bad_files": [asdict(bad) for bad in self.bad_files],
         }
@@ -77,7 +80,7 @@ class DataReport:
 
 def check(
     root: Path,
-    layout: str,
+    layout: str | None = None,
     split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
@@ -88,18 +91,19 @@ def check(
 
     Args:
         root: Its folder.
-        layout: Its layout's name.
+        layout: Its layout's name; None means the one it looks like, see `layouts.detect`.
         split: Only this one; None means all.
         progress: Told (done, total).
 
     Raises:
-        CloudsError: There is no such layout, folder or split.
+        CloudsError: There is no such layout, folder or split, or the layout cannot be told.
     """
-    chosen = get_layout(layout)
+    chosen = detect(root) if layout is None else get_layout(layout)
     splits: dict[str, int] = {}
     todo: list[Sample] = []
     bad: list[BadFile] = []
     seen: set[Path] = set()
+    left_out: set[Path] = set()
     for name in (split,) if split else chosen.splits(root):
         try:
             samples = chosen.scan(root, name)
@@ -115,6 +119,7 @@ def check(
         splits[name] = len(samples)
         todo += samples
         bad += _orphans(samples, chosen.list_labels(root, name))
+        left_out.update(chosen.left_out(root, name))
     outcomes: list[_Outcome] = []
     with ThreadPoolExecutor() as pool:
         for outcome in pool.map(lambda sample: _look(chosen, sample), todo):
@@ -129,11 +134,12 @@ def check(
         images_with.update((outcome.pixels or {}).keys())
     return DataReport(
         root=str(root),
-        layout=layout,
+        layout=chosen.name,
         splits=splits,
         images=sum(outcome.size is not None for outcome in outcomes),
         labels=sum(outcome.pixels is not None for outcome in outcomes),
         sizes=Counter(outcome.size for outcome in outcomes if outcome.size is not None),
+        left_out=len(left_out),
         pixels=pixels,
         images_with=images_with,
         bad_files=tuple(sorted(bad, key=lambda entry: entry.path)),

@@ -20,10 +20,22 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
 Pixels = npt.NDArray[np.uint8]
 
 
-def _open(path: Path) -> Image.Image:
-    """Open and decode a file whole, so that a truncated one shows here."""
+def _open(path: Path, lower_bytes: bool = False) -> Image.Image:
+    """Open and decode a file whole, so that a truncated one shows here.
+
+    Args:
+        path: The file.
+        lower_bytes: Of a PNG with 16-bit colour channels give the lower byte of each sample. Pillow has no
+            mode for such files and keeps the upper bytes: asked to read the samples, which are big-endian,
+            as little-endian ones, it keeps the lower. Files of other kinds are read as ever.
+    """
     try:
         image = Image.open(path)
+        if lower_bytes and image.mode in ("RGB", "RGBA"):
+            image.tile = [
+                tile._replace(args=f"{image.mode};16L") if tile.args == f"{image.mode};16B" else tile
+                for tile in image.tile
+            ]
         image.load()
     except FileNotFoundError as error:
         raise CloudsError(f"there is no file {path}", "check the path") from error
@@ -96,6 +108,32 @@ def read_label_ids(path: Path) -> Pixels:
             "give a map of label ids, not of instance ids",
         )
     return values.astype(np.uint8)
+
+
+def read_red_ids(path: Path) -> Pixels:
+    """Read ids that are kept in the first channel of a colour PNG, as SYNTHIA's are.
+
+    Args:
+        path: A PNG of three or four channels of 16 or 8 bits (or of 8 bits stretched to 16); one of a single
+            channel is read as `read_label_ids` does.
+
+    Returns:
+        (H, W) uint8 ids.
+
+    Raises:
+        CloudsError: There is no such file, it is no image, damaged, or holds ids above 255.
+    """
+    lower = _open(path, lower_bytes=True)
+    if lower.mode not in ("RGB", "RGBA"):
+        return read_label_ids(path)
+    ids = np.ascontiguousarray(np.asarray(lower)[..., 0])
+    above = np.asarray(_open(path))[..., 0]  # equals `ids` in a file of 8 bits, and in a stretched one
+    if above.any() and not np.array_equal(above, ids):
+        raise CloudsError(
+            f"{path} holds values above 255 in its first channel",
+            "give the map of class ids: 16-bit PNGs with the class in the first channel",
+        )
+    return ids
 
 
 def write_png(path: Path, pixels: Pixels) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from clouds_deploy.config import EvaluateConfig
 from clouds_deploy.console import Advance
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.labels import NAMES
+from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
 from clouds_deploy.metrics import ConfusionMatrix
 from clouds_deploy.models.segmenter import Segmenter
 
@@ -29,6 +29,10 @@ Images = npt.NDArray[np.uint8]
 Predict = Callable[[Images], Tensor | npt.NDArray[Any]]
 """(B, H, W, 3) uint8 RGB to class scores (B, 19, h, w) float, or to labels (B, h, w) uint8."""
 
+_SUBSETS = {
+    "miou_16": [NAMES.index(name) for name in SYNTHIA_16],
+    "miou_13": [NAMES.index(name) for name in SYNTHIA_13],
+}
 _BATCH = 8
 _BATCH_PIXELS = _BATCH * 512 * 512
 
@@ -48,10 +52,14 @@ class Evaluation:
     metric: Metric
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what `evaluation.json` holds: percent; a class without ground truth is null."""
+        """Give what `evaluation.json` holds: percent; a class without ground truth is null.
+
+        `miou` is over all 19 classes, `miou_16` and `miou_13` over those of them that SYNTHIA is compared on.
+        """
         ious, present = self.matrix.iou(), self.matrix.present()
         return {
             "miou": _percent(self.matrix.miou()),
+            **{key: _percent(self.matrix.miou(classes)) for key, classes in _SUBSETS.items()},
             "per_class": {
                 name: 100 * float(iou) if here else None
                 for name, iou, here in zip(NAMES, ious, present, strict=True)
@@ -61,6 +69,32 @@ class Evaluation:
             "metric": self.metric,
             "best_constant_class_miou": _percent(self.matrix.best_constant_miou()),
         }
+
+
+def summarize(domains: dict[str, Evaluation]) -> dict[str, Any]:
+    """Put evaluations on several datasets together, as papers on domain generalization do.
+
+    Args:
+        domains: Name -> its evaluation; at least one.
+
+    Returns:
+        `miou`, `miou_16` and `miou_13`: the plain average of the domains', each domain counting once however
+        many images it has, null if it is null for one of them; `images` of all; `metric`; and `domains`,
+        name -> `Evaluation.to_dict()`.
+    """
+    results = {name: evaluation.to_dict() for name, evaluation in domains.items()}
+    averages = {key: _average([r[key] for r in results.values()]) for key in ("miou", *_SUBSETS)}
+    return {
+        **averages,
+        "images": sum(evaluation.images for evaluation in domains.values()),
+        "metric": next(iter(domains.values())).metric,
+        "domains": results,
+    }
+
+
+def _average(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _percent(value: float) -> float | None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_deploy.data.images import list_images, read_image, read_label_ids, write_png
+from clouds_deploy.data.images import list_images, read_image, read_label_ids, read_red_ids, write_png
 from clouds_deploy.errors import CloudsError
-from tests.data.trees import picture, save
+from tests.data.trees import picture, save, save_16_bit
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -111,3 +111,30 @@ def test_label_maps_that_an_optimiser_shrank(tmp_path: Path) -> None:
     Image.fromarray(ids).convert("LA").save(tmp_path / "alpha.png")
     for name in ("bit.png", "alpha.png"):
         assert np.array_equal(read_label_ids(tmp_path / name), ids)
+
+
+def test_class_ids_in_16_bit_colour_pngs_against_ffmpeg(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    samples = np.random.default_rng(0).integers(0, 65536, (9, 13, 3)).astype(np.uint16)
+    samples[..., 0] &= 255
+    path = save_16_bit(tmp_path / "a.png", samples)
+    with av.open(str(path)) as container:
+        theirs = next(container.decode(video=0)).to_ndarray(format="rgb48le")
+    assert np.array_equal(theirs, samples)
+    assert np.array_equal(read_red_ids(path), theirs[..., 0])
+
+
+def test_class_ids_in_other_pngs(tmp_path: Path) -> None:
+    ids = picture(0)
+    assert np.array_equal(read_red_ids(save(tmp_path / "color.png", ids)), ids[..., 0])
+    stretched = save_16_bit(tmp_path / "stretched.png", ids.astype(np.uint16) * 257)
+    assert np.array_equal(read_red_ids(stretched), ids[..., 0])
+    assert np.array_equal(read_red_ids(save(tmp_path / "grey.png", ids[..., 1])), ids[..., 1])
+    above = ids.astype(np.uint16)
+    above[2, 3, 0] = 256
+    with pytest.raises(CloudsError, match="above 255"):
+        read_red_ids(save_16_bit(tmp_path / "above.png", above))
+    broken = save_16_bit(tmp_path / "broken.png", above)
+    broken.write_bytes(broken.read_bytes()[: above.size])
+    with pytest.raises(CloudsError, match="damaged"):
+        read_red_ids(broken)

@@ -1,0 +1,120 @@
+"""GTA5 (Richter et al., Playing for Data, ECCV 2016), as the parts of the download unpack.
+
+Of the 24,966 pairs of the release 62 are left out, as the authors of CLOUDS do: two whose image shows
+nothing, and a run of sixty whose image and label map differ in size. What stays is 20,078 pairs of 1914x1052
+and 4,826 of 1914x1046. If the release's `split.mat` lies in the folder, its parts are splits too, `mat-train`
+and so on; the method trains on all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from clouds_deploy.data.layouts.encodings import Encoding, gta5_ids, train_ids
+from clouds_deploy.data.layouts.folder import folder_labels, folder_samples
+from clouds_deploy.data.layouts.layout import Layout, Sample
+from clouds_deploy.data.layouts.tree import ONE_SET, TRAIN_IDS, label_stem
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import CLASSES
+
+LEFT_OUT = frozenset({15188, 17705, *range(20801, 20861)})
+"""Numbers of the faulty pairs. Sources: two public readers of GTA5 list the same 62, and 24,966 - 62 is the
+number of pairs in the authors' list."""
+
+_MAT = "split.mat"
+_MAT_SPLITS = {"mat-train": "trainIds", "mat-val": "valIds", "mat-test": "testIds"}
+
+
+def _splits(root: Path) -> tuple[str, ...]:
+    if not (root / "images").is_dir() or not (root / "labels").is_dir():
+        return ()
+    return (*ONE_SET, *_MAT_SPLITS) if (root / _MAT).is_file() else ONE_SET
+
+
+def _number(stem: str) -> int | None:
+    return int(stem) if len(stem) == 5 and stem.isdecimal() else None
+
+
+def _numbers_of(root: Path, split: str) -> frozenset[int] | None:
+    """Give the numbers of a split; None means all."""
+    if split not in _MAT_SPLITS:
+        return None
+    from scipy.io import loadmat
+
+    path = root / _MAT
+    try:
+        values = loadmat(path)[_MAT_SPLITS[split]]
+        return frozenset(int(value) for value in values.ravel())
+    except Exception as error:  # scipy raises whatever its parser stumbles over
+        raise CloudsError(
+            f"{path} does not list `{_MAT_SPLITS[split]}`: {error}",
+            "download split.mat again, or use `train`",
+        ) from error
+
+
+def _samples(root: Path, split: str) -> list[Sample]:
+    wanted = _numbers_of(root, split)
+    samples = []
+    for sample in folder_samples(root, split):
+        number = _number(sample.image.stem)
+        if number not in LEFT_OUT and (wanted is None or number in wanted):
+            samples.append(sample)
+    return samples
+
+
+def _labels(root: Path, split: str) -> list[Path]:
+    wanted = _numbers_of(root, split)
+    maps = []
+    for path in folder_labels(root, split):
+        number = _number(Path(label_stem(path)).name)
+        if number not in LEFT_OUT and (wanted is None or number in wanted):
+            maps.append(path)
+    return maps
+
+
+def _left_out(root: Path, split: str) -> list[Path]:
+    wanted = _numbers_of(root, split)
+    images = [sample.image for sample in folder_samples(root, split)]
+    return [
+        p for p in images if (number := _number(p.stem)) in LEFT_OUT and (wanted is None or number in wanted)
+    ]
+
+
+def _encoding(path: Path) -> Encoding:
+    return train_ids() if path.stem.endswith(TRAIN_IDS) else gta5_ids()
+
+
+def _recognises(root: Path) -> bool:
+    """Tell GTA5 from a plain folder: numbered files, whose palette paints GTA5 ids and not train ids.
+
+    Read as the wrong one of the two, a map would give wrong classes without an error.
+    """
+    for path in folder_labels(root, "all"):
+        if _number(Path(label_stem(path)).name) is None:
+            return False
+        if path.stem.endswith(TRAIN_IDS):
+            continue
+        try:
+            with Image.open(path) as image:
+                colors = image.getpalette("RGB") if image.mode == "P" else None
+        except OSError:
+            continue  # a broken file says nothing; `data check` names it
+        road = CLASSES[0]
+        at = 3 * road.cityscapes_id
+        return colors is not None and tuple(colors[at : at + 3]) == road.color
+    return False
+
+
+GTA5 = Layout(
+    "gta5",
+    "images/NNNNN.png and labels/NNNNN.png as the parts of the download unpack, labels as GTA5 ids "
+    "(or labels/NNNNN_labelTrainIds.png)",
+    _splits,
+    _samples,
+    _labels,
+    _encoding,
+    _recognises,
+    _left_out,
+)

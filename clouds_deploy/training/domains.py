@@ -1,0 +1,103 @@
+"""The datasets that an evaluation is asked for: `--data LAYOUT@SPLIT:ROOT`, once for each domain."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clouds_deploy.errors import CloudsError, nearest
+
+if TYPE_CHECKING:
+    from clouds_deploy.data.dataset import Source
+
+_SPEC = re.compile(r"(?P<layout>[A-Za-z][\w.-]+)(?:@(?P<split>[\w.-]+))?:(?P<root>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A split of a dataset on disk, to evaluate on.
+
+    Attributes:
+        layout: Its layout's name.
+        root: Its folder.
+        split: Its split.
+    """
+
+    layout: str
+    root: Path
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.root} ({self.layout}, {self.split})"
+
+    def source(self, images: int | None = None) -> Source:
+        """Open it.
+
+        Args:
+            images: Evenly spaced ones, this many; None means all.
+
+        Raises:
+            CloudsError: See `Layout.scan`.
+        """
+        from clouds_deploy.data.dataset import LayoutSource
+        from clouds_deploy.training.sources import Selection
+
+        whole = LayoutSource(self.layout, self.root, self.split)
+        return whole if images is None else Selection(whole, images)
+
+
+def parse_domain(
+    text: str | Path, *, layout: str | None = None, split: str = "val", usual: str | None = None
+) -> Domain:
+    """Read what was given to `--data`.
+
+    Args:
+        text: `LAYOUT:ROOT`, `LAYOUT@SPLIT:ROOT`, or a folder.
+        layout: A folder's layout; None means `usual` where the folder can be read so, or what it looks like.
+        split: Its split, where the text names none.
+        usual: The layout that the model's recipe evaluates on.
+
+    Raises:
+        CloudsError: The layout is unknown, or cannot be told.
+    """
+    from clouds_deploy.data.layouts import LAYOUTS, detect, get_layout
+
+    found = _SPEC.fullmatch(str(text))
+    if found and not Path(text).exists():
+        if found["layout"] not in LAYOUTS:
+            hint = nearest(found["layout"], LAYOUTS)
+            raise CloudsError(
+                f"--data {text}: there is no layout `{found['layout']}`, nor such a folder", hint
+            )
+        return Domain(found["layout"], Path(found["root"]), found["split"] or split)
+    root = Path(text)
+    if layout is not None:
+        return Domain(get_layout(layout).name, root, split)
+    if usual in LAYOUTS and root.is_dir() and LAYOUTS[usual].list_splits(root):
+        return Domain(usual, root, split)
+    return Domain(detect(root).name, root, split)
+
+
+def name_domains(domains: Sequence[Domain]) -> dict[str, Domain]:
+    """Give each domain the shortest name that no other has: layout, layout@split, or both with its folder.
+
+    Raises:
+        CloudsError: One was given twice.
+    """
+    named = {}
+    layouts = Counter(domain.layout for domain in domains)
+    splits = Counter((domain.layout, domain.split) for domain in domains)
+    for domain in domains:
+        name = domain.layout
+        if layouts[domain.layout] > 1:
+            name = f"{domain.layout}@{domain.split}"
+            if splits[domain.layout, domain.split] > 1:
+                name = f"{name}:{domain.root}"
+        if name in named:
+            raise CloudsError(f"--data {domain} is given twice", "name each dataset once")
+        named[name] = domain
+    return named

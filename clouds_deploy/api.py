@@ -16,6 +16,7 @@ from clouds_deploy.errors import CloudsError
 if TYPE_CHECKING:
     from clouds_deploy.config import Recipe
     from clouds_deploy.data.dataset import Source
+    from clouds_deploy.training.evaluate import Evaluation
 
 
 def doctor() -> dict[str, Any]:
@@ -25,7 +26,7 @@ def doctor() -> dict[str, Any]:
     return examine()
 
 
-def data_check(root: str | Path, *, layout: str, split: str | None = None) -> dict[str, Any]:
+def data_check(root: str | Path, *, layout: str | None = None, split: str | None = None) -> dict[str, Any]:
     """Decode every file of a dataset and count; see `data.check.check`.
 
     Returns:
@@ -45,7 +46,9 @@ def train(
     resume: bool = False,
     init: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Train a segmenter on labelled images; see `training.loop.train`.
+    """Train a segmenter on labelled images, or a promptable one (`sam_tiny`) on drawn scenes.
+
+    See `training.loop.train` and `training.sam.loop.train_sam`.
 
     Args:
         recipe: A shipped recipe's name, or a YAML file.
@@ -54,9 +57,15 @@ def train(
         resume: Go on with the run there.
         init: Start a new run from this run's weights.
     """
-    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.recipes import is_sam_recipe, load_recipe, load_sam_recipe
     from clouds_deploy.training.loop import train as run
 
+    if is_sam_recipe(str(recipe)):
+        from clouds_deploy.training.sam.loop import train_sam
+
+        if init:
+            raise CloudsError("a SAM recipe takes no --init", "leave it out, or go on with --resume")
+        return train_sam(load_sam_recipe(str(recipe), tuple(overrides)), Path(out), resume=resume)
     resolved = load_recipe(str(recipe), tuple(overrides))
     return run(resolved, Path(out), resume=resume, init=Path(init) if init else None)
 
@@ -64,7 +73,7 @@ def train(
 def evaluate(
     model: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     layout: str | None = None,
     split: str = "val",
     domain: str | None = None,
@@ -76,23 +85,28 @@ def evaluate(
 
     Args:
         model: A finished run, or a bundle.
-        data: The dataset's folder; None for drawn streets, or for what the run's recipe names.
-        layout: Its layout; None means what the run's recipe evaluates on.
+        data: The dataset's folder, or `LAYOUT:ROOT`, or `LAYOUT@SPLIT:ROOT`; several of them give each
+            domain's figures and their average. None for drawn streets, or for what the run's recipe names.
+        layout: A folder's layout; None means what the run's recipe evaluates on, if the folder can be read
+            so, or what it looks like.
         split: Its split.
         domain: `streets` only: `game`, `imagined` or `photo`.
-        images: Evaluate on this many only.
+        images: Evaluate on this many of each only.
         metric: `native` or `official`; None means the recipe's. A bundle gives labels at the image's own
             size, so it knows `native` only.
         backend: Bundles only: the runtime.
 
     Returns:
-        `Evaluation.to_dict()` with `model` and `data`.
+        `Evaluation.to_dict()` with `model` and `data`; for several datasets `training.evaluate.summarize`
+        with `model`.
 
     Raises:
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
     from clouds_deploy.artifacts import MANIFEST, read_json
+    from clouds_deploy.training.domains import name_domains, parse_domain
     from clouds_deploy.training.evaluate import evaluate as run
+    from clouds_deploy.training.evaluate import summarize
 
     if metric not in (None, "native", "official"):
         raise CloudsError(f"there is no metric `{metric}`", "known: `native`, `official`")
@@ -101,11 +115,21 @@ def evaluate(
     if is_bundle and metric == "official":
         raise CloudsError("a bundle's labels have the image's own size", "use --metric native, or the run")
     predict, recipe, device = _bundle(path, backend) if is_bundle else _run(path)
-    source, what = _source(recipe, data, layout, split, domain, images)
     chosen = "native" if is_bundle else (metric or recipe.evaluate.metric)
-    with progress("evaluating", len(source), "image") as advance:
-        outcome = run(predict, source, "official" if chosen == "official" else "native", advance)
-    return {"model": str(model), "data": what, "backend": device, **outcome.to_dict()}
+
+    def measure(source: Source) -> Evaluation:
+        with progress("evaluating", len(source), "image") as advance:
+            return run(predict, source, "official" if chosen == "official" else "native", advance)
+
+    about = {"model": str(model), "backend": device}
+    given = [data] if isinstance(data, str | Path) else list(data or ())
+    if len(given) < 2:
+        source, what = _source(recipe, given[0] if given else None, layout, split, domain, images)
+        return {**about, "data": what, **measure(source).to_dict()}
+    usual = recipe.data.val_layout or recipe.data.layout
+    domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in given])
+    sources = {name: domain.source(images) for name, domain in domains.items()}  # faults show first
+    return {**about, **summarize({name: measure(source) for name, source in sources.items()})}
 
 
 def _run(path: Path) -> tuple[Any, Recipe, str]:
@@ -141,21 +165,24 @@ def _source(
     images: int | None,
 ) -> tuple[Source, str]:
     """Open what to evaluate on: the recipe's validation images, with what was asked for put on top."""
+    from clouds_deploy.training.domains import parse_domain
     from clouds_deploy.training.sources import STREETS, val_source
 
     section = recipe.data
-    name = layout or (section.val_layout or section.layout)
-    if domain is not None and layout is None:
-        name = STREETS
-    root = None if name == STREETS else (Path(data) if data else section.val_root or section.root)
-    if data is not None and name == STREETS:
-        raise CloudsError(f"`streets` are drawn, they have no folder {data}", "name the folder's --layout")
+    usual = section.val_layout or section.layout
+    if data is not None:
+        if layout == STREETS or (domain is not None and layout is None):
+            raise CloudsError(f"`streets` are drawn, they have no folder {data}", "leave --data out")
+        given = parse_domain(data, layout=layout, split=split, usual=usual)
+        return given.source(images), str(given)
+    name = STREETS if domain is not None and layout is None else layout or usual
+    root = None if name == STREETS else section.val_root or section.root
     changes = {
         "val_layout": name,
         "val_root": root,
         "val_split": split,
         "domain": domain or section.domain,
-        "val_images": images or (section.val_images if layout is None and data is None else None),
+        "val_images": images or (section.val_images if layout is None else None),
     }
     chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
     what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
@@ -184,6 +211,42 @@ def predict(
 
     predictor = open_predictor(Path(model), backend=backend)
     return predict_paths(predictor, [Path(p) for p in paths], Path(out), overlays=overlays)
+
+
+def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str | Path) -> dict[str, Any]:
+    """Write other classes for a text-headed run's bundles: the names, through the run's own CLIP.
+
+    With the geometric ensemble, a class that shares a name with one of the training's counts CLIP's opinion
+    as those do (`model.text.alpha`), any other as unseen ones do (`model.text.beta`).
+
+    Args:
+        run: The finished run that the bundle was exported from.
+        classes: For each class its synonyms, the first of which becomes its name.
+        out: The .npz file; give it to `BundleSegmenter(vocabulary=Vocabulary.load(out))`.
+
+    Returns:
+        `out`, `classes` and `width` of the vectors.
+
+    Raises:
+        CloudsError: The run has the linear head; a class has no name; there are more than 255;
+            the text tower cannot be had, or its weights are random, so that nothing fits them.
+    """
+    import numpy as np
+
+    from clouds_deploy.models.segmenter import embed_names
+    from clouds_deploy.models.store import load_run
+    from clouds_deploy.models.vocabulary import class_synonyms
+    from clouds_deploy.runtime.vocabulary import Vocabulary
+
+    model = load_run(Path(run))[0].model
+    vectors = embed_names(model, classes)
+    seen = {name for names in class_synonyms() for name in names}
+    share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
+    names = tuple(names[0] for names in classes)
+    made = Vocabulary(names, vectors.numpy(), np.array(share, np.float32))
+    made.check("the vocabulary")
+    made.save(Path(out))
+    return {"out": str(out), "classes": list(names), "width": vectors.shape[-1]}
 
 
 def refine(

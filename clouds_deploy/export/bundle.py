@@ -21,13 +21,15 @@ from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
 from clouds_deploy.export.parity import BATCH, drawn_images, prove, reference, require_passed
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
-from clouds_deploy.models.graph import INPUT, LABELS, SCORES
+from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
 from clouds_deploy.models.store import FROZEN, RECIPE, TRAINED, load_run
 from clouds_deploy.runtime.backends import GRAPH_BACKENDS
 from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
 from clouds_deploy.runtime.letterbox import fit
 from clouds_deploy.runtime.session import Array, TensorSpec
+from clouds_deploy.runtime.vocabulary import FILE as VOCABULARY_FILE
+from clouds_deploy.runtime.vocabulary import Vocabulary
 
 REFERENCE_IMAGES = 4
 _GATE_GRAPH = "with_scores.onnx"
@@ -78,8 +80,13 @@ def export(
     with atomic_directory(out) as directory:
         with busy("tracing the network into an ONNX graph"):
             exported = to_onnx(segmenter, limits.height, limits.width, inference=mode)
+        extra = {name: value.numpy() for name, value in SegmenterGraph(segmenter).extra_inputs().items()}
+        if extra:
+            vectors = extra[VOCABULARY]
+            share = extra.get(SHARE, np.zeros(len(vectors), np.float32))
+            Vocabulary(NAMES, vectors, share).save(directory / VOCABULARY_FILE)
         shipped = exported.model if scores else drop_scores(exported.model)
-        facts = _facts(run, recipe, segmenter, mode, scores)
+        facts = _facts(run, recipe, segmenter, mode, scores, extra)
         save(shipped, directory / GRAPH, _metadata(facts))
         gate_graph = directory / (GRAPH if scores else _GATE_GRAPH)
         if not scores:
@@ -92,7 +99,7 @@ def export(
             gates = [
                 gate
                 for engine in engines
-                for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits)
+                for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits, extra)
             ]
         require_passed(gates)
         if len(np.unique(expected[LABELS])) < 2:
@@ -145,15 +152,26 @@ def _sized(recipe: Recipe, height: int | None, width: int | None) -> Any:
 
 
 def _facts(
-    run: Path, recipe: Recipe, segmenter: Segmenter, inference: Inference, scores: bool
+    run: Path,
+    recipe: Recipe,
+    segmenter: Segmenter,
+    inference: Inference,
+    scores: bool,
+    extra: dict[str, Array],
 ) -> dict[str, Any]:
     size = (recipe.export.height, recipe.export.width)
     outputs = [TensorSpec(LABELS, "uint8", (None, *size))]
     if scores:
         quarter = (size[0] // 4, size[1] // 4)
-        outputs.append(TensorSpec(SCORES, "float32", (None, NUM_CLASSES, *quarter)))
+        classes = None if extra else NUM_CLASSES
+        outputs.append(TensorSpec(SCORES, "float32", (None, classes, *quarter)))
+    inputs = [TensorSpec(INPUT, "uint8", (None, *size, 3))]
+    if extra:
+        inputs.append(TensorSpec(VOCABULARY, "float32", (None, None, extra[VOCABULARY].shape[2])))
+    if SHARE in extra:
+        inputs.append(TensorSpec(SHARE, "float32", (None,)))
     return {
-        "inputs": [TensorSpec(INPUT, "uint8", (None, *size, 3)).to_json()],
+        "inputs": [spec.to_json() for spec in inputs],
         "outputs": [spec.to_json() for spec in outputs],
         "height": size[0],
         "width": size[1],

@@ -30,6 +30,7 @@ INTEGER_READERS = {
     "Tile": (1,),
     "Pad": (1, 3),
     "Resize": (3,),
+    "ReduceL2": (1,),
     "ReduceMax": (1,),
     "ReduceMean": (1,),
     "ReduceMin": (1,),
@@ -115,14 +116,21 @@ def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
 
 
 def _sizes(model: Any) -> list[Finding]:
-    """Only the batch may be free."""
+    """Only the batch may be free, and the classes where they are an input."""
+    from clouds_deploy.models.graph import SCORES, SHARE, VOCABULARY
+
     found = []
+    named = any(value.name == VOCABULARY for value in model.graph.input)
+    classes = {VOCABULARY: [0, 1], SHARE: [0], SCORES: [0, 1]} if named else {}
     for value in [*model.graph.input, *model.graph.output]:
         dims = value.type.tensor_type.shape.dim
         free = [index for index, dim in enumerate(dims) if not dim.HasField("dim_value")]
-        if free != [0]:
+        wanted = classes.get(value.name, [0])
+        if free != wanted:
             found.append(
-                Finding("static sizes", value.name, f"axes {free} are free; only axis 0, the batch, may be")
+                Finding(
+                    "static sizes", value.name, f"axes {free} are free; only {wanted} may be (0: the batch)"
+                )
             )
     names = Counter(node.name for node in model.graph.node)
     found += [Finding("unique names", n, f"{c} nodes bear it") for n, c in names.items() if n and c > 1]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OPSET = 18
 LARGEST_BATCH = 1024
+LARGEST_VOCABULARY = 255
+LARGEST_SYNONYMS = 1024
 LARGEST_FILE = 2 * 2**30 - 2**24
 """Protobuf ends at 2 GiB; weights of a larger model go to a file of their own."""
 
@@ -73,7 +75,8 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
         inference: As in `Segmenter.scores`.
 
     Returns:
-        The simplified graph, `image` -> `labels`, `scores`.
+        The simplified graph, `image` -> `labels`, `scores`. A text head's classes are inputs too, see
+        `SegmenterGraph.extra_inputs`: any number of classes and synonyms.
 
     Raises:
         CloudsError: The exporter failed.
@@ -82,7 +85,7 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
 
     from clouds_deploy.export.simplify import simplify
     from clouds_deploy.models.adapters import merge_adapters
-    from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
+    from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, SegmenterGraph
 
     own = copy.deepcopy(segmenter).eval().requires_grad_(False).set_form("gather")
     merge_adapters(own)
@@ -92,16 +95,22 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
     graph = SegmenterGraph(own, inference=inference, scores=True)
     example = torch.zeros((2, height, width, 3), dtype=torch.uint8)  # 0 and 1 would be taken for constants
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    extra = graph.extra_inputs()
+    free: dict[str, Any] = {"image": {0: batch}, "vocabulary": None, "share": None}
+    if extra:
+        classes = torch.export.Dim("classes", min=2, max=LARGEST_VOCABULARY)
+        free["vocabulary"] = {0: classes, 1: torch.export.Dim("synonyms", min=1, max=LARGEST_SYNONYMS)}
+        free["share"] = {0: classes} if SHARE in extra else None
     with _quiet() as heard:
         try:
             program: Any = torch.onnx.export(
                 graph,
-                (example,),
+                (example, *extra.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[INPUT, *extra],
                 output_names=[LABELS, SCORES],
-                dynamic_shapes={INPUT: {0: batch}},
+                dynamic_shapes=dict(list(free.items())[: 1 + len(extra)]),
                 verbose=False,
             )
         except Exception as error:

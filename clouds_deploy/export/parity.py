@@ -6,7 +6,7 @@ formulation of the papers; so the gates cover the rewriting, the exporter, the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from clouds_deploy.models.segmenter import Inference, Segmenter
 from clouds_deploy.runtime.agreement import label_agreement, run_batched
 from clouds_deploy.runtime.backends import open_graph
 from clouds_deploy.runtime.session import Array, Session
+from clouds_deploy.runtime.vocabulary import FixedInputs
 
 BATCH = 4
 
@@ -121,6 +122,7 @@ def prove(
     images: Array,
     expected: dict[str, Array],
     limits: ExportConfig,
+    extra: Mapping[str, Array] | None = None,
 ) -> list[Gate]:
     """Run one runtime through all gates.
 
@@ -131,6 +133,7 @@ def prove(
         images: (N, H, W, 3) uint8, N at least 2.
         expected: What `reference` gave for them.
         limits: The tolerances.
+        extra: What the graph takes beside images, by input name.
 
     Returns:
         The gates, passed or not.
@@ -139,13 +142,13 @@ def prove(
         CloudsError: The runtime is not installed or refuses the graph.
     """
     count = f"{len(images)} images, {len(np.unique(expected[LABELS]))} classes"
-    session = open_graph(shipped, engine)
+    session = FixedInputs(open_graph(shipped, engine), extra or {})
     try:
         gates = [*_labels(engine, session, images, expected, limits, count)]
         gates += _batch_invariance(engine, session, images)
     finally:
         session.close()
-    session = open_graph(with_scores, engine)
+    session = FixedInputs(open_graph(with_scores, engine), extra or {})
     try:
         scores = run_batched(session, images, BATCH)[SCORES]
     finally:

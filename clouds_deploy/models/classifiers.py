@@ -88,7 +88,8 @@ def pool_masks(features: Tensor, masks: Tensor) -> Tensor:
         (B, Q, C); zero for an empty mask.
     """
     inside = (masks > 0).to(features.dtype).flatten(2)
-    share = inside / (inside.sum(dim=2, keepdim=True) + 1e-8)
+    # the published 1e-8 in the denominator does the same, but exporters take it for an added zero
+    share = inside / inside.sum(dim=2, keepdim=True).clamp(min=1)
     return torch.bmm(share, features.flatten(2).transpose(1, 2))
 
 

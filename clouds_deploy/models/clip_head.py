@@ -145,4 +145,5 @@ class GeometricEnsemble(nn.Module):
             share = share * (small.flatten(2).amax(dim=2, keepdim=True) > 0).to(share.dtype)
         mixed = (ours * (1 - share) + theirs * share).softmax(-1)
         void = logits.softmax(-1)[..., -1:]
-        return torch.cat((mixed * (1 - void), void), dim=-1).add(1e-8).log()
+        # FC-CLIP adds 1e-8 here, which ONNX optimisers take for 0 and drop: log(0) would be left.
+        return torch.cat((mixed * (1 - void), void), dim=-1).clamp(min=1e-8).log()

@@ -2,22 +2,25 @@
 
 Every query looks at a few learned places on each feature map instead of at all of it (Deformable DETR, Zhu
 et al. 2021, equation 3). The forms below compute the same numbers; they differ in what runs and compiles
-well. `grid_sample` is the usual one and quickest in PyTorch's eager mode; `gather` spells the bilinear
-lookup out in index arithmetic, because TensorRT 10.14 to 11.1 at least miscompile the other.
+well. `grid_sample` is the usual one; `gather` spells the bilinear lookup out in index arithmetic, because
+TensorRT 10.14 to 11.1 at least miscompile the other; `sparse` makes the lookup a sparse matrix product, which
+is the quickest on a CPU, eager or compiled, forward and backward.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.sparse_sampling import sum_rows
+
 Shapes = Sequence[tuple[int, int]]
-Form = Literal["grid_sample", "gather"]
+Form = Literal["grid_sample", "gather", "sparse"]
 
 
 def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -53,17 +56,45 @@ def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
 
 
 def sample_gather(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sample by gathering the four neighbours of every place; arguments and result as `sample_grid`.
+    """Sample by gathering the four neighbours of every place; arguments and result as `sample_grid`."""
+    batch, queries, heads = locations.shape[:3]
+    depth = value.shape[-1]
+    rows = value.reshape(-1, depth)
+    output: Tensor | None = None
+    for index, weight in _neighbours(shapes, locations, weights):
+        samples = rows.index_select(0, index.flatten()).view(-1, index.shape[-1], depth)
+        part = torch.bmm(weight.reshape(-1, 1, index.shape[-1]).to(samples.dtype), samples)
+        output = part if output is None else output + part
+    assert output is not None
+    return output.view(batch, queries, heads * depth)
+
+
+def sample_sparse(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Sample by a product with the sparse matrix of all neighbours; arguments and result as `sample_grid`."""
+    batch, queries, heads = locations.shape[:3]
+    depth = value.shape[-1]
+    parts = list(_neighbours(shapes, locations, weights))
+    index = torch.cat([index for index, _ in parts], dim=-1)
+    weight = torch.cat([weight for _, weight in parts], dim=-1)
+    entries = index.shape[-1]
+    output: Tensor = sum_rows(value.reshape(-1, depth), index.view(-1, entries), weight.view(-1, entries))
+    return output.view(batch, queries, heads * depth)
+
+
+def _neighbours(shapes: Shapes, locations: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Find the four neighbours of every place, level by level.
 
     A neighbour outside its map gets weight zero and a clamped index, which is what zero padding means.
+
+    Yields:
+        index (B, N, heads, points * 4) int32 into the values of all images, levels and heads, one after the
+        other; weight of the same shape: bilinear times attention.
     """
-    batch, queries, heads, _, points, _ = locations.shape
-    depth = value.shape[-1]
-    total = value.shape[1]
-    rows = value.reshape(batch * total * heads, depth)
-    image = torch.arange(batch, device=value.device, dtype=torch.int32).view(batch, 1, 1, 1) * (total * heads)
-    base = image + torch.arange(heads, device=value.device, dtype=torch.int32).view(1, 1, heads, 1)
-    output: Tensor | None = None
+    batch, _, heads = locations.shape[:3]
+    device = locations.device
+    total = sum(height * width for height, width in shapes)
+    image = torch.arange(batch, device=device, dtype=torch.int32).view(batch, 1, 1, 1) * (total * heads)
+    base = image + torch.arange(heads, device=device, dtype=torch.int32).view(1, 1, heads, 1)
     start = 0
     for level, (height, width) in enumerate(shapes):
         # one pixel outside is far enough: bilinear weights vanish there
@@ -78,13 +109,8 @@ def sample_gather(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
         weight_y = torch.stack((1 - share_y, share_y), dim=-1) * _inside(lines, height, x.dtype)
         corner = lines.clamp(0, height - 1).unsqueeze(-1) * width + columns.clamp(0, width - 1).unsqueeze(-2)
         weight = weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2) * weights[:, :, :, level, :, None, None]
-        index = (corner.flatten(3) + start) * heads + base  # (B, N, heads, points * 4)
-        samples = rows.index_select(0, index.flatten()).view(-1, points * 4, depth)
-        part = torch.bmm(weight.reshape(-1, 1, points * 4).to(samples.dtype), samples)
-        output = part if output is None else output + part
+        yield (corner.flatten(3) + start) * heads + base, weight.flatten(3)
         start += height * width
-    assert output is not None
-    return output.view(batch, queries, heads * depth)
 
 
 def _inside(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
@@ -94,7 +120,17 @@ def _inside(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 SAMPLERS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {
     "grid_sample": sample_grid,
     "gather": sample_gather,
+    "sparse": sample_sparse,
 }
+
+
+def best_form(device: torch.device) -> Form:
+    """Choose the form that PyTorch runs fastest on a device, for training and inference alike.
+
+    Returns:
+        `sparse` on a CPU whose PyTorch has MKL, otherwise `grid_sample`. Graphs are exported with `gather`.
+    """
+    return "sparse" if device.type == "cpu" and torch.backends.mkl.is_available() else "grid_sample"
 
 
 class DeformableAttention(nn.Module):
@@ -105,12 +141,15 @@ class DeformableAttention(nn.Module):
         heads: Attention heads; divides `width`.
         levels: Feature maps.
         points: Sampled places per head, level and query.
+
+    Attributes:
+        form: The form to use; None means `best_form` of the device.
     """
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
-        self.form: Form = "grid_sample"
+        self.form: Form | None = None
         self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
         self.attention_weights = nn.Linear(width, heads * levels * points)
         self.value_projection = nn.Linear(width, width)
@@ -153,5 +192,6 @@ class DeformableAttention(nn.Module):
         sizes = [[float(w), float(h)] for h, w in shapes]
         scale = torch.tensor(sizes, device=query.device).view(1, 1, 1, self.levels, 1, 2)
         locations = centers.view(1, queries, 1, 1, 1, 2) + offsets / scale
-        sampled = SAMPLERS[self.form](values.float(), shapes, locations, weights.view(split))
+        form = self.form or best_form(query.device)
+        sampled = SAMPLERS[form](values.float(), shapes, locations, weights.view(split))
         return self.output_projection(sampled.to(values.dtype))  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -184,8 +185,33 @@ def build_segmenter(config: ModelConfig) -> Segmenter:
     return _text_segmenter(config)
 
 
-def _text_segmenter(config: ModelConfig) -> Segmenter:
-    """Build the text head's model, with one CLIP for pictures and names where both are the same."""
+def embed_names(config: ModelConfig, classes: Sequence[Sequence[str]]) -> Tensor:
+    """Embed other class names as a recipe's text tower does, for a deployed vocabulary.
+
+    Args:
+        config: The model section of a run's recipe.
+        classes: For each class its synonyms.
+
+    Returns:
+        (C, S, D) float32 unit vectors.
+
+    Raises:
+        CloudsError: The head is linear; the tower's weights are random, and so another tower each time; see
+            `load_clip` and `embed_vocabulary`.
+    """
+    if config.head != "text":
+        raise CloudsError("the linear head's classes are fixed", "train a recipe with model.head=text")
+    source = _names_from(config)
+    if source.weights == "random":
+        raise CloudsError(
+            "the run's text tower had random weights: names embedded anew would not fit it",
+            "use a run with real CLIP weights",
+        )
+    return embed_vocabulary(load_clip(source).model, clip_tokenizer(source), classes)
+
+
+def _names_from(config: ModelConfig) -> BackboneConfig:
+    """Say which CLIP embeds the class names: the backbone's own, unless the recipe names another."""
     text = config.text
     own = text.clip is None or text.clip == config.backbone.name
     source = (
@@ -198,6 +224,14 @@ def _text_segmenter(config: ModelConfig) -> Segmenter:
             f"the text head has no CLIP to take names from: `{source.name}` is none",
             "set model.text.clip=open_clip/<model>",
         )
+    return source
+
+
+def _text_segmenter(config: ModelConfig) -> Segmenter:
+    """Build the text head's model, with one CLIP for pictures and names where both are the same."""
+    text = config.text
+    source = _names_from(config)
+    own = source == config.backbone
     clip = load_clip(source)
     vocabulary = embed_vocabulary(clip.model, clip_tokenizer(source), class_synonyms())
     if own:

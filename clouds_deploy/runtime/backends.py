@@ -9,6 +9,7 @@ from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.runtime.bundle import Bundle, open_bundle
 from clouds_deploy.runtime.options import Options, Precision
 from clouds_deploy.runtime.session import Session
+from clouds_deploy.runtime.vocabulary import FixedInputs, Vocabulary
 
 
 def open_graph(graph: Path, backend: str, options: Options | None = None) -> Session:
@@ -60,8 +61,9 @@ def open_session(
     device: str = "cpu",
     threads: int | None = None,
     precision: Precision = "f32",
+    vocabulary: Vocabulary | None = None,
 ) -> Session:
-    """Load a bundle into a runtime.
+    """Load a bundle into a runtime; the session takes images and nothing else.
 
     Args:
         bundle: Its directory, or the bundle already opened.
@@ -69,12 +71,18 @@ def open_session(
         device: See `Options`.
         threads: See `Options`.
         precision: See `Options`.
+        vocabulary: Other classes than the bundle's own, text head only.
 
     Raises:
-        CloudsError: The bundle does not hold; the backend is unknown, not installed, or cannot run on the
-            device that was asked for.
+        CloudsError: The bundle does not hold; it has no vocabulary, or one of another width; the backend is
+            unknown, not installed, or cannot run on the device that was asked for.
     """
     if backend not in BACKENDS:
         raise CloudsError(f"there is no backend `{backend}`", nearest(backend, BACKENDS))
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    return BACKENDS[backend](opened, Options(device, threads, precision))
+    chosen = vocabulary or opened.vocabulary()
+    if vocabulary is not None:
+        vocabulary.check("the vocabulary")
+    feeds = {} if chosen is None else chosen.feeds(opened.inputs, str(opened.path))
+    session = BACKENDS[backend](opened, Options(device, threads, precision))
+    return FixedInputs(session, feeds) if feeds else session

@@ -12,6 +12,7 @@ from clouds_deploy.artifacts import read_json, read_manifest
 from clouds_deploy.config import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.session import Array, TensorSpec
+from clouds_deploy.runtime.vocabulary import FILE, Vocabulary
 
 KIND = "bundle"
 GRAPH = "segmenter.onnx"
@@ -60,6 +61,10 @@ class Bundle:
     def source(self) -> Path | None:
         """The directory of the recipe and the weights, where they were packed too."""
         return self.path / SOURCE if (self.path / SOURCE).is_dir() else None
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Read the classes a text-headed graph was exported with; None for the linear head."""
+        return Vocabulary.load(self.path / FILE) if (self.path / FILE).is_file() else None
 
     def gates(self) -> list[dict[str, Any]]:
         """Read what the bundle was proven by at its export."""

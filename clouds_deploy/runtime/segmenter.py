@@ -14,6 +14,7 @@ from clouds_deploy.runtime.backends import open_session
 from clouds_deploy.runtime.bundle import KIND, open_bundle
 from clouds_deploy.runtime.letterbox import fit
 from clouds_deploy.runtime.options import Precision
+from clouds_deploy.runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,7 @@ class BundleSegmenter:
         device: See `runtime.backends.Options`.
         threads: See `runtime.backends.Options`.
         precision: See `runtime.backends.Options`.
+        vocabulary: Other classes than the bundle's own, text head only; labels count them from 0.
 
     Raises:
         CloudsError: See `open_session`.
@@ -62,9 +64,12 @@ class BundleSegmenter:
         device: str = "cpu",
         threads: int | None = None,
         precision: Precision = "f32",
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.bundle = open_bundle(bundle)
-        self.session = open_session(self.bundle, backend, device=device, threads=threads, precision=precision)
+        self.session = open_session(
+            self.bundle, backend, device=device, threads=threads, precision=precision, vocabulary=vocabulary
+        )
 
     def predict(self, image: Picture) -> Picture:
         """Label one image; see `Predictor.predict`."""

@@ -21,7 +21,7 @@ class TensorSpec:
     Attributes:
         name: Its name in the graph.
         dtype: Its numpy dtype by name, such as `uint8`.
-        shape: Its shape; None where the size is free, which is the batch.
+        shape: Its shape; None where the size is free, as the batch is.
     """
 
     name: str
@@ -38,7 +38,7 @@ class TensorSpec:
         return TensorSpec(str(value["name"]), str(value["dtype"]), tuple(value["shape"]))
 
     def __str__(self) -> str:
-        sizes = ", ".join("batch" if d is None else str(d) for d in self.shape)
+        sizes = ", ".join("any" if d is None else str(d) for d in self.shape)
         return f"{self.name} {self.dtype} ({sizes})"
 
 

@@ -76,12 +76,15 @@ class SamTrainConfig(Section):
     Attributes:
         steps: Optimiser steps.
         batch_size: Images per step.
-        lr: Peak learning rate of AdamW; it falls as a cosine to zero.
-        weight_decay: Of AdamW; norms, biases and embeddings get none.
+        optimizer: `adamw`, or `muon` for the matrices and AdamW for the rest.
+        lr: Peak learning rate; it falls as a cosine to zero. Muon's steps are scaled to AdamW's.
+        weight_decay: Norms, biases and embeddings get none.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest norm of the gradient.
         corrections: Share of the steps with a second round: a point in the error, and the last mask.
         precision: `fp32`, or `bf16` autocast.
+        dense_weight: Of the loss on class and extent at every place, see `training.sam.dense`; 0 is SAM's own
+            training.
         focal_weight: Of the focal loss (gamma 2, alpha 0.25), relative to 1 for dice and for the IoU's error.
         checkpoint_every: Steps between checkpoints; only the newest stays.
         log_every: Steps between lines in metrics.jsonl.
@@ -92,6 +95,7 @@ class SamTrainConfig(Section):
 
     steps: Positive = 4000
     batch_size: Positive = 8
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 8e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_steps: Annotated[int, Field(ge=0)] = 150
@@ -99,6 +103,7 @@ class SamTrainConfig(Section):
     corrections: Fraction = 0.5
     precision: Literal["fp32", "bf16"] = "fp32"
     focal_weight: Annotated[float, Field(ge=0)] = 20.0
+    dense_weight: Annotated[float, Field(ge=0)] = 1.0
     checkpoint_every: Positive = 200
     log_every: Positive = 20
     eval_every: Annotated[int, Field(ge=0)] = 1000

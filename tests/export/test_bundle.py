@@ -100,7 +100,7 @@ def test_failed_gate_fails_the_export_and_leaves_nothing(
 
     expected_scores = {}
 
-    def prove(engine, shipped, with_scores, images, expected, limits):
+    def prove(engine, shipped, with_scores, images, expected, limits, extra):
         from clouds_deploy.export.parity import _labels
         from clouds_deploy.runtime.backends import open_graph
 

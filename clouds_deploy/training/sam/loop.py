@@ -34,6 +34,7 @@ from clouds_deploy.models.sam.tiny import build_sam_tiny
 from clouds_deploy.models.store import read_tensors, write_tensors
 from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
 from clouds_deploy.training.journal import Journal
+from clouds_deploy.training.sam.dense import DenseHead, dense_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.forward import decode, encode
 from clouds_deploy.training.sam.losses import mask_losses
@@ -45,23 +46,26 @@ WEIGHTS = "sam.safetensors"
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 _EVALUATION_SEED = 4211
-_LOSSES = ("focal", "dice", "iou_error")
+_LOSSES = ("focal", "dice", "iou_error", "dense")
 
 
-def train_sam(recipe: SamRecipe, out: Path, *, resume: bool = False) -> dict[str, Any]:
+def train_sam(
+    recipe: SamRecipe, out: Path, *, resume: bool = False, init: Path | None = None
+) -> dict[str, Any]:
     """Train a small SAM into a directory.
 
     Args:
         recipe: The experiment.
         out: The directory; must not exist, unless it is to be resumed.
         resume: Go on from its checkpoint; a finished run is left as it is.
+        init: Start from this finished run's weights; it may have been trained at another `model.image_size`.
 
     Returns:
         run, steps, images_per_second (null when no step was left), iou_1, iou_5, instances.
 
     Raises:
-        CloudsError: `out` exists, or there is nothing to resume; another recipe; the loss became NaN; the
-            disk is full.
+        CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is no such run, or
+            has another architecture; the loss became NaN; the disk is full.
     """
     if resume and (out / MANIFEST).is_file():
         manifest = read_manifest(out, KIND)
@@ -72,11 +76,14 @@ def train_sam(recipe: SamRecipe, out: Path, *, resume: bool = False) -> dict[str
         torch.manual_seed(_seed(recipe.seed, 0))
         sam = build_sam_tiny(recipe.model)
         nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
-    sam.to(device).train()
-    optimizer = _optimizer(sam, recipe.train)
-    step = _resume(out, recipe, sam, optimizer) if resume else _start(out, recipe)
+        head = DenseHead(recipe.model.prompt_width, recipe.model.patch)
+    if init is not None and not resume:
+        _initialize(sam, init)
+    pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(device).train()
+    optimizers = make_optimizers(pupil, recipe.train)
+    step = _resume(out, recipe, pupil, optimizers) if resume else _start(out, recipe)
     with Journal(out, step, trained=step == recipe.train.steps) as journal:
-        speed = _train(recipe, out, sam, optimizer, journal, step, device)
+        speed = _train(recipe, out, pupil, optimizers, journal, step, device)
         outcome = _evaluate(recipe, sam)
         journal.write(recipe.train.steps, outcome)
     write_tensors(out / WEIGHTS, {name: value.cpu() for name, value in sam.state_dict().items()})
@@ -94,15 +101,45 @@ def _seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step, 31)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _optimizer(sam: nn.Module, config: SamTrainConfig) -> torch.optim.AdamW:
-    decays = [p for n, p in sam.named_parameters() if p.ndim > 1 and "embed" not in n and "token" not in n]
-    chosen = {id(p) for p in decays}
-    others = [p for p in sam.parameters() if id(p) not in chosen]
+def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.optim.Optimizer]:
+    """Give the optimisers of a model: AdamW, before it Muon where the recipe says so."""
+    small = ("embed", "token", "rel_pos")
+    named = [(n, p) for n, p in pupil.named_parameters() if p.requires_grad]
+    matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in small)]
+    chosen = {id(p) for p in matrices} if config.optimizer == "muon" else set()
+    rest = [(n, p) for n, p in named if id(p) not in chosen]
+    decayed = {n for n, p in rest if p.ndim > 1 and not any(word in n for word in small)}
     groups = [
-        {"params": decays, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for n, p in rest if n in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in rest if n not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    if not chosen:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adamw]
+
+
+def _initialize(sam: Any, run: Path) -> None:
+    """Load a finished run's weights, its positions resized to the model's."""
+    read_manifest(run, KIND)
+    weights = read_tensors(run / WEIGHTS)
+    expected = sam.state_dict()
+    for name, value in weights.items():
+        if name.endswith("pos_embed"):
+            resized = F.interpolate(value.permute(0, 3, 1, 2), expected[name].shape[1:3], mode="bicubic")
+            weights[name] = resized.permute(0, 2, 3, 1).contiguous()
+        elif "rel_pos" in name and name in expected:
+            resized = F.interpolate(value.T[None], len(expected[name]), mode="linear")
+            weights[name] = resized[0].T.contiguous()
+    try:
+        sam.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CloudsError(
+            f"the run in {run} has another architecture: {error}", "give --init a run of the same `model`"
+        ) from None
 
 
 def learning_rate(step: int, config: SamTrainConfig) -> float:
@@ -122,13 +159,14 @@ def _start(out: Path, recipe: SamRecipe) -> int:
     return 0
 
 
-def _save(out: Path, sam: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(out: Path, pupil: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> None:
     """Write a checkpoint, then remove the older ones."""
     older = list(_checkpoints(out))
     with atomic_directory(out / CHECKPOINTS / f"step_{step:08d}") as directory:
-        write_tensors(directory / "weights.safetensors", dict(sam.state_dict()))
+        write_tensors(directory / "weights.safetensors", dict(pupil.state_dict()))
         moments = {
-            f"{number}:{slot}": value
+            f"{which}:{number}:{slot}": value
+            for which, optimizer in enumerate(optimizers)
             for number, slots in optimizer.state_dict()["state"].items()
             for slot, value in slots.items()
         }
@@ -143,7 +181,7 @@ def _checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in (out / CHECKPOINTS).glob("step_*") if path.is_dir())
 
 
-def _resume(out: Path, recipe: SamRecipe, sam: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(out: Path, recipe: SamRecipe, pupil: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
     if not (out / RECIPE).is_file():
         raise CloudsError(f"there is no run to resume in {out}", "start it without --resume")
     started = parse(SamRecipe, (out / RECIPE).read_text(encoding="utf-8"), str(out / RECIPE))
@@ -157,12 +195,13 @@ def _resume(out: Path, recipe: SamRecipe, sam: nn.Module, optimizer: torch.optim
     if not found:
         return 0
     folder = found[-1]
-    sam.load_state_dict(read_tensors(folder / "weights.safetensors"))
-    saved = optimizer.state_dict()
+    pupil.load_state_dict(read_tensors(folder / "weights.safetensors"))
+    saved = [optimizer.state_dict() for optimizer in optimizers]
     for key, value in read_tensors(folder / "optimizer.safetensors").items():
-        number, _, slot = key.partition(":")
-        saved["state"].setdefault(int(number), {})[slot] = value
-    optimizer.load_state_dict(saved)
+        which, number, slot = key.split(":")
+        saved[int(which)]["state"].setdefault(int(number), {})[slot] = value
+    for optimizer, state in zip(optimizers, saved, strict=True):
+        optimizer.load_state_dict(state)
     step = int(read_json(folder / "state.json")["step"])
     say(f"going on from step {step} of {recipe.train.steps}")
     return step
@@ -171,8 +210,8 @@ def _resume(out: Path, recipe: SamRecipe, sam: nn.Module, optimizer: torch.optim
 def _train(
     recipe: SamRecipe,
     out: Path,
-    sam: Any,
-    optimizer: torch.optim.Optimizer,
+    pupil: nn.ModuleDict,
+    optimizers: list[torch.optim.Optimizer],
     journal: Journal,
     first: int,
     device: torch.device,
@@ -189,13 +228,13 @@ def _train(
         pin_memory=device.type == "cuda",
         worker_init_fn=_one_thread,
     )
-    begun, window, note = time.perf_counter(), torch.zeros(4, device=device), ""
+    begun, window, note = time.perf_counter(), torch.zeros(5, device=device), ""
     with progress("training", config.steps, "step") as advance:
         for step, batch in enumerate(loader, first):
             moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step, config)
-            losses, norm = train_step(sam, optimizer, moved, recipe, step)
+            losses, norm = train_step(pupil, optimizers, moved, recipe, step)
             window += torch.cat((losses, norm[None]))
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
@@ -203,32 +242,36 @@ def _train(
                 if not all(map(math.isfinite, means)):
                     raise CloudsError(f"the loss became NaN or infinite by step {done}", "lower train.lr")
                 journal.write(done, dict(zip((*_LOSSES, "gradient_norm"), means, strict=True)))
-                note = f"focal {means[0]:.3f} dice {means[1]:.3f}"
+                note = f"focal {means[0]:.3f} dice {means[1]:.3f} dense {means[3]:.3f}"
                 window.zero_()
             if config.eval_every and done % config.eval_every == 0 and done < config.steps:
-                journal.write(done, _evaluate(recipe, sam))
+                journal.write(done, _evaluate(recipe, pupil["sam"]))
             if done % config.checkpoint_every == 0 or done == config.steps:
-                _save(out, sam, optimizer, done)
+                _save(out, pupil, optimizers, done)
             advance(done, note)
     return (config.steps - first) * config.batch_size / (time.perf_counter() - begun)
 
 
 def train_step(
-    sam: Any, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], recipe: SamRecipe, step: int
+    pupil: nn.ModuleDict,
+    optimizers: list[torch.optim.Optimizer],
+    batch: dict[str, Tensor],
+    recipe: SamRecipe,
+    step: int,
 ) -> tuple[Tensor, Tensor]:
     """Do one optimiser step.
 
     Args:
-        sam: A `segment_anything.modeling.Sam`.
-        optimizer: Its optimiser, with the step's learning rate.
-        batch: image (B, 3, S, S) uint8, size (B, 2), masks (B, M, S, S) bool.
+        pupil: `sam`, a `segment_anything.modeling.Sam`, and `dense`, its `DenseHead`.
+        optimizers: See `make_optimizers`, with the step's learning rate.
+        batch: What `SamScenes` gives, batched.
         recipe: The experiment.
         step: From 0; chooses the prompts.
 
     Returns:
-        losses (3,), see `mask_losses`, and the gradient's norm before it was clipped.
+        losses (4,), see `mask_losses` and `dense_loss`, and the gradient's norm before it was clipped.
     """
-    config, device = recipe.train, batch["image"].device
+    config, device, sam = recipe.train, batch["image"].device, pupil["sam"]
     draw = np.random.default_rng([recipe.seed, 11, step])
     generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
     images, per_image = batch["masks"].shape[:2]
@@ -246,10 +289,17 @@ def train_step(
             points, labels = correction(points, labels, masks, guess, generator)
             logits, ratings = decode(sam, embeddings[owner], points, labels, best[:, None])
             losses = (losses + mask_losses(logits.float(), truth, ratings, config.focal_weight)) / 2
-    optimizer.zero_grad(set_to_none=True)
+        if config.dense_weight:
+            dense = dense_loss(pupil["dense"], embeddings, batch["classes"], batch["extents"])
+        else:
+            dense = embeddings.new_zeros(())
+        losses = torch.cat((losses, config.dense_weight * dense[None]))
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     losses.sum().backward()
-    norm = nn.utils.clip_grad_norm_(sam.parameters(), config.clip_norm)
-    optimizer.step()
+    norm = nn.utils.clip_grad_norm_(pupil.parameters(), config.clip_norm)
+    for optimizer in optimizers:
+        optimizer.step()
     return losses.detach(), norm.detach()
 
 

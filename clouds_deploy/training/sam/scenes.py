@@ -6,7 +6,7 @@ never include `photo`: the target of the ablation stays unseen by every model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,13 @@ from torch.utils.data import Dataset
 
 from clouds_deploy.data.streets import render
 from clouds_deploy.data.transforms import jitter_colors
+from clouds_deploy.labels import IGNORE
 from clouds_deploy.sam_recipe import SamDataConfig
+from clouds_deploy.training.sam.dense import STRIDE, dense_targets
 
 Pixels = npt.NDArray[np.uint8]
 Regions = npt.NDArray[np.int32]
+_T = TypeVar("_T", bound=np.generic)
 
 _SEED = 977
 """Of the street scenes: their own streets, unlike those any recipe evaluates on."""
@@ -44,15 +47,18 @@ class SamScenes(Dataset[dict[str, Tensor]]):
 
         Returns:
             image (3, S, S) uint8 RGB, 0 beyond the valid part; size (2,) int64 valid rows and columns;
-            masks (M, S, S) bool, each with at least one pixel.
+            masks (M, S, S) bool, each with at least one pixel; classes (S/4, S/4) uint8 and extents
+            (4, S/4, S/4) float32, see `dense_targets`.
         """
         draw = np.random.default_rng([self.seed, 7, index])
         while True:
             if draw.random() < self.config.shapes:
                 image, layers = _shapes(self.size, draw)
+                labels = np.full(image.shape[:2], IGNORE, np.uint8)
             else:
-                image, layers = self._street(draw, index)
-            image, layers = _flip(image, layers, draw)
+                image, labels, layers = self._street(draw, index)
+            if draw.random() < 0.5:
+                image, labels, layers = image[:, ::-1], labels[:, ::-1], [layer[:, ::-1] for layer in layers]
             masks = pick_masks(layers, self.config.masks, self.config.smallest, draw)
             if masks is not None:
                 break
@@ -61,9 +67,20 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         square[:, :height, :width] = torch.from_numpy(_weather(image, draw)).permute(2, 0, 1)
         truth = torch.zeros(len(masks), self.size, self.size, dtype=torch.bool)
         truth[:, :height, :width] = torch.from_numpy(masks)
-        return {"image": square, "size": torch.tensor([height, width]), "masks": truth}
+        classes = torch.full((self.size // STRIDE, self.size // STRIDE), IGNORE, dtype=torch.uint8)
+        extents = torch.zeros(4, *classes.shape)
+        found, reach = dense_targets(labels, layers[0])
+        classes[: found.shape[0], : found.shape[1]] = torch.from_numpy(found.copy())
+        extents[:, : found.shape[0], : found.shape[1]] = torch.from_numpy(reach)
+        return {
+            "image": square,
+            "size": torch.tensor([height, width]),
+            "masks": truth,
+            "classes": classes,
+            "extents": extents,
+        }
 
-    def _street(self, draw: np.random.Generator, index: int) -> tuple[Pixels, list[Regions]]:
+    def _street(self, draw: np.random.Generator, index: int) -> tuple[Pixels, Pixels, list[Regions]]:
         config = self.config
         domain = config.domains[int(draw.integers(len(config.domains)))]
         rows = config.height
@@ -75,7 +92,8 @@ class SamScenes(Dataset[dict[str, Tensor]]):
             left, top = int(draw.integers(2 * rows - side + 1)), int(draw.integers(rows - side + 1))
             box, out = (left, top, left + side, top + side), (self.size, self.size)
         image = np.array(Image.fromarray(scene.image).resize(out, Image.Resampling.BILINEAR, box=box))
-        return image, [_cut(layer, box, out) for layer in street_regions(scene.labels, scene.instances)]
+        layers = [_cut(layer, box, out) for layer in street_regions(scene.labels, scene.instances)]
+        return image, _cut(scene.labels, box, out), layers
 
 
 def street_regions(labels: Pixels, instances: Regions) -> list[Regions]:
@@ -106,17 +124,11 @@ def _components(labels: Regions) -> Regions:
     return out
 
 
-def _cut(layer: Regions, box: tuple[int, int, int, int], out: tuple[int, int]) -> Regions:
+def _cut(layer: npt.NDArray[_T], box: tuple[int, int, int, int], out: tuple[int, int]) -> npt.NDArray[_T]:
     left, top, right, bottom = box
     rows = top + ((np.arange(out[1]) + 0.5) * (bottom - top) / out[1]).astype(np.intp)
     columns = left + ((np.arange(out[0]) + 0.5) * (right - left) / out[0]).astype(np.intp)
     return layer[rows][:, columns]
-
-
-def _flip(image: Pixels, layers: list[Regions], draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
-    if draw.random() < 0.5:
-        return image[:, ::-1], [layer[:, ::-1] for layer in layers]
-    return image, layers
 
 
 def pick_masks(

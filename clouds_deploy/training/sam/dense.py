@@ -1,0 +1,93 @@
+"""A second teacher for SAM's image encoder: at every place, what is there and how far it reaches.
+
+Masks alone teach a small encoder slowly: a few per image, and each says only what one prompt should give.
+The drawn scenes know the class of every pixel and the extent of every region, so while SAM trains a linear
+layer on its image embedding predicts both. It is thrown away afterwards: the model keeps SAM's architecture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+
+from clouds_deploy.labels import IGNORE, NUM_CLASSES
+
+STRIDE = 4
+"""Pixels between the places that are asked."""
+
+
+class DenseHead(nn.Module):
+    """Predict classes and extents from an image embedding.
+
+    Args:
+        width: Channels of the embedding.
+        patch: Pixels between its places; a multiple of `STRIDE`.
+    """
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.fold = patch // STRIDE
+        self.project = nn.Conv2d(width, (NUM_CLASSES + 4) * self.fold**2, 1)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Give class logits (B, 19, S/4, S/4) and extents (B, 4, S/4, S/4) in pixels, positive."""
+        out = F.pixel_shuffle(self.project(embedding), self.fold)
+        return out[:, :NUM_CLASSES], STRIDE * out[:, NUM_CLASSES:].float().clamp(max=8).exp()
+
+
+def dense_targets(
+    labels: npt.NDArray[np.uint8], regions: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Say what `DenseHead` should find.
+
+    Args:
+        labels: (H, W) uint8 train ids, 255 where no class is to be learned.
+        regions: (H, W) int32, 0 where there is none; 4 divides H and W.
+
+    Returns:
+        classes (H/4, W/4) uint8, and extents (4, H/4, W/4) float32: pixels from the place to the left, upper,
+        right and lower end of its region, all 0 where there is no region.
+    """
+    middle = slice(STRIDE // 2, None, STRIDE)
+    places = regions[middle, middle]
+    extents = np.zeros((4, *places.shape), np.float32)
+    ends = np.zeros((int(regions.max()) + 1, 4), np.float32)
+    for number, box in enumerate(ndimage.find_objects(regions), 1):
+        if box is not None:
+            ends[number] = box[1].start, box[0].start, box[1].stop, box[0].stop
+    rows = np.arange(places.shape[0], dtype=np.float32)[:, None] * STRIDE + STRIDE // 2 + 0.5
+    columns = np.arange(places.shape[1], dtype=np.float32)[None] * STRIDE + STRIDE // 2 + 0.5
+    left, top, right, bottom = np.moveaxis(ends[places], -1, 0)
+    extents[:] = columns - left, rows - top, right - columns, bottom - rows
+    extents[:, places == 0] = 0
+    return labels[middle, middle], extents
+
+
+def dense_loss(head: nn.Module, embedding: Tensor, classes: Tensor, extents: Tensor) -> Tensor:
+    """Compare what the head finds with the truth.
+
+    Args:
+        head: A `DenseHead`.
+        embedding: (B, C, h, w).
+        classes: (B, S/4, S/4) uint8.
+        extents: (B, 4, S/4, S/4) pixels.
+
+    Returns:
+        Cross-entropy of the classes plus 1 - IoU of the boxes that the extents span, each a mean over the
+        places that have one.
+    """
+    logits, found = head(embedding)
+    known = classes != IGNORE
+    entropy = F.cross_entropy(logits.float(), classes.long(), ignore_index=IGNORE, reduction="sum")
+    inner, outer = torch.minimum(found, extents), found
+    both = (inner[:, 0] + inner[:, 2]) * (inner[:, 1] + inner[:, 3])
+    ours = (outer[:, 0] + outer[:, 2]) * (outer[:, 1] + outer[:, 3])
+    theirs = (extents[:, 0] + extents[:, 2]) * (extents[:, 1] + extents[:, 3])
+    there = theirs > 0
+    missed = (1 - both / (ours + theirs - both)) * there
+    loss: Tensor = entropy / known.sum().clamp(min=1) + missed.sum() / there.sum().clamp(min=1)
+    return loss

@@ -124,13 +124,16 @@ SAMPLERS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {
 }
 
 
+_MKL = torch.backends.mkl.is_available()  # torch.compile cannot look it up itself
+
+
 def best_form(device: torch.device) -> Form:
     """Choose the form that PyTorch runs fastest on a device, for training and inference alike.
 
     Returns:
         `sparse` on a CPU whose PyTorch has MKL, otherwise `grid_sample`. Graphs are exported with `gather`.
     """
-    return "sparse" if device.type == "cpu" and torch.backends.mkl.is_available() else "grid_sample"
+    return "sparse" if device.type == "cpu" and _MKL else "grid_sample"
 
 
 class DeformableAttention(nn.Module):

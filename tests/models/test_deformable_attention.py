@@ -7,8 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds_deploy.models.deformable_attention import SAMPLERS, DeformableAttention
+from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
+from clouds_deploy.models.deformable_attention import SAMPLERS, DeformableAttention, best_form
+from clouds_deploy.models.mask_decoder import MaskDecoder
+from clouds_deploy.models.pixel_decoder import PixelDecoder
 from clouds_deploy.models.positions import cell_centers
+from clouds_deploy.models.sparse_sampling import sum_rows
 
 OTHERS = sorted(set(SAMPLERS) - {"grid_sample"})
 
@@ -118,3 +122,47 @@ def test_module_is_the_same_in_every_form() -> None:
         outputs.append(attention(tokens, tokens, centers, shapes))
     for output in outputs[1:]:
         assert torch.allclose(output, outputs[0], atol=1e-5)
+
+
+def test_sparse_sums_are_a_well_made_operator() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(11, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    index = torch.randint(0, 11, (6, 5), dtype=torch.int32, generator=generator)
+    index[0] = 4  # one row several times in a sum, row 10 never asked for by it
+    weight = torch.rand(6, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    expected = (rows[index.long()] * weight[..., None]).sum(1)
+    assert torch.allclose(sum_rows(rows, index, weight), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda r, w: sum_rows(r, index, w), (rows, weight))
+    torch.library.opcheck(sum_rows, (rows, index, weight))
+
+
+def test_the_best_form_of_a_device() -> None:
+    expected = "sparse" if torch.backends.mkl.is_available() else "grid_sample"
+    assert best_form(torch.device("cpu")) == expected
+    assert best_form(torch.device("cuda")) == "grid_sample"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_head_compiles_without_graph_breaks(training: bool) -> None:
+    torch.manual_seed(0)
+    pixels = PixelDecoder([8, 16, 16, 16], 32, PixelDecoderConfig(layers=1, heads=4))
+    masks = MaskDecoder(32, 19, MaskDecoderConfig(queries=6, layers=3, heads=4))
+    pixels.train(training)
+    masks.train(training)
+    features = [
+        torch.randn(1, c, 32 // s, 64 // s) for c, s in zip((8, 16, 16, 16), (1, 2, 4, 8), strict=True)
+    ]
+
+    def head(*maps: torch.Tensor) -> list[torch.Tensor]:
+        made = masks(*pixels(maps), every_layer=training)
+        return [t for p in made for t in (p.class_logits, p.mask_logits)]
+
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(training):
+        for expected, got in zip(head(*features), compiled(*features), strict=True):
+            assert torch.allclose(got, expected, rtol=1e-5, atol=1e-5)
+    if training:
+        torch.stack([t.square().mean() for t in compiled(*features)]).sum().backward()
+        gradient = pixels.layers[0].attention.sampling_offsets.weight.grad
+        assert gradient is not None
+        assert float(gradient.abs().max()) > 0

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from clouds_deploy.sam_recipe import SamTinyConfig
 from clouds_deploy.torchvision_compat import ensure_torchvision
@@ -75,3 +76,32 @@ def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
         pixel_std=PIXEL_STD,
     )
     return sam.eval()
+
+
+def initialize(sam: Any, gain: float = 2.0) -> None:
+    """Prepare a small SAM for training from nothing.
+
+    With PyTorch's own start all masks stay empty for some 500 steps, until the tokens have found out where
+    their points are. Queries and keys of the attention between tokens and image that start with the same
+    matrix look there from the first step on: the product of two positions' encodings is largest where they
+    are the same.
+
+    Args:
+        sam: What `build_sam_tiny` gave.
+        gain: Of that matrix, whose rows are orthonormal but for it.
+    """
+    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    prompts, transformer = sam.prompt_encoder, sam.mask_decoder.transformer
+    for table in (*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed):
+        nn.init.normal_(table.weight, std=0.2)
+    layers = transformer.layers
+    for attention in (
+        *(layer.cross_attn_token_to_image for layer in layers),
+        *(layer.cross_attn_image_to_token for layer in layers),
+        transformer.final_attn_token_to_image,
+    ):
+        nn.init.orthogonal_(attention.q_proj.weight, gain)
+        with torch.no_grad():
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+        nn.init.zeros_(attention.q_proj.bias)
+        nn.init.zeros_(attention.k_proj.bias)

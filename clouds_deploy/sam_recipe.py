@@ -11,42 +11,23 @@ from clouds_deploy.sections import Fraction, Positive, Section
 
 
 class SamTinyConfig(Section):
-    """Segment Anything's own architecture at a small size (SAM, appendix A).
+    """`sam_tiny`: SAM's prompt encoder and mask decoder at a small size, on EfficientNet-Lite0.
 
     Attributes:
-        image_size: Side in pixels of the square that the encoder sees, a multiple of `patch`.
-        patch: Pixels of a patch's side.
-        width: Channels of the image encoder.
-        depth: Its blocks.
-        heads: Its attention heads; a divisor of `width`.
-        window: Side in patches of the windows that most blocks attend in.
-        global_blocks: Blocks that attend to the whole image, counted from 0.
+        image_size: Side in pixels of the square that the encoder sees, a multiple of 32.
         prompt_width: Channels of image embeddings and prompts, a multiple of 32.
         decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
     """
 
     image_size: Positive = 256
-    patch: Positive = 8
-    width: Positive = 128
-    depth: Positive = 6
-    heads: Positive = 4
-    window: Positive = 8
-    global_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (2, 5)
     prompt_width: Positive = 96
     decoder_feedforward: Positive = 256
 
     @model_validator(mode="after")
     def _fits(self) -> SamTinyConfig:
-        if self.image_size % self.patch:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.prompt_width % 32:
-            raise ValueError(f"prompt_width {self.prompt_width} is not a multiple of 32")
-        if any(block >= self.depth for block in self.global_blocks):
-            raise ValueError(
-                f"global_blocks {list(self.global_blocks)} name a block beyond depth {self.depth}"
-            )
+        for name in ("image_size", "prompt_width"):
+            if getattr(self, name) % 32:
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of 32")
         return self
 
 
@@ -78,6 +59,7 @@ class SamTrainConfig(Section):
         batch_size: Images per step.
         optimizer: `adamw`, or `muon` for the matrices and AdamW for the rest.
         lr: Peak learning rate; it falls as a cosine to zero. Muon's steps are scaled to AdamW's.
+        trunk_lr: Share of it that the image encoder's ImageNet weights get; 0 keeps them.
         weight_decay: Norms, biases and embeddings get none.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest norm of the gradient.
@@ -97,6 +79,7 @@ class SamTrainConfig(Section):
     batch_size: Positive = 8
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 8e-4
+    trunk_lr: Fraction = 0.2
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_steps: Annotated[int, Field(ge=0)] = 150
     clip_norm: Annotated[float, Field(gt=0)] = 1.0

@@ -17,7 +17,7 @@ ensure_torchvision()  # before any test imports segment_anything
 
 NAMES = ("vit_b", "vit_h", "sam_tiny")
 SIZES = {"vit_b": 160, "vit_h": 128, "sam_tiny": 256, "mobile_sam": 160}
-"""In grids of 10 and 8 the windows of 14 are padded; `sam_tiny` has unpadded windows of 8 in a grid of 32."""
+"""In grids of 10 and 8 the windows of 14 are padded."""
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from safetensors.torch import save_file
 
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam import build as module
+from clouds_deploy.models.sam.assembly import VIT, build_vit_sam
 from clouds_deploy.models.sam.build import NAMES, OFFICIAL, build, load_sam
 from clouds_deploy.models.sam.decoder import SamDecoder
 from clouds_deploy.models.sam.encoder import SamEncoder
-from tests.models.sam_cases import small_sam
+from clouds_deploy.models.sam.weights import fill
+from tests.models.sam_cases import SIZES, small_sam
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -98,10 +101,19 @@ def test_another_models_file_is_recognised(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vit.safetensors"
+    save_file(small_sam("vit_b").state_dict(), path)
+    other = build_vit_sam(replace(VIT["vit_b"], depth=3, global_blocks=(1,)), SIZES["vit_b"] + 16)
+    with pytest.raises(CloudsError, match="of another shape"):
+        fill(other, path)
+
+
+def test_the_tiny_one_sees_images_of_any_size(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     save_file(state(), path)
-    with pytest.raises(CloudsError, match="of another shape"):
-        load_sam("sam_tiny", path, image_size=128)
+    assert load_sam("sam_tiny", path, image_size=384).image_size == 384
+    with pytest.raises(CloudsError, match="no multiple of 32"):
+        load_sam("sam_tiny", path, image_size=240)
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:

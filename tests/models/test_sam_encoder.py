@@ -8,7 +8,7 @@ from clouds_deploy.models.sam.encoder import SamEncoder
 from clouds_deploy.models.sam.layer_norm import channels_first_norm
 from clouds_deploy.models.sam.vit_encoder import AttentionForm, VitBlock, VitEncoder
 from clouds_deploy.models.sam.windows import Windows
-from tests.models.sam_cases import NAMES, SIZES, small_sam
+from tests.models.sam_cases import SIZES, small_sam
 
 FORMS: tuple[AttentionForm, ...] = ("bias", "channels")
 
@@ -44,7 +44,7 @@ def test_layer_norm_is_the_official_one() -> None:
         torch.testing.assert_close(channels_first_norm(norm, x), norm(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["vit_b", "vit_h"])
 @pytest.mark.parametrize("window_form", FORMS)
 @pytest.mark.parametrize("global_form", FORMS)
 def test_encoder_equals_the_official_one(

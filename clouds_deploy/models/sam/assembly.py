@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from clouds_deploy.models.sam.tiny import PIXEL_MEAN, PIXEL_STD
 from clouds_deploy.torchvision_compat import ensure_torchvision
 
 WIDTH = 256
@@ -34,6 +33,10 @@ class VitStructure:
     heads: int
     global_blocks: tuple[int, ...]
 
+
+PIXEL_MEAN = [123.675, 116.28, 103.53]
+PIXEL_STD = [58.395, 57.12, 57.375]
+"""Of ImageNet, for RGB of 0..255."""
 
 VIT = {
     "vit_b": VitStructure(768, 12, 12, (2, 5, 8, 11)),

@@ -72,8 +72,8 @@ def load_sam(name: str, weights: str | Path | None = None, *, image_size: int | 
         name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`.
         weights: A `.pth`, `.pt` or `.safetensors` file; `random` for a dry run, which is said aloud; None for
             those shipped with the package, which only `sam_tiny` has.
-        image_size: Side of the square that the image encoder sees, a multiple of 16; None is what the weights
-            were trained for, and with weights anything else is refused by their shapes.
+        image_size: Side of the square that the image encoder sees, a multiple of 16 (32 for `sam_tiny`);
+            None is what the weights were trained for. Weights of a ViT fit no other.
 
     Raises:
         CloudsError: There is no such model, no weights were given (the message says where to get them), the
@@ -81,8 +81,11 @@ def load_sam(name: str, weights: str | Path | None = None, *, image_size: int | 
     """
     if name not in NAMES:
         raise CloudsError(f"there is no SAM `{name}`", nearest(name, NAMES))
-    if image_size is not None and (image_size < 16 or image_size % 16):
-        raise CloudsError(f"image_size {image_size} is no multiple of 16", "the ViTs' patches are 16 pixels")
+    step = 32 if name == SAM_TINY else 16
+    if image_size is not None and (image_size < step or image_size % step):
+        raise CloudsError(
+            f"image_size {image_size} is no multiple of {step}", f"`{name}` divides it by {step}"
+        )
     if weights == RANDOM:
         from clouds_deploy.console import warn
 

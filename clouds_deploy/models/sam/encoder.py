@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from clouds_deploy.models.sam.lite_encoder import LiteEncoder
 from clouds_deploy.models.sam.tiny_vit import TinyViT
 from clouds_deploy.models.sam.vit_encoder import AttentionForm, VitEncoder
 
@@ -42,7 +43,7 @@ class SamEncoder(nn.Module):
         self.side = int(encoder.img_size)
         self.encoder: nn.Module = (
             encoder
-            if isinstance(encoder, TinyViT)
+            if isinstance(encoder, (TinyViT, LiteEncoder))
             else VitEncoder(encoder, window_form=window_form, global_form=global_form)
         )
         for name in ("pixel_mean", "pixel_std"):

@@ -1,8 +1,7 @@
-"""Segment Anything's own modules, put together at a small size."""
+"""`sam_tiny`: SAM's prompt encoder and mask decoder, small, on a small image encoder."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,48 +10,27 @@ from torch import nn
 from clouds_deploy.sam_recipe import SamTinyConfig
 from clouds_deploy.torchvision_compat import ensure_torchvision
 
-PIXEL_MEAN = [123.675, 116.28, 103.53]
-PIXEL_STD = [58.395, 57.12, 57.375]
-"""Of ImageNet, for RGB of 0..255, as in SAM."""
-
 
 def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
-    """Build `sam_tiny` with random weights: a ViT on small patches, SAM's prompt encoder and mask decoder.
+    """Build `sam_tiny` with random weights.
 
-    A patch of 8 instead of 16 pixels keeps masks of distant cars and people apart at 256 pixels: the low
+    Embeddings at an eighth of the image's side keep distant cars and people apart at 256 pixels: the low
     resolution masks are half the image's side.
 
     Args:
         config: Its sizes; None means those that the shipped weights have.
 
     Returns:
-        A `segment_anything.modeling.Sam`, whose state dict has that library's key names.
+        A `segment_anything.modeling.Sam`, whose state dict has that library's key names but for the image
+        encoder's.
     """
     ensure_torchvision()
-    from segment_anything.modeling import (
-        ImageEncoderViT,
-        MaskDecoder,
-        PromptEncoder,
-        Sam,
-        TwoWayTransformer,
-    )
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    from clouds_deploy.models.sam.lite_encoder import MEAN, STD, STRIDE, LiteEncoder
 
     config = config or SamTinyConfig()
-    side = config.image_size // config.patch
-    encoder = ImageEncoderViT(
-        img_size=config.image_size,
-        patch_size=config.patch,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.heads,
-        mlp_ratio=4,
-        out_chans=config.prompt_width,
-        qkv_bias=True,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=config.window,
-        global_attn_indexes=config.global_blocks,
-    )
+    side = config.image_size // STRIDE
     prompts = PromptEncoder(
         embed_dim=config.prompt_width,
         image_embedding_size=(side, side),
@@ -69,17 +47,17 @@ def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
         iou_head_hidden_dim=config.prompt_width,
     )
     sam = Sam(
-        image_encoder=encoder,
+        image_encoder=LiteEncoder(config.prompt_width, config.image_size),
         prompt_encoder=prompts,
         mask_decoder=decoder,
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
+        pixel_mean=MEAN,
+        pixel_std=STD,
     )
     return sam.eval()
 
 
 def initialize(sam: Any, gain: float = 2.0) -> None:
-    """Prepare a small SAM for training from nothing.
+    """Prepare `sam_tiny` for training: the image encoder's ImageNet weights, and a start for the attention.
 
     With PyTorch's own start all masks stay empty for some 500 steps, until the tokens have found out where
     their points are. Queries and keys of the attention between tokens and image that start with the same
@@ -89,8 +67,13 @@ def initialize(sam: Any, gain: float = 2.0) -> None:
     Args:
         sam: What `build_sam_tiny` gave.
         gain: Of that matrix, whose rows are orthonormal but for it.
+
+    Raises:
+        CloudsError: The package with the ImageNet weights is not installed.
     """
-    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    from clouds_deploy.models.sam.lite_encoder import load_imagenet
+
+    load_imagenet(sam.image_encoder)
     prompts, transformer = sam.prompt_encoder, sam.mask_decoder.transformer
     for table in (*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed):
         nn.init.normal_(table.weight, std=0.2)

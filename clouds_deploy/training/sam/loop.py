@@ -30,7 +30,8 @@ from clouds_deploy.config import parse
 from clouds_deploy.console import progress, say
 from clouds_deploy.data.streets import render
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.sam.tiny import build_sam_tiny
+from clouds_deploy.models.sam.lite_encoder import STRIDE
+from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.models.store import read_tensors, write_tensors
 from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
 from clouds_deploy.training.journal import Journal
@@ -75,10 +76,11 @@ def train_sam(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(recipe.seed, 0))
         sam = build_sam_tiny(recipe.model)
-        nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
-        head = DenseHead(recipe.model.prompt_width, recipe.model.patch)
+        initialize(sam)
+        head = DenseHead(recipe.model.prompt_width, STRIDE)
     if init is not None and not resume:
         _initialize(sam, init)
+    sam.image_encoder.trunk.requires_grad_(recipe.train.trunk_lr > 0)
     pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(device).train()
     optimizers = make_optimizers(pupil, recipe.train)
     step = _resume(out, recipe, pupil, optimizers) if resume else _start(out, recipe)
@@ -103,17 +105,21 @@ def _seed(seed: int, step: int) -> int:
 
 def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.optim.Optimizer]:
     """Give the optimisers of a model: AdamW, before it Muon where the recipe says so."""
-    small = ("embed", "token", "rel_pos")
-    named = [(n, p) for n, p in pupil.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in small)]
+    trunk = ".trunk."
+    named = [(n, p) for n, p in pupil.named_parameters() if config.trunk_lr or trunk not in n]
+    matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in ("embed", "token"))]
     chosen = {id(p) for p in matrices} if config.optimizer == "muon" else set()
-    rest = [(n, p) for n, p in named if id(p) not in chosen]
-    decayed = {n for n, p in rest if p.ndim > 1 and not any(word in n for word in small)}
-    groups = [
-        {"params": [p for n, p in rest if n in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in rest if n not in decayed], "weight_decay": 0.0},
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if id(parameter) not in chosen:
+            decays = parameter.ndim > 1 and not any(word in name for word in ("embed", "token"))
+            kind = (config.weight_decay if decays else 0.0, config.trunk_lr if trunk in name else 1.0)
+            groups.setdefault(kind, []).append(parameter)
+    sections = [
+        {"params": parameters, "weight_decay": decay, "share": share}
+        for (decay, share), parameters in groups.items()
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    adamw = torch.optim.AdamW(sections, lr=config.lr, betas=(0.9, 0.98), fused=True)
     if not chosen:
         return [adamw]
     muon = torch.optim.Muon(
@@ -123,17 +129,9 @@ def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.opti
 
 
 def _initialize(sam: Any, run: Path) -> None:
-    """Load a finished run's weights, its positions resized to the model's."""
+    """Load a finished run's weights."""
     read_manifest(run, KIND)
     weights = read_tensors(run / WEIGHTS)
-    expected = sam.state_dict()
-    for name, value in weights.items():
-        if name.endswith("pos_embed"):
-            resized = F.interpolate(value.permute(0, 3, 1, 2), expected[name].shape[1:3], mode="bicubic")
-            weights[name] = resized.permute(0, 2, 3, 1).contiguous()
-        elif "rel_pos" in name and name in expected:
-            resized = F.interpolate(value.T[None], len(expected[name]), mode="linear")
-            weights[name] = resized[0].T.contiguous()
     try:
         sam.load_state_dict(weights)
     except RuntimeError as error:
@@ -233,7 +231,7 @@ def _train(
         for step, batch in enumerate(loader, first):
             moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = learning_rate(step, config)
+                group["lr"] = learning_rate(step, config) * group.get("share", 1.0)
             losses, norm = train_step(pupil, optimizers, moved, recipe, step)
             window += torch.cat((losses, norm[None]))
             done = step + 1

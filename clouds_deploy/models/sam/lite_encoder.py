@@ -1,0 +1,102 @@
+"""The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that gathers its levels at stride 8.
+
+Why not SAM's own ViT at a small size: on drawn scenes alone, from nothing, it learnt too slowly by far
+(docs/decisions/0005). This network starts from ImageNet weights and costs less.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 8
+"""Pixels between the places of an embedding."""
+MEAN, STD = [127.0] * 3, [128.0] * 3
+"""What EfficientNet-Lite0's weights expect of RGB in 0..255."""
+
+
+class LiteEncoder(nn.Module):
+    """EfficientNet-Lite0 under a small feature pyramid.
+
+    Batch normalisation always uses its stored statistics: batches of drawn scenes are too small and too
+    unlike photos to replace those of ImageNet.
+
+    Args:
+        width: Channels of the embedding.
+        image_size: Side of the square it sees, a multiple of 32.
+
+    Attributes:
+        img_size: The side, under the name that `segment_anything` asks for.
+    """
+
+    def __init__(self, width: int, image_size: int) -> None:
+        super().__init__()
+        import timm
+
+        self.img_size = image_size
+        self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4))
+        channels = self.trunk.feature_info.channels()
+        self.lateral = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[1:])
+        self.detail = nn.Conv2d(channels[0], width, 3, stride=2, padding=1)
+        self.mix = nn.ModuleList(
+            nn.Sequential(_Norm(width), nn.Conv2d(width, width, 3, padding=1), nn.GELU()) for _ in range(2)
+        )
+        self.neck = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), _Norm(width))
+
+    def train(self, mode: bool = True) -> LiteEncoder:
+        """See the class: batch normalisation stays in evaluation mode."""
+        super().train(mode)
+        for module in self.trunk.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            image: (B, 3, S, S) float, normalised by `MEAN` and `STD`, padding zero.
+
+        Returns:
+            (B, C, S/8, S/8).
+        """
+        quarter, *maps = self.trunk(image)
+        x, middle, fine = (
+            lateral(m) for lateral, m in zip(reversed(self.lateral), reversed(maps), strict=True)
+        )
+        x = self.mix[0](middle + _double(x))
+        x = self.mix[1](fine + self.detail(quarter) + _double(x))
+        out: Tensor = self.neck(x)
+        return out
+
+
+class _Norm(nn.LayerNorm):
+    """Normalise the channels of (B, C, H, W), in the one operation that engines know."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def load_imagenet(encoder: Any) -> str:
+    """Give a `LiteEncoder` the packaged ImageNet weights, and say where they are from.
+
+    Raises:
+        CloudsError: The package with the weights is not installed.
+    """
+    from clouds_deploy.model_config import BackboneConfig
+    from clouds_deploy.models.backbones.lite0 import lite0_backbone
+
+    backbone = lite0_backbone(BackboneConfig())
+    with torch.no_grad():
+        encoder.trunk.load_state_dict(backbone.trunk.state_dict())
+    return backbone.weights

@@ -82,3 +82,5 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
 
 
 sum_rows.register_autograd(_backward, setup_context=_keep)
+for _operator in (sum_rows, sum_rows_backward):
+    _operator.register_autocast("cpu", torch.float32)  # sparse products know no shorter type

@@ -166,3 +166,17 @@ def test_the_head_compiles_without_graph_breaks(training: bool) -> None:
         gradient = pixels.layers[0].attention.sampling_offsets.weight.grad
         assert gradient is not None
         assert float(gradient.abs().max()) > 0
+
+
+def test_autocast_leaves_the_sampling_in_single_precision() -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, heads=4, levels=2, points=4)
+    shapes = [(4, 6), (2, 3)]
+    tokens = torch.randn(2, 30, 32, requires_grad=True)
+    centers = torch.cat([cell_centers(h, w, tokens.device) for h, w in shapes])
+    for form in SAMPLERS:
+        attention.form = form  # type: ignore[assignment]
+        with torch.autocast("cpu", torch.bfloat16):
+            output = attention(tokens, tokens, centers, shapes)
+            output.float().square().sum().backward()
+        assert torch.allclose(output.float(), attention(tokens, tokens, centers, shapes), atol=0.02)

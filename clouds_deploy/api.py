@@ -63,9 +63,8 @@ def train(
     if is_sam_recipe(str(recipe)):
         from clouds_deploy.training.sam.loop import train_sam
 
-        if init:
-            raise CloudsError("a SAM recipe takes no --init", "leave it out, or go on with --resume")
-        return train_sam(load_sam_recipe(str(recipe), tuple(overrides)), Path(out), resume=resume)
+        made = load_sam_recipe(str(recipe), tuple(overrides))
+        return train_sam(made, Path(out), resume=resume, init=Path(init) if init else None)
     resolved = load_recipe(str(recipe), tuple(overrides))
     return run(resolved, Path(out), resume=resume, init=Path(init) if init else None)
 

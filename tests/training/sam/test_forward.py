@@ -1,0 +1,78 @@
+"""The batched passes of training against `segment_anything`'s own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clouds_deploy.training.sam.forward import decode, encode
+from clouds_deploy.training.sam.losses import mask_losses
+from tests.models.sam_cases import SIZES, small_sam
+
+SIDE = SIZES["sam_tiny"]
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> torch.Tensor:
+    sam = small_sam("sam_tiny")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    sizes = torch.tensor([[SIDE, SIDE], [SIDE // 2, SIDE - 40]])
+    with torch.no_grad():
+        found = encode(sam, images, sizes)
+        for image, size, mine in zip(images, sizes.tolist(), found, strict=True):
+            theirs = sam.image_encoder(sam.preprocess(image[None, :, : size[0], : size[1]].float()))
+            assert torch.allclose(mine, theirs[0], atol=1e-4)
+    return found
+
+
+@pytest.mark.parametrize("labels", [[1.0, -1.0], [1.0, 0.0, 1.0, -1.0], [2.0, 3.0], [1.0, 0.0, 2.0, 3.0]])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_decode_is_the_official_decoder(
+    embeddings: torch.Tensor, labels: list[float], corrected: bool
+) -> None:
+    sam = small_sam("sam_tiny")
+    generator = torch.Generator().manual_seed(1)
+    points = torch.rand(3, len(labels), 2, generator=generator) * SIDE
+    kinds = torch.tensor([labels]).repeat(3, 1)
+    previous = torch.randn(3, 1, SIDE // 2, SIDE // 2, generator=generator) if corrected else None
+    owner = torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        masks, ratings = decode(sam, embeddings[owner], points, kinds, previous)
+        for i in range(3):
+            boxed = labels[-1] == 3
+            plain = slice(0, len(labels) - (2 if boxed else 1))
+            sparse, dense = sam.prompt_encoder(
+                points=(points[i : i + 1, plain], kinds[i : i + 1, plain]) if plain.stop else None,
+                boxes=points[i : i + 1, -2:].reshape(1, 4) if boxed else None,
+                masks=None if previous is None else previous[i : i + 1],
+            )
+            theirs, rated = sam.mask_decoder.predict_masks(
+                embeddings[owner[i] : owner[i] + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
+            )
+            assert torch.allclose(masks[i], theirs[0], atol=1e-4)
+            assert torch.allclose(ratings[i], rated[0], atol=1e-5)
+
+
+def test_losses_by_hand() -> None:
+    truth = torch.zeros(1, 2, 2)
+    truth[0, 0] = 1.0
+    logits = torch.full((1, 4, 2, 2), -40.0)
+    logits[0, 0, 0] = 40.0  # the single mask is right
+    logits[0, 2, 0, 0] = 40.0  # of the three the second is half right, the others empty
+    ratings = torch.tensor([[1.0, 0.0, 0.5, 0.25]])
+    focal, dice, rating = mask_losses(logits, truth, ratings, 2.0).tolist()
+    assert focal == pytest.approx(2.0 * 0.25 * 40 / 4, rel=1e-4)  # one pixel of four missed, alpha 0.25
+    assert dice == pytest.approx(1 - 3 / 4, rel=1e-4)  # (2 * 1 + 1) / (1 + 2 + 1)
+    assert rating == pytest.approx(4 * 0.25**2 / 4)
+
+
+def test_losses_count_a_share_of_a_pixel() -> None:
+    logits = torch.zeros(1, 4, 3, 3)
+    truth = torch.full((1, 3, 3), 0.5)
+    focal, _, _ = mask_losses(logits, truth, torch.zeros(1, 4), 1.0).tolist()
+    assert focal == pytest.approx(0.0)
+    expected = F.binary_cross_entropy_with_logits(torch.tensor(0.0), torch.tensor(1.0)) * 0.25 * 0.25
+    focal, _, _ = mask_losses(logits, torch.ones(1, 3, 3), torch.zeros(1, 4), 1.0).tolist()
+    assert focal == pytest.approx(2 * float(expected))

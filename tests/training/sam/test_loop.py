@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.sam.build import load_sam
+from clouds_deploy.models.store import read_tensors
+from clouds_deploy.recipes import load_sam_recipe
+from clouds_deploy.sam_recipe import SamRecipe
+from clouds_deploy.training.sam import loop
+from clouds_deploy.training.sam.loop import WEIGHTS, learning_rate, train_sam
+
+
+def recipe(*overrides: str) -> SamRecipe:
+    small = (
+        "model.image_size=64", "model.prompt_width=32", "model.decoder_feedforward=32",
+        "data.height=64", "data.masks=2", "data.smallest=0.01", "train.steps=4", "train.batch_size=2",
+        "train.warmup_steps=1", "train.checkpoint_every=2", "train.log_every=1", "train.eval_every=0",
+        "train.eval_scenes=2", "train.workers=0",
+    )  # fmt: skip
+    return load_sam_recipe("sam_tiny", (*small, *overrides))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sam") / "run"
+    train_sam(recipe(), out)
+    return out
+
+
+def test_a_run_holds_what_it_should(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["steps"] == 4
+    assert {"iou_1", "iou_5", "instances", "steps"} <= set(manifest["outcome"])
+    weights = read_tensors(finished / WEIGHTS)
+    assert not any("dense" in name for name in weights)
+    assert not (finished / "checkpoints").exists()
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "dice" in line] == [1, 2, 3, 4]
+    assert {"focal", "dice", "iou_error", "dense", "gradient_norm"} <= set(lines[0])
+    assert train_sam(recipe(), finished, resume=True)["images_per_second"] is None
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.train_step
+
+    def killed(*given: Any) -> Any:
+        if given[-1] == 3:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(loop, "train_step", killed)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train_sam(recipe(), out)
+    monkeypatch.setattr(loop, "train_step", real)
+    with pytest.raises(CloudsError, match="another recipe"):
+        train_sam(recipe("train.lr=1e-5"), out, resume=True)
+    train_sam(recipe(), out, resume=True)
+    assert (out / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
+    assert (out / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_starting_from_another_run(finished: Path, tmp_path: Path) -> None:
+    still = recipe("train.steps=1", "train.lr=1e-30", "train.weight_decay=0", "model.image_size=96")
+    train_sam(still, tmp_path / "larger", init=finished)
+    mine, theirs = read_tensors(tmp_path / "larger" / WEIGHTS), read_tensors(finished / WEIGHTS)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.allclose(mine[name], value, atol=1e-6), name
+    with pytest.raises(CloudsError, match="another architecture"):
+        train_sam(recipe("model.prompt_width=64"), tmp_path / "wider", init=finished)
+    assert not (tmp_path / "wider").exists()
+    with pytest.raises(CloudsError, match="exists already"):
+        train_sam(recipe(), finished)
+    with pytest.raises(CloudsError, match="no run to resume"):
+        train_sam(recipe(), tmp_path / "nothing", resume=True)
+
+
+def test_a_frozen_trunk_stays(tmp_path: Path) -> None:
+    train_sam(recipe("train.steps=2", "train.trunk_lr=0"), tmp_path / "run")
+    imagenet = loop.build_sam_tiny(recipe().model)
+    loop.initialize(imagenet)
+    weights = read_tensors(tmp_path / "run" / WEIGHTS)
+    for name, value in imagenet.state_dict().items():
+        if ".trunk." in name:
+            assert torch.equal(weights[name], value), name
+    assert not torch.equal(
+        weights["image_encoder.detail.weight"], imagenet.state_dict()["image_encoder.detail.weight"]
+    )
+
+
+def test_learning_rate() -> None:
+    config = recipe("train.steps=100", "train.warmup_steps=10", "train.lr=1.0").train
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9]
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[-1] < 1e-3
+
+
+@pytest.mark.slow
+def test_masks_appear(tmp_path: Path) -> None:
+    """From nothing to masks that beat what training starts with, on scenes it never saw."""
+    made = recipe(
+        "model.image_size=128", "model.prompt_width=96", "data.height=96", "train.steps=200",
+        "train.batch_size=6", "train.optimizer=muon", "train.lr=1.5e-3", "train.warmup_steps=40",
+        "train.focal_weight=0.5", "data.masks=4", "train.eval_scenes=10",
+    )  # fmt: skip
+    assert train_sam(made, tmp_path / "run")["iou_5"] > 15
+
+
+def test_sam_tiny_is_small() -> None:
+    sam = load_sam("sam_tiny", "random").sam
+    assert sum(p.numel() for p in sam.parameters()) < 5e6

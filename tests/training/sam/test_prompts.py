@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from clouds_deploy.training.sam.prompts import boxes, correction, first_prompts, interior_points
+
+
+def masks() -> torch.Tensor:
+    found = torch.zeros(3, 20, 30, dtype=torch.bool)
+    found[0, 2:5, 4:9] = True
+    found[1, 19, 29] = True
+    found[2] = True
+    return found
+
+
+def inside(where: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    x, y = points[..., 0].long(), points[..., 1].long()
+    return where[torch.arange(len(where))[:, None], y, x]
+
+
+def test_interior_points_lie_inside() -> None:
+    points = interior_points(masks(), 50, torch.Generator().manual_seed(0))
+    assert points.shape == (3, 50, 2)
+    assert inside(masks(), points).all()
+    assert len(points[0].unique(dim=0)) > 5
+
+
+def test_boxes_are_near_their_masks() -> None:
+    corners = torch.stack([boxes(masks(), torch.Generator().manual_seed(i)) for i in range(300)])
+    tight = torch.tensor([[[4.0, 2], [9, 5]], [[29, 19], [30, 20]], [[0, 0], [30, 20]]])
+    assert ((corners.mean(0) - tight).abs() <= 1.5).all()  # the noise is cut at the image's ends
+    assert (corners >= 0).all()
+    assert (corners[..., 0] <= 30).all()
+    assert (corners[..., 1] <= 20).all()
+    assert 0.02 < corners[:, 0, 0, 0].std() / 5 < 0.2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_first_prompts_are_of_one_of_four_kinds(seed: int) -> None:
+    points, labels = first_prompts(masks(), np.random.default_rng(seed), torch.Generator().manual_seed(seed))
+    assert points.shape == (*labels.shape, 2)
+    assert (labels == labels[0]).all()
+    kinds = labels[0].tolist()
+    count = kinds.count(1.0)
+    assert kinds in ([1.0] * count + [2.0, 3.0], [1.0] * count + [-1.0])
+    assert 0 <= count <= 6
+    assert inside(masks(), points[:, :count]).all()
+
+
+def test_corrections_lie_in_the_error() -> None:
+    truth = masks()
+    guess = truth.clone()
+    guess[0, 2:5, 4:6] = False
+    guess[1, 0, 0] = True
+    points, labels = torch.zeros(3, 1, 2), torch.ones(3, 1)
+    more, kinds = correction(points, labels, truth, guess, torch.Generator().manual_seed(0))
+    assert more.shape == (3, 2, 2)
+    assert kinds[:, 0].tolist() == [1.0, 0.0, 1.0]  # it lacks something, it leaks, it is right
+    assert bool((truth[0] & ~guess[0])[int(more[0, 0, 1]), int(more[0, 0, 0])])
+    assert more[1, 0].tolist() == [0.0, 0.0]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from clouds_deploy.labels import IGNORE
+from clouds_deploy.sam_recipe import SamDataConfig
+from clouds_deploy.training.sam.dense import STRIDE, DenseHead, dense_loss, dense_targets
+from clouds_deploy.training.sam.scenes import SamScenes, pick_masks, street_regions
+
+CONFIG = SamDataConfig(height=64, masks=3)
+SIZE = 96
+
+
+def test_a_sample_is_a_function_of_seed_and_index() -> None:
+    first, again, other = (SamScenes(CONFIG, SIZE, seed) for seed in (0, 0, 1))
+    for index in range(6):
+        sample = first[index]
+        for name, value in again[index].items():
+            assert torch.equal(sample[name], value), name
+        assert not torch.equal(sample["image"], other[index]["image"])
+        assert sample["image"].shape == (3, SIZE, SIZE)
+        assert sample["masks"].shape == (3, SIZE, SIZE)
+        rows, columns = sample["size"].tolist()
+        assert not sample["image"][:, rows:].any()
+        assert not sample["masks"][:, rows:].any()
+        assert sample["masks"].flatten(1).any(1).all()
+        shares = sample["masks"].float().sum((1, 2)) / (rows * columns)
+        assert (shares >= CONFIG.smallest).all()
+        assert (shares <= 0.9).all()
+        assert sample["classes"].shape == (SIZE // STRIDE, SIZE // STRIDE)
+        assert sample["extents"].shape == (4, *sample["classes"].shape)
+
+
+def test_the_target_domain_cannot_be_asked_for() -> None:
+    with pytest.raises(ValidationError):
+        SamDataConfig(domains=("photo",))  # type: ignore[arg-type]
+
+
+def test_shapes_have_regions_and_no_classes() -> None:
+    sample = SamScenes(CONFIG.model_copy(update={"shapes": 1.0}), SIZE, 0)[0]
+    assert (sample["classes"] == IGNORE).all()
+    assert (sample["extents"] > 0).any()
+    assert sample["size"].tolist() == [SIZE, SIZE]
+
+
+def test_regions_part_instances_that_touch() -> None:
+    labels = np.zeros((6, 8), np.uint8)
+    labels[2:4, 1:7] = 13
+    instances = np.zeros((6, 8), np.int32)
+    instances[2:4, 1:4], instances[2:4, 4:7] = 7, 9
+    single, together = street_regions(labels, instances)
+    assert len(np.unique(single)) == 3
+    assert len(np.unique(together)) == 2
+    assert single[2, 1] != single[2, 4]
+    assert together[2, 1] == together[2, 4]
+
+
+def test_too_small_and_too_large_regions_are_not_picked() -> None:
+    layer = np.ones((10, 10), np.int32)
+    layer[0, 0] = 2
+    layer[5:, 5:] = 3
+    draw = np.random.default_rng(0)
+    found = pick_masks([layer], 5, 0.02, draw)
+    assert found is not None
+    assert {int(mask.sum()) for mask in found} == {25, 74}
+    assert pick_masks([np.ones((10, 10), np.int32)], 5, 0.02, draw) is None
+
+
+def test_dense_targets_by_hand() -> None:
+    labels = np.full((8, 12), 10, np.uint8)
+    regions = np.zeros((8, 12), np.int32)
+    regions[1:7, 2:11] = 5
+    classes, extents = dense_targets(labels, regions)
+    assert classes.tolist() == [[10] * 3] * 2
+    # places are the middles of pixels 2, 6 and 10: 2.5, 6.5, 10.5
+    assert extents[0].tolist() == [[0.5, 4.5, 8.5]] * 2  # from the left end, 2
+    assert extents[1].tolist() == [[1.5] * 3, [5.5] * 3]
+    assert extents[2].tolist() == [[8.5, 4.5, 0.5]] * 2  # to the right end, 11
+    assert extents[3].tolist() == [[4.5] * 3, [0.5] * 3]
+
+
+class _Right(torch.nn.Module):
+    """Answers what is right."""
+
+    def __init__(self, classes: torch.Tensor, extents: torch.Tensor) -> None:
+        super().__init__()
+        self.classes, self.extents = classes, extents
+
+    def forward(self, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        known = torch.nn.functional.one_hot(self.classes.long().clamp(max=18), 19).permute(0, 3, 1, 2)
+        return 100.0 * known.float(), self.extents.clamp(min=1e-3)
+
+
+def test_the_dense_loss_is_zero_for_what_is_right() -> None:
+    sample = SamScenes(CONFIG.model_copy(update={"shapes": 0.0}), SIZE, 0)[0]
+    classes, extents = sample["classes"][None], sample["extents"][None]
+    none = torch.zeros(1, 1, 1, 1)
+    assert float(dense_loss(_Right(classes, extents), none, classes, extents)) < 1e-5
+    wider = dense_loss(_Right(classes, 2 * extents), none, classes, extents)
+    assert float(wider) == pytest.approx(0.75, abs=1e-4)  # a box of four times the area
+    unknown = torch.full_like(classes, IGNORE)
+    assert float(dense_loss(_Right(classes, extents), none, unknown, torch.zeros_like(extents))) == 0
+    head = DenseHead(8, 8)
+    logits, found = head(torch.randn(2, 8, 3, 4))
+    assert logits.shape == (2, 19, 6, 8)
+    assert found.shape == (2, 4, 6, 8)
+    assert (found > 0).all()

@@ -174,6 +174,20 @@ def class_scores(prediction: Prediction, size: tuple[int, int], inference: Infer
     return F.interpolate(sums, size=size, mode="bilinear", align_corners=False)
 
 
+def label_and_trust(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the label map and how sure the model is of it.
+
+    Args:
+        scores: (B, C, H, W) as from `Segmenter.scores`, not negative.
+
+    Returns:
+        labels (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the best class's share of the sum of
+        all scores, for masks that overlap or leave gaps make this sum more or less than one.
+    """
+    best, labels = scores.max(1)
+    return labels.to(torch.uint8), best / scores.sum(1).clamp(min=1e-6)
+
+
 def build_segmenter(config: ModelConfig) -> Segmenter:
     """Build the model a recipe describes; the decoders start random, the backbone with its weights.
 

@@ -62,10 +62,8 @@ def main() -> None:
             scenes = [render(domain, seed, i, ROWS, 2 * ROWS) for i in range(given.scenes)]
             rows.append(one_seed(model, refiners, scenes, sure=not given.no_confidence))
             print(domain, seed, {k: round(v, 2) for k, v in rows[-1].items()}, flush=True)
-        report[domain] = {
-            "seeds": rows,
-            "mean": {key: float(np.mean([r[key] for r in rows])) for key in rows[0]},
-        }
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        report[domain] = {"seeds": rows, "mean": mean}
         print(domain, "mean", {k: round(v, 2) for k, v in mean.items()}, flush=True)
     if given.out:
         write_json(given.out, report)

@@ -195,6 +195,7 @@ def predict(
     out: str | Path,
     backend: str = "onnxruntime",
     overlays: bool = True,
+    confidences: bool = False,
 ) -> dict[str, Any]:
     """Label images, folders of images and videos; see `runtime.predict.predict_paths`.
 
@@ -204,12 +205,14 @@ def predict(
         out: The folder to make.
         backend: Bundles only: the runtime.
         overlays: Whether to draw overlays with a legend too.
+        confidences: Whether to write how sure the labels are, too.
     """
     from clouds_deploy.runtime.predict import predict_paths
     from clouds_deploy.runtime.segmenter import open_predictor
 
     predictor = open_predictor(Path(model), backend=backend)
-    return predict_paths(predictor, [Path(p) for p in paths], Path(out), overlays=overlays)
+    given = [Path(p) for p in paths]
+    return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
 
 
 def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str | Path) -> dict[str, Any]:

@@ -16,12 +16,15 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for label PNGs (train ids) and overlays.")],
     backend: Annotated[str, typer.Option(help="Bundles only: the backend that runs.")] = "onnxruntime",
     overlays: Annotated[bool, typer.Option(help="Draw overlays with a legend too.")] = True,
+    confidences: Annotated[
+        bool, typer.Option("--confidences", help="Write how sure the labels are, too, for `refine`.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Label images, folders and video."""
     from clouds_deploy.api import predict as run
 
-    result = run(model, paths, out=out, backend=backend, overlays=overlays)
+    result = run(model, paths, out=out, backend=backend, overlays=overlays, confidences=confidences)
     deliver(result, as_json, _render)
     if result["failed"]:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import UNKNOWN_ID, train_id_table
 from clouds_deploy.refinement.components import Labels
 from clouds_deploy.refinement.prompts import Floats
-from clouds_deploy.runtime.predict import LABELS, list_items
+from clouds_deploy.runtime.predict import CONFIDENCES, LABELS, list_items
 from clouds_deploy.runtime.sam import Picture
 
 _ENDINGS = (".png", "_labelTrainIds.png")
@@ -63,7 +63,8 @@ def find_pairs(images: Path, labels: Path, confidences: Path | None = None) -> l
     Args:
         images: Folder of images; videos in it are passed over.
         labels: Folder of label PNGs of the same names, or what `predict` made.
-        confidences: Folder of 8-bit grey PNGs of the same names, 255 where the teacher is certain.
+        confidences: Folder of 8-bit grey PNGs of the same names, 255 where the teacher is certain; None takes
+            those that `predict` made with the labels, if it did.
 
     Returns:
         The pairs by name; an image without labels is among them.
@@ -75,6 +76,8 @@ def find_pairs(images: Path, labels: Path, confidences: Path | None = None) -> l
         if not folder.is_dir():
             raise CloudsError(f"there is no folder {folder}", "check the path")
     root = labels / LABELS if (labels / LABELS).is_dir() else labels
+    if confidences is None and (labels / CONFIDENCES).is_dir():
+        confidences = labels / CONFIDENCES
     pairs = [
         Pair(
             item.name,

@@ -15,6 +15,7 @@ from clouds_deploy.runtime.segmenter import Predictor
 KIND = "prediction"
 LABELS = "labels"
 OVERLAYS = "overlays"
+CONFIDENCES = "confidences"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,12 @@ class Item:
 
 
 def predict_paths(
-    predictor: Predictor, paths: Sequence[Path], out: Path, *, overlays: bool = True
+    predictor: Predictor,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    overlays: bool = True,
+    confidences: bool = False,
 ) -> dict[str, Any]:
     """Label files and write the labels down.
 
@@ -41,6 +47,8 @@ def predict_paths(
         paths: Images, videos, and folders of both.
         out: The directory to make.
         overlays: Whether to draw overlays too.
+        confidences: Whether to write how sure the labels are, too: an 8-bit grey PNG per image (not for
+            videos) under `confidences/`, 255 where the model is certain, as `refine` reads them.
 
     Returns:
         `out`, `images` and `frames` labelled, `failed`: for every file that could not be, `path`, `fault`
@@ -62,7 +70,7 @@ def predict_paths(
                     frame_count(item.path)  # opens it, so that a bad one leaves no folder
                     frames += _video(predictor, item, directory, overlays, advance, done)
                 else:
-                    _image(predictor, item, directory, overlays)
+                    _image(predictor, item, directory, overlays, confidences)
                     images += 1
             except CloudsError as error:
                 failed.append({"path": str(item.path), "fault": error.message, "fix": error.hint})
@@ -108,12 +116,16 @@ def list_items(paths: Sequence[Path]) -> Iterator[Item]:
             yield Item(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
 
 
-def _image(predictor: Predictor, item: Item, directory: Path, overlays: bool) -> None:
+def _image(predictor: Predictor, item: Item, directory: Path, overlays: bool, confidences: bool) -> None:
     from clouds_deploy.data.images import read_image, write_png
     from clouds_deploy.data.overlay import overlay_with_legend
 
     image = read_image(item.path)
-    labels = predictor.predict(image)
+    if confidences:
+        labels, trust = predictor.predict_with_trust(image)
+        write_png(directory / CONFIDENCES / f"{item.name}.png", trust)
+    else:
+        labels = predictor.predict(image)
     write_png(directory / LABELS / f"{item.name}.png", labels)
     if overlays:
         write_png(directory / OVERLAYS / f"{item.name}.png", overlay_with_legend(image, labels))

@@ -36,6 +36,20 @@ class Predictor(Protocol):
         """
         ...
 
+    def predict_with_trust(self, image: Picture) -> tuple[Picture, Picture]:
+        """Label one image, and say how sure the labels are.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size.
+
+        Returns:
+            (H, W) uint8 train ids, and (H, W) uint8 of 255 times the best class's share of all scores.
+
+        Raises:
+            CloudsError: The model gives no scores.
+        """
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Say what it is, for manifests: kind, path, sha256 of its manifest, backend, weights."""
         ...
@@ -77,6 +91,21 @@ class BundleSegmenter:
         fitted, box = fit(image, bundle.height, bundle.width, bundle.mean_color)
         outputs = self.session.run({bundle.inputs[0].name: fitted[None]})
         return box.restore(outputs[bundle.outputs[0].name][0])
+
+    def predict_with_trust(self, image: Picture) -> tuple[Picture, Picture]:
+        """See `Predictor.predict_with_trust`; the scores are those of the graph, at a quarter of its size."""
+        from PIL import Image
+
+        bundle = self.bundle
+        if len(bundle.outputs) < 2:
+            raise CloudsError(f"{bundle.path} gives labels only", "export it with --scores, or give the run")
+        fitted, box = fit(image, bundle.height, bundle.width, bundle.mean_color)
+        outputs = self.session.run({bundle.inputs[0].name: fitted[None]})
+        scores = outputs[bundle.outputs[1].name][0].astype(np.float32)
+        share = scores.max(0) / np.maximum(scores.sum(0), 1e-6)
+        trust = Image.fromarray(np.rint(255 * share).astype(np.uint8))
+        full = trust.resize((bundle.width, bundle.height), Image.Resampling.BILINEAR)
+        return box.restore(outputs[bundle.outputs[0].name][0]), box.restore(np.array(full))
 
     def describe(self) -> dict[str, Any]:
         """See `Predictor.describe`."""
@@ -138,8 +167,14 @@ class RunSegmenter:
 
     def predict(self, image: Picture) -> Picture:
         """Label one image; see `Predictor.predict`."""
-        labels: Picture = self.scores(image).argmax(dim=0).to("cpu").numpy().astype(np.uint8)
-        return labels
+        return self.predict_with_trust(image)[0]
+
+    def predict_with_trust(self, image: Picture) -> tuple[Picture, Picture]:
+        """See `Predictor.predict_with_trust`."""
+        from clouds_deploy.models.segmenter import label_and_trust
+
+        labels, trust = label_and_trust(self.scores(image)[None])
+        return labels[0].cpu().numpy(), (255 * trust[0]).round().to("cpu").numpy().astype(np.uint8)
 
     def describe(self) -> dict[str, Any]:
         """See `Predictor.describe`."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from clouds_deploy.artifacts import write_manifest, write_text
 from clouds_deploy.config import Recipe
@@ -16,7 +17,7 @@ from clouds_deploy.export.bundle import export
 from clouds_deploy.export.onnx import save, to_onnx
 from clouds_deploy.export.parity import drawn_images
 from clouds_deploy.models.graph import LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
-from clouds_deploy.models.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.segmenter import Segmenter, build_segmenter, label_and_trust
 from clouds_deploy.models.store import RECIPE, load_run, save_weights
 from clouds_deploy.runtime.backends import open_graph, open_session
 from clouds_deploy.runtime.segmenter import BundleSegmenter
@@ -105,7 +106,7 @@ def test_a_bundle_feeds_its_own_classes_or_others(tmp_path: Path) -> None:
     image = drawn_images(*SIZE, 1)
     own = open_session(tmp_path / "bundle").run({"image": image})
     with torch.inference_mode():
-        labels, _ = SegmenterGraph(segmenter, scores=True)(torch.from_numpy(image))
+        labels, scores = SegmenterGraph(segmenter, scores=True)(torch.from_numpy(image))
     assert (own[LABELS] == labels.numpy()).mean() >= 0.9999
 
     assert segmenter.vocabulary is not None
@@ -114,6 +115,11 @@ def test_a_bundle_feeds_its_own_classes_or_others(tmp_path: Path) -> None:
     words.save(tmp_path / "three.npz")
     three = BundleSegmenter(tmp_path / "bundle", vocabulary=Vocabulary.load(tmp_path / "three.npz"))
     assert three.predict(image[0]).max() <= 2
+    mine, trust = BundleSegmenter(tmp_path / "bundle").predict_with_trust(image[0])
+    assert (mine == labels[0].numpy()).mean() >= 0.9999
+    share = label_and_trust(scores)[1][0].numpy()
+    coarse = np.asarray(Image.fromarray(trust).resize((SIZE[1] // 4, SIZE[0] // 4), Image.Resampling.BOX))
+    assert np.abs(coarse / 255 - share).mean() < 0.02
     wide = Vocabulary(words.names, np.ones((3, 1, 7), np.float32), words.share)
     with pytest.raises(CloudsError, match="vectors of"):
         open_session(tmp_path / "bundle", vocabulary=wide)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.refinement.pairs import find_pairs, load_pair
 from clouds_deploy.runtime.predict import predict_paths
 from clouds_deploy.runtime.segmenter import BundleSegmenter, RunSegmenter, open_predictor
 
@@ -54,6 +55,25 @@ def test_short_side_of_the_recipe(small_run: Path, picture: np.ndarray) -> None:
     evaluate = run.recipe.evaluate.model_copy(update={"short_side": 32})
     run.recipe = run.recipe.model_copy(update={"evaluate": evaluate})
     assert tuple(run.scores(picture).shape) == (19, 64, 128)
+
+
+def test_how_sure_the_labels_are(
+    small_bundle: Path, small_run: Path, picture: np.ndarray, tmp_path: Path
+) -> None:
+    run = RunSegmenter(small_run)
+    labels, trust = run.predict_with_trust(picture)
+    scores = run.scores(picture).numpy()
+    assert np.array_equal(labels, scores.argmax(0))
+    assert np.abs(trust / 255 - scores.max(0) / scores.sum(0)).max() <= 0.5 / 255 + 1e-6
+    with pytest.raises(CloudsError, match="gives labels only"):
+        open_predictor(small_bundle).predict_with_trust(picture)
+    save(tmp_path / "in" / "a.png", picture)
+    predict_paths(run, [tmp_path / "in"], tmp_path / "out", overlays=False, confidences=True)
+    (pair,) = find_pairs(tmp_path / "in", tmp_path / "out")
+    loaded = load_pair(pair)
+    assert np.array_equal(loaded.labels, labels)
+    assert loaded.confidence is not None
+    assert np.array_equal(np.rint(255 * loaded.confidence).astype(np.uint8), trust)
 
 
 def test_neither_run_nor_bundle(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def train(
         overrides: `key=value` each.
         out: The run's folder.
         resume: Go on with the run there.
-        init: Start a new run from this run's weights.
+        init: Start a new run from this run's weights: a joint stage from its warm-up.
     """
     from clouds_deploy.recipes import is_sam_recipe, load_recipe, load_sam_recipe
     from clouds_deploy.training.loop import train as run
@@ -66,7 +66,29 @@ def train(
         made = load_sam_recipe(str(recipe), tuple(overrides))
         return train_sam(made, Path(out), resume=resume, init=Path(init) if init else None)
     resolved = load_recipe(str(recipe), tuple(overrides))
-    return run(resolved, Path(out), resume=resume, init=Path(init) if init else None)
+    start = Path(init) if init else None
+    return run(resolved, Path(out), resume=resume, init=start, refine=_online_refiner(resolved))
+
+
+def _online_refiner(recipe: Recipe) -> Any:
+    """Give what mends pseudo-labels in self-training, or None where the recipe wants none."""
+    joint = recipe.joint
+    if joint is None or joint.refine is None or joint.pseudo_labels == "off":
+        return None
+    if joint.refine.mode == "official" and not joint.refine.remove_intersections:
+        raise CloudsError(
+            "training learns from label maps, which cannot hold a pixel of two classes",
+            "set joint.refine.remove_intersections=true",
+        )
+    import torch
+
+    from clouds_deploy.models.sam.build import load_sam
+    from clouds_deploy.refinement.refiner import Refiner
+    from clouds_deploy.runtime.sam import torch_sam
+
+    sam = torch_sam(load_sam(joint.sam, joint.sam_weights), "cuda" if torch.cuda.is_available() else None)
+    refiner = Refiner(sam, joint.refine)
+    return lambda *given: [refined.labels for refined in refiner.refine(*given)]
 
 
 def evaluate(

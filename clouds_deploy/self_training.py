@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from clouds_deploy.sections import Fraction, Positive, Section
 
 Repeat = Annotated[float, Field(gt=0)]
 Growth = Annotated[float, Field(ge=1)]
+PseudoLabels = Annotated[
+    Literal["online", "cached", "off"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # what YAML makes of a bare `off`
+]
 
 
 class RobustConfig(Section):
@@ -80,22 +84,37 @@ class SelfTrainingConfig(Section):
     """Joint training on labelled and generated images, stage C (docs/method.md 3.3 and 3.5).
 
     Attributes:
-        generated_root: Folder of generated images, which have no labels.
+        generated_root: Folder of generated images, which have no labels; null beside drawn streets means
+            streets of `imagined`, drawn too.
+        generated_images: How many of them to use; null means all, of drawn ones as many as labelled ones.
         source_repeat: How often a labelled image is drawn, relative to the other kind.
         generated_repeat: How often a generated image is drawn. Published, for 5000 images: 2.0 beside GTA5,
             0.7 beside SYNTHIA, 0.2 beside Cityscapes, which makes about two images in a batch of eight.
+        generated_share: Share of the images in a batch that are generated, instead of the two before.
         ema_decay: Share of the teacher's head that stays at each of its updates.
         ema_every: Steps between these updates, the first at step 0.
+        ema_warmup: Whether the teacher follows more closely at first: after n updates no more than
+            (1 + n) / (10 + n) of it stay.
         pseudo_labels: `online` labels the generated images anew at each step, as the authors do; `cached`
-            once, before training, which the almost standing teacher allows; `off` trains on the labelled
-            images alone.
+            labels all of them at once and reads the labels from disk; `off` trains on the labelled images
+            alone.
+        refresh_every: Steps after which `cached` labels are made anew; 0 keeps those of step 0, which an
+            almost standing teacher allows.
+        sam: The promptable segmenter that refines; see `models.sam.build.load_sam`.
+        sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does.
         refine: See `RefineConfig`; null takes the teacher's labels as they are.
     """
 
     generated_root: Path | None = None
+    generated_images: Positive | None = None
     source_repeat: Repeat = 1.0
     generated_repeat: Repeat = 2.0
+    generated_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     ema_decay: Fraction = 0.999
     ema_every: Positive = 100
-    pseudo_labels: Literal["online", "cached", "off"] = "online"
+    ema_warmup: bool = False
+    pseudo_labels: PseudoLabels = "online"
+    refresh_every: Annotated[int, Field(ge=0)] = 0
+    sam: str = "sam_tiny"
+    sam_weights: Path | None = None
     refine: RefineConfig | None = RefineConfig()

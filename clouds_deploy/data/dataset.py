@@ -6,7 +6,7 @@ seed and the step's number alone, in whatever process it is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clouds_deploy.data.images import Pixels
+from clouds_deploy.data.images import Pixels, list_images, read_image
 from clouds_deploy.data.layouts import get_layout
 from clouds_deploy.data.transforms import TrainTransform
 from clouds_deploy.errors import CloudsError, nearest
 
+Collate = Callable[[list[Any]], dict[str, Tensor] | CloudsError]
 Key = tuple[int, int]
 """(index of the image, seed of its augmentation)."""
 
@@ -99,6 +100,40 @@ class StreetsSource:
 
         scene = render(self.domain, self.seed, index, *self.size)
         return scene.image, scene.labels
+
+
+class ImageSource:
+    """Images of a folder, without labels.
+
+    Args:
+        root: The folder; its `images` are taken where it has such a folder, as what `generate` makes does.
+        count: Only this many of them, by name; None means all.
+
+    Raises:
+        CloudsError: There is no such folder, or fewer images in it.
+    """
+
+    def __init__(self, root: Path, count: int | None = None) -> None:
+        if not root.is_dir():
+            raise CloudsError(f"there is no folder {root}", "check the path")
+        self.root = root / "images" if (root / "images").is_dir() else root
+        self.paths = list_images([self.root])[:count]
+        if count is not None and len(self.paths) < count:
+            raise CloudsError(
+                f"{self.root} holds {len(self.paths)} images, not {count}", "ask for fewer, or generate more"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Give the path in the folder, without suffix but with it in the name: two files never share one."""
+        path = self.paths[index].relative_to(self.root)
+        return path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}").as_posix()
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Read the image; errors as `read_image`."""
+        return read_image(self.paths[index]), None
 
 
 class TrainDataset(Dataset[Any]):
@@ -184,16 +219,19 @@ def training_keys(count: int, seed: int, start_step: int, batch_size: int) -> Tr
     return TrainingKeys(count, seed, start_step, batch_size)
 
 
-def training_loader(dataset: TrainDataset, keys: TrainingKeys, workers: int) -> Iterator[dict[str, Tensor]]:
+def training_loader(
+    dataset: Dataset[Any], keys: Sampler[list[Key]], workers: int, together: Collate = collate
+) -> Iterator[dict[str, Tensor]]:
     """Give batches without end, read ahead by worker processes.
 
     Args:
         dataset: What the keys ask.
         keys: Which batches.
         workers: Processes; 0 reads in this one.
+        together: Makes a batch of samples, or hands on a fault.
 
     Yields:
-        image (B, 3, h, w) uint8 and labels (B, h, w) uint8.
+        What `together` makes.
 
     Raises:
         CloudsError: A file of the batch is damaged or wrong, or the system ended a worker.
@@ -202,7 +240,7 @@ def training_loader(dataset: TrainDataset, keys: TrainingKeys, workers: int) -> 
         dataset,
         batch_sampler=keys,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=together,
         worker_init_fn=_one_thread,
         prefetch_factor=3 if workers else None,
         pin_memory=torch.cuda.is_available(),

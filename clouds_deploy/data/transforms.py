@@ -75,17 +75,38 @@ class GeneratedTransform:
 
     Attributes:
         flip: Probability of a horizontal flip of both, 0..1.
+        crop: (height, width) of what comes out, in pixels; an image of another size is resized to just
+            cover it, and cut at random. None keeps the image's size.
     """
 
     flip: float = 0.5
+    crop: tuple[int, int] | None = None
 
-    def __call__(self, image: Pixels, seed: int) -> tuple[Tensor, Tensor]:
-        """Give (clean, jittered), each (3, H, W) uint8, of an (H, W, 3) uint8 image."""
+    def __call__(
+        self, image: Pixels, seed: int, labels: Pixels | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Make the views.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            seed: What every draw derives from.
+            labels: (H, W) uint8 train ids, where there are any.
+
+        Returns:
+            clean and jittered (3, h, w) uint8, and labels (h, w) uint8, all `IGNORE` where none were given.
+        """
         draw = np.random.default_rng(seed)
-        clean = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        truth = np.full(image.shape[:2], IGNORE, np.uint8) if labels is None else labels
+        height, width = image.shape[:2]
+        if self.crop is None or self.crop == (height, width):
+            clean, marks = torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(truth.copy())
+        else:
+            scale = max(self.crop[0] / height, self.crop[1] / width)
+            size = (max(self.crop[0], round(height * scale)), max(self.crop[1], round(width * scale)))
+            clean, marks = _resize_crop(image, truth, size, self.crop, draw)
         if draw.random() < self.flip:
-            clean = clean.flip(-1)
-        return clean.contiguous(), jitter_colors(clean, draw).contiguous()
+            clean, marks = clean.flip(-1), marks.flip(-1)
+        return clean.contiguous(), jitter_colors(clean, draw).contiguous(), marks.contiguous()
 
 
 def _resize_crop(

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from clouds_deploy.training.optimizer import optimizer_tensors
 
 CHECKPOINTS = "checkpoints"
 OPTIMIZER = "optimizer.safetensors"
+TEACHER = "teacher.safetensors"
 STATE = "state.json"
 EVALUATION = "evaluation.json"
 _MAY_DIFFER = frozenset({"train.workers"})
@@ -73,7 +74,12 @@ class Progress:
 
 
 def start_run(
-    out: Path, recipe: Recipe, segmenter: Segmenter, optimizer: torch.optim.Optimizer, progress: Progress
+    out: Path,
+    recipe: Recipe,
+    segmenter: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    teacher: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Make a run directory that can be resumed from step 0.
 
@@ -91,11 +97,17 @@ def start_run(
     with atomic_directory(out) as directory:
         write_text(directory / RECIPE, recipe.to_yaml())
         write_tensors(directory / FROZEN, split_state(segmenter)[1])
-        save_checkpoint(directory, segmenter, optimizer, progress, keep=1)
+        save_checkpoint(directory, segmenter, optimizer, progress, keep=1, teacher=teacher)
 
 
 def save_checkpoint(
-    run: Path, segmenter: Segmenter, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int
+    run: Path,
+    segmenter: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    *,
+    keep: int,
+    teacher: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `checkpoints/step_NNNNNNNN`, then remove all but the newest.
 
@@ -105,6 +117,7 @@ def save_checkpoint(
         optimizer: Its whole state is written.
         progress: Goes into `state.json`, with the recipe's and the files' sha256.
         keep: How many checkpoints stay.
+        teacher: The teacher's tensors, in self-training.
 
     Raises:
         CloudsError: The disk is full or the place cannot be written; earlier checkpoints are untouched.
@@ -112,13 +125,16 @@ def save_checkpoint(
     with atomic_directory(run / CHECKPOINTS / f"step_{progress.step:08d}") as directory:
         write_tensors(directory / TRAINED, split_state(segmenter)[0])
         write_tensors(directory / OPTIMIZER, optimizer_tensors(optimizer, segmenter))
+        if teacher is not None:
+            write_tensors(directory / TEACHER, teacher)
+        names = (TRAINED, OPTIMIZER, *([TEACHER] if teacher is not None else []))
         state = {
             "step": progress.step,
             "window": progress.window,
             "backbone_weights": progress.backbone_weights,
             "inputs": progress.inputs,
             "recipe_sha256": sha256(run / RECIPE),
-            "files": {name: sha256(directory / name) for name in (TRAINED, OPTIMIZER)},
+            "files": {name: sha256(directory / name) for name in names},
         }
         write_json(directory / STATE, state)
     for old in list(_newest_first(run))[keep:]:
@@ -154,13 +170,27 @@ def _flat(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def load_checkpoint(run: Path, recipe: Recipe) -> tuple[Segmenter, dict[str, Tensor], Progress]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        segmenter: The model.
+        moments: The optimiser's tensors.
+        teacher: The teacher's tensors; empty without self-training.
+        progress: How far the run was.
+    """
+
+    segmenter: Segmenter
+    moments: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    progress: Progress
+
+
+def load_checkpoint(run: Path, recipe: Recipe) -> Checkpoint:
     """Open the newest checkpoint that holds.
 
     A damaged one is reported and removed, and the one before it is taken.
-
-    Returns:
-        The model, the optimiser's tensors, and how far it was.
 
     Raises:
         CloudsError: None holds, or the run's frozen weights are damaged.
@@ -181,7 +211,8 @@ def load_checkpoint(run: Path, recipe: Recipe) -> tuple[Segmenter, dict[str, Ten
         segmenter = empty_segmenter(recipe.model, progress.backbone_weights)
         tensors = {**read_tensors(run / FROZEN), **read_tensors(path / TRAINED)}
         fill(segmenter, tensors, str(path))
-        return segmenter, read_tensors(path / OPTIMIZER), progress
+        teacher = read_tensors(path / TEACHER) if TEACHER in state["files"] else {}
+        return Checkpoint(segmenter, read_tensors(path / OPTIMIZER), teacher, progress)
     raise CloudsError(f"{run} holds no checkpoint that can be read", "delete it and start again")
 
 
@@ -190,7 +221,7 @@ def _fault(path: Path, state: Any, recipe: str) -> str:
         return f"{STATE} is incomplete"
     if state.get("recipe_sha256") != recipe:
         return f"{RECIPE} of the run was changed"
-    for name in (TRAINED, OPTIMIZER):
+    for name in {TRAINED, OPTIMIZER, *state["files"]}:
         if not (path / name).is_file() or sha256(path / name) != state["files"].get(name):
             return f"{name} is not what was written"
     return ""

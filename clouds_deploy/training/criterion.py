@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from clouds_deploy.config import LossConfig
 from clouds_deploy.models.mask_decoder import Prediction
 from clouds_deploy.training.matcher import Matches, match
-from clouds_deploy.training.points import Draw, sample_maps, segment_shares, uncertain_points
+from clouds_deploy.training.points import Draw, at_points, sample_maps, segment_shares, uncertain_points
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class Losses:
         )
 
 
-def criterion(predictions: Sequence[Prediction], labels: Tensor, config: LossConfig, draw: Draw) -> Losses:
+def criterion(
+    predictions: Sequence[Prediction],
+    labels: Tensor,
+    config: LossConfig,
+    draw: Draw,
+    ignored: Tensor | None = None,
+) -> Losses:
     """Match and compare.
 
     Args:
@@ -54,6 +61,9 @@ def criterion(predictions: Sequence[Prediction], labels: Tensor, config: LossCon
             ignored pixels are in no segment.
         config: Weights and numbers of points.
         draw: The random numbers: a function of seed and step in training, fixed in tests.
+        ignored: (B, H, W) bool, where the labels are not known, which pixels without a label otherwise are
+            (they are in no segment): points there are neither chosen for being uncertain nor counted. Our
+            addition to the method.
 
     Returns:
         The losses, differentiable.
@@ -62,7 +72,7 @@ def criterion(predictions: Sequence[Prediction], labels: Tensor, config: LossCon
         CloudsError: The predictions hold NaN or infinity.
     """
     shape = (len(predictions), len(labels), config.points, 2)
-    matches = match(predictions, labels, draw("matching", shape), config)
+    matches = match(predictions, labels, draw("matching", shape), config, ignored)
     packed = np.stack((matches.image, matches.query, matches.label))
     image, query, label = torch.from_numpy(packed).to(labels.device, non_blocking=True)
     class_loss = _class_loss(predictions, matches, config)
@@ -70,13 +80,23 @@ def criterion(predictions: Sequence[Prediction], labels: Tensor, config: LossCon
         nothing = torch.stack([p.mask_logits.float().sum() * 0 for p in predictions])
         return Losses(class_loss, nothing, nothing)
     masks = _matched_masks(predictions, image, query)
-    points = uncertain_points(masks.detach(), config.points, config.oversample, config.uncertain, draw)
+    passed_over = None if ignored is None else partial(at_points, ignored, image)
+    sizes = config.points, config.oversample, config.uncertain
+    points = uncertain_points(masks.detach(), *sizes, draw, passed_over)
     logits = sample_maps(masks, points).squeeze(1)
     target = segment_shares(labels, image, label, points)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if passed_over is None:
+        return Losses(
+            class_loss,
+            _per_layer(entropy.mean(1), matches),
+            _per_layer(_dice(logits.sigmoid(), target), matches),
+        )
+    known = (~passed_over(points)).float()
     return Losses(
         class_loss,
-        _per_layer(F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1), matches),
-        _per_layer(_dice(logits, target), matches),
+        _per_layer((entropy * known).sum(1) / known.sum(1).clamp(min=1), matches),
+        _per_layer(_dice(logits.sigmoid() * known, target * known), matches),
     )
 
 
@@ -102,9 +122,8 @@ def _matched_masks(predictions: Sequence[Prediction], image: Tensor, query: Tens
     return torch.cat(picked).float().unsqueeze(1)
 
 
-def _dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Give 1 - dice per pair, with 1 added above and below: (N, P) each to (N,)."""
-    inside = logits.sigmoid()
+def _dice(inside: Tensor, target: Tensor) -> Tensor:
+    """Give 1 - dice per pair, with 1 added above and below: (N, P) each, 0..1, to (N,)."""
     overlap = 2 * (inside * target).sum(1)
     return 1 - (overlap + 1) / (inside.sum(1) + target.sum(1) + 1)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256, 
 from clouds_deploy.config import Recipe
 from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import IGNORE
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import KIND, TRAINED, empty_segmenter, fill, load_run
 from clouds_deploy.training import sources
@@ -38,21 +42,33 @@ from clouds_deploy.training.evaluate import Evaluation, evaluate, torch_predicto
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.optimizer import build_optimizer, restore_optimizer, set_lr
 from clouds_deploy.training.points import uniform_draw
+from clouds_deploy.training.pseudo_labels import Labeler, LabelStore, Refine
 from clouds_deploy.training.schedule import lr
+from clouds_deploy.training.teacher import Teacher
 
 _MODEL, _POINTS = 1, 2
 _WINDOW = ("loss", "loss_class", "loss_mask", "loss_dice", "gradient_norm")
 _DIVERGED = "lower train.lr, lengthen train.warmup_steps, or set train.precision=fp32"
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    refine: Refine | None = None,
+) -> dict[str, Any]:
     """Train a segmenter into a run directory.
+
+    A recipe with a `joint` section trains itself on generated images too (docs/method.md 3.5).
 
     Args:
         recipe: The experiment.
         out: The run directory; must not exist, unless it is to be resumed.
         resume: Go on from the run's newest checkpoint that holds. A finished run is left as it is.
         init: A finished run whose weights, all of them, a new run starts from.
+        refine: Mends pseudo-labels as the recipe's `joint.refine` says; only for a recipe that has one.
 
     Returns:
         The final evaluation (see `Evaluation.to_dict`) with `run`, `steps`, and `images_per_second`, which
@@ -62,11 +78,6 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None 
         CloudsError: `out` exists, or there is nothing to resume; the recipe is another than the run's; the
             data or weights cannot be had; the loss became NaN; the disk is full.
     """
-    if recipe.joint is not None:
-        raise CloudsError(
-            f"recipe `{recipe.name}` has a `joint` section: self-training is not built yet",
-            "train its warm-up recipe, or set joint=null",
-        )
     if resume and (out / MANIFEST).is_file():
         manifest = read_manifest(out, KIND)
         say(f"{out} is finished already ({manifest['steps']} steps)")
@@ -74,23 +85,38 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, init: Path | None 
     if resume and init is not None:
         raise CloudsError("--resume and --init exclude each other", "a resumed run has weights of its own")
     sources.train_source(recipe), sources.val_source(recipe)  # what is wrong with the data shows first
+    joint = recipe.joint if recipe.joint is not None and recipe.joint.pseudo_labels != "off" else None
+    if joint is not None:
+        sources.generated_source(recipe)
+        if (joint.refine is None) != (refine is None):
+            raise ValueError("a refiner belongs to a recipe with `joint.refine`, and to no other")
+        if init is None and not resume:
+            warn("self-training starts from a random head; --init RUN starts it from a trained one")
+    moments: dict[str, Tensor] = {}
+    followed: dict[str, Tensor] = {}
     if resume:
         check_resumable(out, recipe)
-        segmenter, moments, state = load_checkpoint(out, recipe)
+        found = load_checkpoint(out, recipe)
+        segmenter, moments, followed, state = found.segmenter, found.moments, found.teacher, found.progress
         say(f"going on from step {state.step} of {recipe.train.steps}")
     else:
         segmenter, state = _initial(recipe, init)
-        moments = {}
     if state.backbone_weights == "random":
         warn("the backbone's weights are random: good for a dry run only")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     segmenter.to(device)
     optimizer = build_optimizer(segmenter, recipe.train)
     restore_optimizer(optimizer, segmenter, moments, str(out))
+    labeler = None
+    if joint is not None:
+        teacher = Teacher(segmenter, joint)
+        if resume:
+            teacher.restore(followed, str(out))
+        labeler = Labeler(teacher, refine, device, recipe.train.precision)
     if not resume:
-        start_run(out, recipe, segmenter, optimizer, state)
+        start_run(out, recipe, segmenter, optimizer, state, labeler.teacher.state() if labeler else None)
     with Journal(out, state.step, trained=state.step == recipe.train.steps) as journal:
-        run = _Run(recipe, out, segmenter, optimizer, journal, state, device)
+        run = _Run(recipe, out, segmenter, optimizer, journal, state, device, labeler)
         run.train()
         outcome = run.evaluate().to_dict()
     write_json(out / EVALUATION, outcome)
@@ -148,8 +174,10 @@ class _Run:
         journal: Journal,
         state: Progress,
         device: torch.device,
+        labeler: Labeler | None,
     ) -> None:
         self.recipe = recipe
+        self.labeler = labeler
         self.out = out
         self.segmenter = segmenter
         self.optimizer = optimizer
@@ -167,11 +195,15 @@ class _Run:
         first = self.state.step
         if first == settings.steps:
             return
-        batches = iter(sources.training_batches(self.recipe, first))
+        batches: Iterator[dict[str, Tensor]] | None = None
         self.segmenter.train()
         last_line, clock = (first, self.seconds), time.perf_counter()
         with progress("training", settings.steps, "step") as advance:
             for step in range(first, settings.steps):
+                if self.labeler is not None:
+                    self.labeler.teacher.update(step)
+                if batches is None or (step > first and self._labels_due(step)):
+                    batches = self._batches(step)
                 self._step(step, next(batches))
                 done = step + 1
                 self.images += settings.batch_size
@@ -196,11 +228,33 @@ class _Run:
                             self.optimizer,
                             self.state,
                             keep=settings.keep_checkpoints,
+                            teacher=self.labeler.teacher.state() if self.labeler else None,
                         )
                     clock = time.perf_counter()
                     advance(done, note if line else "")
                 else:
                     advance(done)
+
+    def _labels_due(self, step: int) -> bool:
+        """Say whether cached labels are made anew before a step."""
+        joint = self.recipe.joint
+        if joint is None or joint.pseudo_labels != "cached":
+            return False
+        return step == 0 or (joint.refresh_every > 0 and step % joint.refresh_every == 0)
+
+    def _batches(self, step: int) -> Iterator[dict[str, Tensor]]:
+        """Give the batches from a step on; cached labels are made first if they are due."""
+        joint = self.recipe.joint
+        if self.labeler is None or joint is None:
+            return iter(sources.training_batches(self.recipe, step))
+        if joint.pseudo_labels == "online":
+            return iter(sources.joint_batches(self.recipe, step, None))
+        made = step - step % joint.refresh_every if joint.refresh_every else 0
+        store = LabelStore(self.out, made)
+        if self._labels_due(step):
+            store.fill(sources.generated_source(self.recipe), self.labeler)
+        store.check()
+        return iter(sources.joint_batches(self.recipe, step, store.read))
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
         """Do one optimiser step; `step` counts from 0."""
@@ -208,11 +262,12 @@ class _Run:
         torch.manual_seed(_seed(recipe.seed, step + 1, _MODEL))  # for backbones that drop paths
         generator = torch.Generator(self.device).manual_seed(_seed(recipe.seed, step, _POINTS))
         images = batch["image"].to(self.device, non_blocking=True).float()
-        labels = batch["labels"].to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            predictions = self.segmenter(images)
+        with self._labelled(step, batch) as labelled:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                predictions = self.segmenter(images)
+            labels, ignored = labelled()
         try:
-            losses = criterion(predictions, labels, settings.loss, uniform_draw(generator))
+            losses = criterion(predictions, labels, settings.loss, uniform_draw(generator), ignored)
         except CloudsError as error:
             raise CloudsError(f"{error.message} at step {step + 1}", error.hint) from error
         parts = losses.parts(settings.loss)
@@ -223,6 +278,35 @@ class _Run:
         self.optimizer.step()
         seen = parts.detach()
         self.window += torch.stack((seen.sum(), *seen, norm, torch.ones_like(norm))).double()
+
+    @contextmanager
+    def _labelled(
+        self, step: int, batch: dict[str, Tensor]
+    ) -> Iterator[Callable[[], tuple[Tensor, Tensor | None]]]:
+        """Begin to label a batch's generated images beside what is done inside; call what is yielded for
+        labels (B, H, W) uint8, and where they are not known, (B, H, W) bool, if the recipe ignores that.
+        """
+        joint, labels = self.recipe.joint, batch["labels"]
+        if self.labeler is None or joint is None:
+            yield lambda: (labels.to(self.device, non_blocking=True), None)
+            return
+        generated = batch["generated"]
+        with ThreadPoolExecutor(1) as beside:
+            online: Future[Tensor] | None = None
+            if joint.pseudo_labels == "online":
+                first = step * self.recipe.train.batch_size
+                keys = (first + generated.nonzero()[:, 0]).tolist()
+                online = beside.submit(self.labeler, batch["clean"], keys)
+
+            def finished() -> tuple[Tensor, Tensor | None]:
+                if online is not None:
+                    labels[generated] = online.result()
+                known = labels.to(self.device, non_blocking=True)
+                if joint.refine is None or joint.refine.mode == "official":
+                    return known, None
+                return known, (known == IGNORE) & generated.to(self.device).view(-1, 1, 1)
+
+            yield finished
 
     def _read_window(self, done: int) -> list[float]:
         """Bring the sums to the CPU; no line and no checkpoint may hold a NaN."""

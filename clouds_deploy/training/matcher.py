@@ -19,7 +19,7 @@ from torch import Tensor
 from clouds_deploy.config import LossConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.mask_decoder import Prediction
-from clouds_deploy.training.points import class_shares, present_classes, sample_maps
+from clouds_deploy.training.points import at_points, class_shares, present_classes, sample_maps
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Matches:
 
 @torch.no_grad()
 def matching_costs(
-    predictions: Sequence[Prediction], labels: Tensor, points: Tensor, config: LossConfig
+    predictions: Sequence[Prediction],
+    labels: Tensor,
+    points: Tensor,
+    config: LossConfig,
+    ignored: Tensor | None = None,
 ) -> Tensor:
     """Price every query as every class's segment.
 
@@ -56,34 +60,47 @@ def matching_costs(
         labels: (B, H, W) uint8 label maps.
         points: (L, B, P, 2) places, x then y, 0..1; shared by all masks of an image.
         config: The three weights.
+        ignored: (B, H, W) bool, where the labels are not known: points there count for nothing.
 
     Returns:
         (L, B, Q, 19) float32; columns of classes that an image does not hold mean nothing.
     """
     return torch.stack(
-        [_layer_costs(p, labels, at, config) for p, at in zip(predictions, points, strict=True)]
+        [_layer_costs(p, labels, at, config, ignored) for p, at in zip(predictions, points, strict=True)]
     )
 
 
-def _layer_costs(prediction: Prediction, labels: Tensor, points: Tensor, config: LossConfig) -> Tensor:
+def _layer_costs(
+    prediction: Prediction, labels: Tensor, points: Tensor, config: LossConfig, ignored: Tensor | None
+) -> Tensor:
     classes = prediction.class_logits.shape[-1] - 1
     probability = prediction.class_logits.float().softmax(-1)[..., :classes]
     logits = sample_maps(prediction.mask_logits.float(), points)  # (B, Q, P)
     target = class_shares(labels, points, classes)  # (B, P, 19)
-    inside = logits.sigmoid()
+    inside, soft = logits.sigmoid(), F.softplus(logits)
+    counted: Tensor | int = points.shape[1]
+    if ignored is not None:
+        known = (~at_points(ignored, torch.arange(len(labels), device=labels.device), points)).float()
+        target = target * known.unsqueeze(-1)
+        inside, soft = inside * known.unsqueeze(1), soft * known.unsqueeze(1)
+        counted = known.sum(1).clamp(min=1).view(-1, 1, 1)
     # BCE(x, t) = softplus(x) - x t, summed over points
-    entropy = F.softplus(logits).sum(-1, keepdim=True) - torch.bmm(logits, target)
+    entropy = soft.sum(-1, keepdim=True) - torch.bmm(logits, target)
     overlap = 2 * torch.bmm(inside, target)
     extent = inside.sum(-1, keepdim=True) + target.sum(1, keepdim=True)
     dice = 1 - (overlap + 1) / (extent + 1)
     return (
-        config.mask_weight * entropy / points.shape[1]
-        - config.class_weight * probability
-        + config.dice_weight * dice
+        config.mask_weight * entropy / counted - config.class_weight * probability + config.dice_weight * dice
     )
 
 
-def match(predictions: Sequence[Prediction], labels: Tensor, points: Tensor, config: LossConfig) -> Matches:
+def match(
+    predictions: Sequence[Prediction],
+    labels: Tensor,
+    points: Tensor,
+    config: LossConfig,
+    ignored: Tensor | None = None,
+) -> Matches:
     """Assign a query to every segment of every image, for each layer on its own.
 
     Args:
@@ -91,6 +108,7 @@ def match(predictions: Sequence[Prediction], labels: Tensor, points: Tensor, con
         labels: See there.
         points: See there.
         config: See there.
+        ignored: See there.
 
     Returns:
         The pairs of least total cost.
@@ -98,7 +116,7 @@ def match(predictions: Sequence[Prediction], labels: Tensor, points: Tensor, con
     Raises:
         CloudsError: A cost is NaN or infinite: the training has diverged.
     """
-    costs = matching_costs(predictions, labels, points, config)
+    costs = matching_costs(predictions, labels, points, config, ignored)
     layers, images, queries, classes = costs.shape
     present = present_classes(labels, classes)
     packed = torch.cat((costs.flatten(), present.flatten().to(costs.dtype))).cpu().numpy()

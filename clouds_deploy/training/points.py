@@ -105,6 +105,23 @@ def segment_shares(labels: Tensor, image: Tensor, label: Tensor, points: Tensor)
     return torch.lerp(upper, torch.lerp(lower_left, lower_right, right), down)
 
 
+def at_points(maps: Tensor, image: Tensor, points: Tensor) -> Tensor:
+    """Look up the nearest pixel of each point.
+
+    Args:
+        maps: (B, H, W) of any type.
+        image: (N,) int64, whose map a row of points is of.
+        points: (N, P, 2) x then y, 0..1.
+
+    Returns:
+        (N, P) of the maps' type.
+    """
+    height, width = maps.shape[1:]
+    x = (points[..., 0] * width).long().clamp(0, width - 1)
+    y = (points[..., 1] * height).long().clamp(0, height - 1)
+    return maps[image.unsqueeze(1), y, x]
+
+
 def present_classes(labels: Tensor, classes: int) -> Tensor:
     """Say which classes each label map holds.
 
@@ -116,7 +133,14 @@ def present_classes(labels: Tensor, classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(masks: Tensor, points: int, oversample: float, uncertain: float, draw: Draw) -> Tensor:
+def uncertain_points(
+    masks: Tensor,
+    points: int,
+    oversample: float,
+    uncertain: float,
+    draw: Draw,
+    passed_over: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Choose where to look: mostly where the prediction is undecided (PointRend, section 3.1).
 
     Args:
@@ -126,12 +150,15 @@ def uncertain_points(masks: Tensor, points: int, oversample: float, uncertain: f
         uncertain: Share of the chosen points that are the candidates of smallest |logit|; the rest is
             drawn anywhere.
         draw: The random numbers.
+        passed_over: Says of candidates (N, P, 2) which are chosen only when there are no others, (N, P) bool.
 
     Returns:
         (N, points, 2) x then y, 0..1.
     """
     candidates = draw("candidates", (len(masks), int(points * oversample), 2))
     sure = sample_maps(masks, candidates).squeeze(1).abs()
+    if passed_over is not None:
+        sure = sure.masked_fill(passed_over(candidates), torch.inf)
     count = int(uncertain * points)
     best = sure.topk(count, dim=1, largest=False, sorted=False).indices
     chosen = candidates.gather(1, best.unsqueeze(-1).expand(-1, -1, 2))

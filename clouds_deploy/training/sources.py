@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from clouds_deploy.config import Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.self_training import SelfTrainingConfig
 
 if TYPE_CHECKING:
-    from clouds_deploy.data.dataset import Source
+    from clouds_deploy.data.dataset import Source, TrainDataset
+    from clouds_deploy.data.images import Pixels
 
 STREETS = "streets"
 VALIDATION_SEED = 1
@@ -80,6 +82,67 @@ def _no_root(key: str, layout: str) -> CloudsError:
     return CloudsError(f"layout `{layout}` needs a folder", f"name it: {key}=PATH")
 
 
+def generated_source(recipe: Recipe) -> Source:
+    """Open the generated images of the joint stage.
+
+    Raises:
+        CloudsError: None are named, or the folder does not hold them.
+    """
+    from clouds_deploy.data.dataset import ImageSource, StreetsSource
+
+    data, joint = recipe.data, joint_of(recipe)
+    if joint.generated_root is not None:
+        return ImageSource(joint.generated_root, joint.generated_images)
+    if data.layout != STREETS:
+        raise CloudsError(
+            f"recipe `{recipe.name}` names no generated images",
+            "name their folder: joint.generated_root=PATH; `generate` makes one",
+        )
+    count = joint.generated_images or data.train_images
+    return StreetsSource("imagined", 2 * recipe.seed, count, data.height, data.width)
+
+
+def joint_of(recipe: Recipe) -> SelfTrainingConfig:
+    """Give the section on the joint stage of a recipe that has one."""
+    if recipe.joint is None:
+        raise ValueError(f"recipe `{recipe.name}` is of no joint stage")
+    return recipe.joint
+
+
+def generated_share(labelled: int, generated: int, config: SelfTrainingConfig) -> float:
+    """Say which share of all images drawn is generated (docs/method.md 3.3)."""
+    if config.generated_share is not None:
+        return config.generated_share
+    weight = config.generated_repeat * generated
+    return weight / (config.source_repeat * labelled + weight)
+
+
+def joint_batches(
+    recipe: Recipe, start_step: int, labels: Callable[[str], Pixels] | None
+) -> Iterable[dict[str, Tensor]]:
+    """Give the batches of a joint training from a step on, without end; see `collate_joint`.
+
+    Args:
+        recipe: As in `training_batches`.
+        start_step: See there.
+        labels: Name of a generated image -> its pseudo-labels; None leaves them to the step.
+    """
+    from clouds_deploy.data.dataset import training_loader
+    from clouds_deploy.data.joint import JointDataset, JointKeys, collate_joint
+    from clouds_deploy.data.transforms import GeneratedTransform
+
+    labelled, generated = _labelled(recipe), generated_source(recipe)
+    counts = len(labelled.source), len(generated)
+    share = generated_share(*counts, joint_of(recipe))
+    transform = GeneratedTransform(recipe.augment.flip, recipe.augment.crop)
+    return training_loader(
+        JointDataset(labelled, generated, transform, labels),
+        JointKeys(*counts, share, recipe.seed, start_step, recipe.train.batch_size),
+        recipe.train.workers,
+        collate_joint,
+    )
+
+
 def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tensor]]:
     """Give the batches of a training from a step on, without end.
 
@@ -90,11 +153,21 @@ def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tens
     Returns:
         `image` (B, 3, h, w) uint8 RGB and `labels` (B, h, w) uint8 train ids per step.
     """
-    from clouds_deploy.data.dataset import TrainDataset, training_keys, training_loader
+    from clouds_deploy.data.dataset import training_keys, training_loader
+
+    dataset, settings = _labelled(recipe), recipe.train
+    return training_loader(
+        dataset,
+        training_keys(len(dataset.source), recipe.seed, start_step, settings.batch_size),
+        workers=settings.workers,
+    )
+
+
+def _labelled(recipe: Recipe) -> TrainDataset:
+    from clouds_deploy.data.dataset import TrainDataset
     from clouds_deploy.data.transforms import TrainTransform
 
-    augment, settings = recipe.augment, recipe.train
-    source = train_source(recipe)
+    augment = recipe.augment
     transform = TrainTransform(
         crop=augment.crop,
         scale=augment.scale,
@@ -102,8 +175,4 @@ def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tens
         color_jitter=augment.color_jitter,
         flip=augment.flip,
     )
-    return training_loader(
-        TrainDataset(source, transform),
-        training_keys(len(source), recipe.seed, start_step, settings.batch_size),
-        workers=settings.workers,
-    )
+    return TrainDataset(train_source(recipe), transform)

@@ -92,7 +92,8 @@ def test_jitter_leaves_some_images_alone_and_moves_most() -> None:
 
 def test_two_views_share_geometry() -> None:
     image, _ = coded(32, 64)
-    clean, student = GeneratedTransform()(image, seed=5)
+    clean, student, labels = GeneratedTransform()(image, seed=5)
+    assert (labels == 255).all()
     assert clean.shape == student.shape == (3, 32, 64)
     assert {torch.equal(GeneratedTransform()(image, s)[0][0, :, 0], clean[0, :, 0]) for s in range(8)} == {
         True,

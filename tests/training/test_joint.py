@@ -1,0 +1,235 @@
+"""Self-training: the teacher, what is not known, and runs that are killed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clouds_deploy import api
+from clouds_deploy.artifacts import read_manifest, sha256
+from clouds_deploy.config import Recipe
+from clouds_deploy.data.images import read_label_ids
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import IGNORE
+from clouds_deploy.models.mask_decoder import Prediction
+from clouds_deploy.models.segmenter import build_segmenter
+from clouds_deploy.models.store import TRAINED, read_tensors
+from clouds_deploy.self_training import SelfTrainingConfig
+from clouds_deploy.training import loop
+from clouds_deploy.training.checkpoint import CHECKPOINTS, TEACHER
+from clouds_deploy.training.criterion import criterion
+from clouds_deploy.training.loop import train
+from clouds_deploy.training.points import uniform_draw
+from clouds_deploy.training.pseudo_labels import FOLDER, Labeler
+from clouds_deploy.training.sources import generated_share
+from clouds_deploy.training.teacher import Teacher, decay_at
+from tests.training.small import small_recipe
+
+ROBUST = (
+    "joint.generated_images=4", "joint.generated_share=0.5", "joint.ema_every=2", "joint.ema_decay=0.9",
+    "joint.sam=sam_tiny", "train.eval_every=0",
+)  # fmt: skip
+PLAIN = (*ROBUST, "joint.refine=null")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drop_half(
+    images: Sequence[Any], labels: Sequence[Any], trust: Sequence[Any], keys: Sequence[int]
+) -> list[Any]:
+    """A refiner that leaves the left half without labels, and marks its key in the corner."""
+    out = []
+    for image, own, sure, key in zip(images, labels, trust, keys, strict=True):
+        assert image.shape == (*own.shape, 3)
+        assert (image.dtype, own.dtype, sure.dtype) == (np.uint8, np.uint8, np.float32)
+        assert own.max() < 19
+        assert 0 <= sure.min() <= sure.max() <= 1
+        new = own.copy()
+        new[:, : own.shape[1] // 2] = IGNORE
+        new[-1, -1] = key % 19
+        out.append(new)
+    return out
+
+
+def test_the_teacher_follows_the_head_and_shares_what_stands_still() -> None:
+    student = build_segmenter(small_recipe().model)
+    config = SelfTrainingConfig(ema_decay=0.75, ema_every=2)
+    teacher = Teacher(student, config)
+    frozen = {n for n, p in student.named_parameters() if not p.requires_grad}
+    mine = dict(teacher.model.named_parameters())
+    assert frozen
+    for name, parameter in student.named_parameters():
+        assert (mine[name] is parameter) == (name in frozen)
+        assert not mine[name].requires_grad
+    before = {n: p.detach().clone() for n, p in student.named_parameters() if n not in frozen}
+    with torch.no_grad():
+        for name in before:
+            dict(student.named_parameters())[name].add_(1.0)
+    teacher.update(1)
+    assert all(torch.equal(mine[n], before[n]) for n in before)
+    teacher.update(2)
+    assert all(torch.allclose(mine[n], before[n] + 0.25, atol=1e-6) for n in before)
+    teacher.update(0)
+    assert all(torch.equal(mine[n], before[n] + 1.0) for n in before)
+    assert teacher.state().keys() == before.keys()
+    with pytest.raises(CloudsError, match="another teacher"):
+        teacher.restore({}, "here")
+
+
+def test_schedules_of_the_teacher() -> None:
+    published = SelfTrainingConfig()
+    assert [decay_at(n, published) for n in range(3)] == [0.0, 0.999, 0.999]
+    modern = SelfTrainingConfig(ema_decay=0.99, ema_warmup=True)
+    assert [decay_at(n, modern) for n in (0, 1, 90, 10_000)] == [0.0, 2 / 11, 0.91, 0.99]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "repeat", "share"), [(24_904, 2.0, 28.7), (9_400, 0.7, 27.1), (2_975, 0.2, 25.2)]
+)
+def test_the_published_shares(labelled: int, repeat: float, share: float) -> None:
+    config = SelfTrainingConfig(generated_repeat=repeat)
+    assert 100 * generated_share(labelled, 5000, config) == pytest.approx(share, abs=0.05)
+
+
+def test_what_is_not_known_counts_for_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, 16, 16), generator=generator, dtype=torch.uint8)
+    ignored = torch.zeros(2, 16, 16, dtype=torch.bool)
+    ignored[:, :, 8:] = True
+    labels[ignored] = IGNORE
+
+    def losses(masks: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        logits = torch.randn(2, 5, 20, generator=torch.Generator().manual_seed(1))
+        draw = uniform_draw(torch.Generator().manual_seed(2))
+        config = small_recipe("train.loss.points=256").train.loss
+        return criterion([Prediction(logits, masks)], labels, config, draw, known).parts(config)
+
+    masks = torch.randn(2, 5, 16, 16, generator=generator)
+    other = masks.clone()
+    other[..., 9:] = 3 * torch.randn(
+        2, 5, 16, 7, generator=generator
+    )  # bilinear points reach over the border
+    near = losses(masks, ignored)
+    assert torch.allclose(near, losses(other, ignored), rtol=0.02)
+    assert not torch.allclose(losses(masks, None), losses(other, None), rtol=0.02)
+    nothing = torch.zeros_like(ignored)
+    assert torch.allclose(losses(masks, nothing), losses(masks, None), rtol=1e-5)
+    leaf = masks.clone().requires_grad_()
+    losses(leaf, ignored).sum().backward()
+    assert leaf.grad is not None
+    assert float(leaf.grad[..., 9:].abs().max()) == 0
+    assert float(leaf.grad[..., :8].abs().max()) > 0
+
+
+def test_the_labeler_labels_as_the_teacher_does() -> None:
+    student = build_segmenter(small_recipe().model)
+    teacher = Teacher(student, SelfTrainingConfig())
+    clean = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    plain = Labeler(teacher, None, torch.device("cpu"))
+    labels = plain(clean, [0, 1, 2])
+    with torch.no_grad():
+        assert torch.equal(labels.long(), student.eval().scores(clean.float()).argmax(1))
+    mended = Labeler(teacher, drop_half, torch.device("cpu"))(clean, [5, 6, 7])
+    assert (mended[:, :, :32] == IGNORE).all()
+    assert mended[:, -1, -1].tolist() == [5, 6, 7]
+    assert torch.equal(mended[:, :-1, 32:], labels[:, :-1, 32:])
+    assert plain(clean[:0], []).shape == (0, 64, 64)
+
+
+def run(recipe: Recipe, out: Path, **given: Any) -> dict[str, torch.Tensor]:
+    refine = drop_half if recipe.joint and recipe.joint.refine else None
+    train(recipe, out, refine=refine, **given)
+    return read_tensors(out / TRAINED)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ROBUST,
+        (*ROBUST, "joint.pseudo_labels=cached"),
+        (*ROBUST, "joint.pseudo_labels=cached", "joint.refresh_every=4"),
+        (*ROBUST, "joint.refine.mode=official", "joint.ema_every=1", "joint.ema_warmup=true"),
+        PLAIN,
+    ],
+    ids=["online", "cached", "refreshed", "official", "teacher"],
+)
+def test_a_killed_run_ends_with_the_same_bytes(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(*overrides, "train.steps=9", "train.checkpoint_every=2")
+    run(recipe, tmp_path / "undisturbed")
+    real = loop._Run._step
+
+    def killed(self: Any, step: int, batch: Any) -> None:
+        if step == 7:  # the teacher is half-way between two updates, the last checkpoint a step behind
+            raise KeyboardInterrupt
+        real(self, step, batch)
+
+    monkeypatch.setattr(loop._Run, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "killed")
+    newest = max((tmp_path / "killed" / CHECKPOINTS).iterdir())
+    assert newest.name == "step_00000006"
+    assert (newest / TEACHER).is_file()
+    monkeypatch.setattr(loop._Run, "_step", real)
+    run(recipe, tmp_path / "killed", resume=True)
+    for name in (TRAINED, "evaluation.json", "recipe.yaml"):
+        assert sha256(tmp_path / "killed" / name) == sha256(tmp_path / "undisturbed" / name), name
+    assert read_manifest(tmp_path / "killed", "run")["steps"] == 9
+
+
+def test_cached_labels_are_on_disk_and_must_be_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe(*ROBUST, "joint.pseudo_labels=cached", "train.steps=4", "train.checkpoint_every=1")
+    monkeypatch.setattr(loop, "finish_run", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(recipe, tmp_path / "run")
+    folder = tmp_path / "run" / FOLDER / "step_00000000"
+    maps = [read_label_ids(path) for path in sorted(folder.glob("*.png"))]
+    assert len(maps) == 4
+    assert all((m[:, :64] == IGNORE).all() and (m[:, 64:] < 19).all() for m in maps)
+    (folder / "whole.json").unlink()
+    shutil.rmtree(tmp_path / "run" / CHECKPOINTS / "step_00000004")
+    with pytest.raises(CloudsError, match="are incomplete"):
+        run(recipe, tmp_path / "run", resume=True)
+
+
+def test_off_is_training_on_labelled_images_alone(tmp_path: Path) -> None:
+    joint = small_recipe(*PLAIN, "joint.pseudo_labels=off", "train.steps=3")
+    plain = small_recipe("train.steps=3", "train.eval_every=0")
+    a, b = run(joint, tmp_path / "joint"), run(plain, tmp_path / "plain")
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_pseudo_labels_change_what_is_learnt(tmp_path: Path) -> None:
+    base = small_recipe(*PLAIN, "train.steps=3")
+    a = run(base, tmp_path / "teacher")
+    b = run(small_recipe(*ROBUST, "train.steps=3"), tmp_path / "robust")
+    c = run(small_recipe(*ROBUST, "joint.refine.mode=official", "train.steps=3"), tmp_path / "official")
+    for one, other in ((a, b), (b, c)):
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    folder = small_recipe(*PLAIN, "joint.generated_root=/nowhere")
+    with pytest.raises(CloudsError, match="no folder /nowhere"):
+        train(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="a refiner belongs"):
+        train(small_recipe(*ROBUST), tmp_path / "run")
+    recipe = small_recipe(*ROBUST, "joint.refine.mode=official", "joint.refine.remove_intersections=false")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    with pytest.raises(CloudsError, match="two classes"):
+        api.train(path, out=tmp_path / "run")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clouds_deploy.cli import (
+    ablate,
     bench,
     data,
     doctor,
@@ -55,6 +56,7 @@ app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
 app.command(name="refine")(refine.refine)
+app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)
 app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)

@@ -51,7 +51,8 @@ def to_markdown(result: dict[str, Any]) -> str:
     what = ", ".join(target["data"]) or f"streets/{target['domain']}"
     return (
         f"# Ablation\n\nmIoU in percent on {what}, {target['images']} images of each; mean ± standard "
-        f"deviation over seeds.\n\n{_markdown(*_table(result))}\n\n## Every seed\n\n{_markdown(*_seeds(result))}\n"
+        f"deviation over seeds.\n\n{_markdown(*_table(result))}\n\n## Every seed\n\n"
+        f"{_markdown(*_seeds(result))}\n"
     )
 
 

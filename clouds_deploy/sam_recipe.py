@@ -14,12 +14,12 @@ class SamTinyConfig(Section):
     """`sam_tiny`: SAM's prompt encoder and mask decoder at a small size, on EfficientNet-Lite0.
 
     Attributes:
-        image_size: Side in pixels of the square that the encoder sees, a multiple of 32.
+        image_size: Side in pixels of the square that the encoder sees once it is trained, a multiple of 32.
         prompt_width: Channels of image embeddings and prompts, a multiple of 32.
         decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
     """
 
-    image_size: Positive = 256
+    image_size: Positive = 384
     prompt_width: Positive = 96
     decoder_feedforward: Positive = 256
 
@@ -38,6 +38,8 @@ class SamDataConfig(Section):
         domains: Domains of `streets`, drawn from in turn at random.
         shapes: Share of the images that show random textured shapes instead.
         whole: Share of the street images shown whole, letterboxed, as at inference; the others are crops.
+        size: Side in pixels of the square that is trained on, a multiple of 32; smaller than the model's,
+            it makes training cheaper, and what it learns on enlarged crops it finds again in larger images.
         height: Rows of a street scene before it is scaled; it is twice as wide.
         masks: Masks prompted for per image.
         smallest: Smallest mask, as a share of the image.
@@ -45,9 +47,10 @@ class SamDataConfig(Section):
 
     domains: tuple[Literal["game", "imagined"], ...] = ("game", "imagined")
     shapes: Fraction = 0.2
-    whole: Fraction = 0.5
+    whole: Fraction = 0.15
+    size: Annotated[int, Field(gt=0, multiple_of=32)] = 192
     height: Positive = 192
-    masks: Positive = 4
+    masks: Positive = 8
     smallest: Annotated[float, Field(gt=0, lt=1)] = 0.001
 
 

@@ -26,7 +26,7 @@ def small_sam(name: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name == "sam_tiny":
-            sam = build(name)
+            sam = build(name, SIZES[name])
         elif name == "mobile_sam":
             sam = build_mobile_sam(SIZES[name])
         else:

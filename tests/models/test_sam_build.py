@@ -111,7 +111,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
 def test_the_tiny_one_sees_images_of_any_size(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     save_file(state(), path)
-    assert load_sam("sam_tiny", path, image_size=384).image_size == 384
+    assert load_sam("sam_tiny", path, image_size=320).image_size == 320
     with pytest.raises(CloudsError, match="no multiple of 32"):
         load_sam("sam_tiny", path, image_size=240)
 
@@ -148,7 +148,7 @@ def test_shipped_weights_that_are_missing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_random_weights_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load_sam("sam_tiny", "random")
     assert "random weights" in capsys.readouterr().err
-    assert (loaded.source, loaded.sha256, loaded.image_size) == ("random", None, 256)
+    assert (loaded.source, loaded.sha256, loaded.image_size) == ("random", None, 384)
 
 
 def test_names_and_sizes() -> None:

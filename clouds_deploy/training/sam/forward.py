@@ -33,7 +33,7 @@ def decode(
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
-        embeddings: (P, C, h, w), each prompt's image.
+        embeddings: (P, C, h, w), each prompt's image; of the model's size or another.
         points: (P, N, 2), x and y in pixels of the square.
         labels: (P, N): 1 foreground, 0 background, 2 and 3 a box's corners, -1 padding.
         previous: (P, 1, 4h, 4w) logits of the mask to correct; None at the first prompt.
@@ -42,7 +42,9 @@ def decode(
         mask logits (P, 4, 4h, 4w), the single mask first, and predicted IoU (P, 4).
     """
     prompts, decoder = sam.prompt_encoder, sam.mask_decoder
-    encoded = prompts.pe_layer.forward_with_coords(points + 0.5, prompts.input_image_size)
+    grid = tuple(embeddings.shape[-2:])
+    stride = prompts.input_image_size[0] // prompts.image_embedding_size[0]
+    encoded = prompts.pe_layer.forward_with_coords(points + 0.5, (stride * grid[0], stride * grid[1]))
     kinds = torch.cat([prompts.not_a_point_embed.weight, *(e.weight for e in prompts.point_embeddings)])
     sparse = encoded * (labels >= 0)[..., None] + kinds[labels.long() + 1]
     dense = (
@@ -53,7 +55,7 @@ def decode(
     own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
     tokens = torch.cat((own.expand(len(points), -1, -1), sparse), 1)
     source = embeddings + dense
-    states, source = decoder.transformer(source, prompts.get_dense_pe().expand_as(source), tokens)
+    states, source = decoder.transformer(source, prompts.pe_layer(grid).expand_as(source), tokens)
     source = source.transpose(1, 2).reshape(embeddings.shape)
     upscaled = decoder.output_upscaling(source)
     mixes = [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]

@@ -218,7 +218,7 @@ def _train(
     if first == config.steps:
         return None
     loader = DataLoader(
-        SamScenes(recipe.data, recipe.model.image_size, recipe.seed),
+        SamScenes(recipe.data, recipe.data.size, recipe.seed),
         batch_size=config.batch_size,
         sampler=range(first * config.batch_size, config.steps * config.batch_size),
         num_workers=config.workers,

@@ -19,7 +19,8 @@ from clouds_deploy.training.sam.loop import WEIGHTS, learning_rate, train_sam
 def recipe(*overrides: str) -> SamRecipe:
     small = (
         "model.image_size=64", "model.prompt_width=32", "model.decoder_feedforward=32",
-        "data.height=64", "data.masks=2", "data.smallest=0.01", "train.steps=4", "train.batch_size=2",
+        "data.size=64", "data.height=64", "data.masks=2", "data.smallest=0.01", "train.steps=4",
+        "train.batch_size=2",
         "train.warmup_steps=1", "train.checkpoint_every=2", "train.log_every=1", "train.eval_every=0",
         "train.eval_scenes=2", "train.workers=0",
     )  # fmt: skip
@@ -69,7 +70,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 
 def test_starting_from_another_run(finished: Path, tmp_path: Path) -> None:
-    still = recipe("train.steps=1", "train.lr=1e-30", "train.weight_decay=0", "model.image_size=96")
+    still = recipe("train.steps=1", "train.lr=1e-30", "train.weight_decay=0", "data.size=96")
     train_sam(still, tmp_path / "larger", init=finished)
     mine, theirs = read_tensors(tmp_path / "larger" / WEIGHTS), read_tensors(finished / WEIGHTS)
     assert mine.keys() == theirs.keys()
@@ -110,7 +111,7 @@ def test_learning_rate() -> None:
 def test_masks_appear(tmp_path: Path) -> None:
     """From nothing to masks that beat what training starts with, on scenes it never saw."""
     made = recipe(
-        "model.image_size=128", "model.prompt_width=96", "data.height=96", "train.steps=200",
+        "model.image_size=128", "data.size=128", "model.prompt_width=96", "data.height=96", "train.steps=200",
         "train.batch_size=6", "train.optimizer=muon", "train.lr=1.5e-3", "train.warmup_steps=40",
         "train.focal_weight=0.5", "data.masks=4", "train.eval_scenes=10",
     )  # fmt: skip

@@ -36,8 +36,8 @@ def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _seeds(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     count = max(len(row["miou"]) for row in result["rows"])
-    lines = [[r["backbone"], _name(r), *(f"{v:.2f}" for v in r["miou"])] for r in result["rows"]]
-    return ["backbone", "row", *(f"seed {i}" for i in range(count))], lines
+    lines = [[f"{r['backbone']}, {_name(r)}", *(f"{v:.2f}" for v in r["miou"])] for r in result["rows"]]
+    return ["row", *(f"seed {i}" for i in range(count))], lines
 
 
 def _markdown(columns: list[str], lines: list[list[str]]) -> str:
@@ -59,7 +59,7 @@ def to_markdown(result: dict[str, Any]) -> str:
 def to_html(result: dict[str, Any]) -> str:
     """Write the page, self-contained."""
     target = result["target"]
-    what = ", ".join(target["data"]) or f"streets of `{target['domain']}`"
+    what = ", ".join(target["data"]) or f"drawn {target['domain']} streets"
     page = Page(
         "What self-training brings",
         f"mIoU on {what}, whose labels nobody trained on. All rows start from the same warm-up and take as "

@@ -136,7 +136,7 @@ def test_people_get_a_table(trained: Path) -> None:
         (("export", "/tmp/no-such-run", "--out", "/tmp/x"), "/tmp/no-such-run", ""),
         (("data", "check", "/tmp/no-such-data", "--layout", "folder"), "/tmp/no-such-data", "--data"),
         (("import", "/tmp/no-such.pth", "--out", "/tmp/no-such-out"), "/tmp/no-such.pth", ""),
-        (("train", "gta_convnext_l_joint"), "self-training is not built yet", "warm-up"),
+        (("train", "gta_convnext_l_joint"), "mobile_sam.pt, and none were given", "https://"),
         (("recipes", "cat", "tinny"), "no recipe `tinny`", "`tiny`"),
     ],
 )

@@ -33,7 +33,13 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name == "ensemble over ConvNeXt" else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Segmenter, Path]:

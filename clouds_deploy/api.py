@@ -80,13 +80,12 @@ def _online_refiner(recipe: Recipe) -> Any:
             "training learns from label maps, which cannot hold a pixel of two classes",
             "set joint.refine.remove_intersections=true",
         )
-    import torch
-
     from clouds_deploy.models.sam.build import load_sam
     from clouds_deploy.refinement.refiner import Refiner
     from clouds_deploy.runtime.sam import torch_sam
+    from clouds_deploy.training.processes import local_device
 
-    sam = torch_sam(load_sam(joint.sam, joint.sam_weights), "cuda" if torch.cuda.is_available() else None)
+    sam = torch_sam(load_sam(joint.sam, joint.sam_weights), local_device())
     refiner = Refiner(sam, joint.refine)
     return lambda *given: [refined.labels for refined in refiner.refine(*given)]
 

@@ -104,7 +104,9 @@ class TrainConfig(Section):
 
     Attributes:
         steps: Optimiser steps.
-        batch_size: Images per step.
+        batch_size: Images per step, of all processes together.
+        accumulate: In how many parts, one after the other, each process computes its images of a step: more
+            need less memory and give the same gradient, to rounding.
         lr: Learning rate of AdamW.
         weight_decay: Of AdamW; norms and embeddings get none.
         clip_norm: Largest norm of the whole gradient.
@@ -121,6 +123,7 @@ class TrainConfig(Section):
 
     steps: Positive = 40000
     batch_size: Positive = 8
+    accumulate: Positive = 1
     lr: Annotated[float, Field(gt=0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip_norm: Annotated[float, Field(gt=0)] = 0.01
@@ -133,6 +136,14 @@ class TrainConfig(Section):
     log_every: Positive = 20
     workers: Annotated[int, Field(ge=0)] = 4
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

@@ -7,7 +7,7 @@ pairs, at points. All layers are matched on their own, weigh the same, and are c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from clouds_deploy.config import LossConfig
 from clouds_deploy.models.mask_decoder import Prediction
+from clouds_deploy.training.batch_part import BatchPart
 from clouds_deploy.training.matcher import Matches, match
-from clouds_deploy.training.points import Draw, at_points, sample_maps, segment_shares, uncertain_points
+from clouds_deploy.training.points import Draw, sample_maps, segment_shares, touching, uncertain_points
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def criterion(
     config: LossConfig,
     draw: Draw,
     ignored: Tensor | None = None,
+    part: BatchPart | None = None,
 ) -> Losses:
     """Match and compare.
 
@@ -64,6 +66,7 @@ def criterion(
         ignored: (B, H, W) bool, where the labels are not known, which pixels without a label otherwise are
             (they are in no segment): points there are neither chosen for being uncertain nor counted. Our
             addition to the method.
+        part: Which part of a batch this is; the losses are then its share of the batch's losses.
 
     Returns:
         The losses, differentiable.
@@ -71,16 +74,20 @@ def criterion(
     Raises:
         CloudsError: The predictions hold NaN or infinity.
     """
+    if part is not None:
+        draw = part.drawing(draw)
     shape = (len(predictions), len(labels), config.points, 2)
     matches = match(predictions, labels, draw("matching", shape), config, ignored)
+    if part is not None:
+        matches = replace(matches, segments=part.whole.segments)
     packed = np.stack((matches.image, matches.query, matches.label))
     image, query, label = torch.from_numpy(packed).to(labels.device, non_blocking=True)
-    class_loss = _class_loss(predictions, matches, config)
+    class_loss = _class_loss(predictions, matches, config, part)
     if matches.image.size == 0:
         nothing = torch.stack([p.mask_logits.float().sum() * 0 for p in predictions])
         return Losses(class_loss, nothing, nothing)
     masks = _matched_masks(predictions, image, query)
-    passed_over = None if ignored is None else partial(at_points, ignored, image)
+    passed_over = None if ignored is None else partial(touching, ignored, image)
     sizes = config.points, config.oversample, config.uncertain
     points = uncertain_points(masks.detach(), *sizes, draw, passed_over)
     logits = sample_maps(masks, points).squeeze(1)
@@ -100,7 +107,9 @@ def criterion(
     )
 
 
-def _class_loss(predictions: Sequence[Prediction], matches: Matches, config: LossConfig) -> Tensor:
+def _class_loss(
+    predictions: Sequence[Prediction], matches: Matches, config: LossConfig, part: BatchPart | None
+) -> Tensor:
     """Cross-entropy with a weighted mean per layer, as `F.cross_entropy(weight=...)` takes it: (L,)."""
     logits = torch.stack([p.class_logits.float() for p in predictions])
     layers, images, queries, columns = logits.shape
@@ -111,6 +120,8 @@ def _class_loss(predictions: Sequence[Prediction], matches: Matches, config: Los
     weight = torch.ones(columns, device=logits.device)
     weight[-1] = config.void_weight
     loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight=weight, reduction="none")
+    if part is not None:
+        return loss.view(layers, -1).sum(1) / part.class_weight(queries, config.void_weight)
     return loss.view(layers, -1).sum(1) / weight[wanted].view(layers, -1).sum(1)
 
 

@@ -20,6 +20,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
 from clouds_deploy.metrics import ConfusionMatrix
 from clouds_deploy.models.segmenter import Segmenter
+from clouds_deploy.training.processes import Processes
 
 if TYPE_CHECKING:
     from clouds_deploy.data.dataset import Source
@@ -132,6 +133,38 @@ def evaluate(
         if progress is not None:
             progress(done)
     return Evaluation(matrix, done, metric)
+
+
+class _Every:
+    """Each n-th image of a source, from some number on."""
+
+    def __init__(self, source: Source, first: int, step: int) -> None:
+        self._source, self._numbers = source, range(first, len(source), step)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def name(self, index: int) -> str:
+        return self._source.name(self._numbers[index])
+
+    def load(self, index: int) -> tuple[Images, Images | None]:
+        return self._source.load(self._numbers[index])
+
+
+def evaluate_share(
+    predict: Predict, source: Source, metric: Metric, processes: Processes, progress: Advance | None = None
+) -> Evaluation:
+    """Evaluate together with other processes, each on some of the images; see `evaluate`.
+
+    Returns:
+        The counts of all processes, in each of them.
+    """
+    if processes.count == 1 or len(source) == 0:
+        return evaluate(predict, source, metric, progress)
+    own = _Every(source, processes.rank, processes.count)
+    matrix = evaluate(predict, own, metric, progress).matrix if len(own) else ConfusionMatrix()
+    matrix.counts = processes.total(torch.from_numpy(matrix.counts)).numpy()
+    return Evaluation(matrix, len(source), metric)
 
 
 def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8]]]]:

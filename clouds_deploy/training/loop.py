@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,12 +22,12 @@ from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256, 
 from clouds_deploy.config import Recipe
 from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.labels import IGNORE
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import KIND, TRAINED, empty_segmenter, fill, load_run
 from clouds_deploy.training import sources
 from clouds_deploy.training.checkpoint import (
     EVALUATION,
+    Checkpoint,
     Progress,
     check_resumable,
     finish_run,
@@ -37,17 +35,15 @@ from clouds_deploy.training.checkpoint import (
     save_checkpoint,
     start_run,
 )
-from clouds_deploy.training.criterion import criterion
-from clouds_deploy.training.evaluate import Evaluation, evaluate, torch_predictor
+from clouds_deploy.training.evaluate import Evaluation, evaluate_share, torch_predictor
 from clouds_deploy.training.journal import Journal
-from clouds_deploy.training.optimizer import build_optimizer, restore_optimizer, set_lr
-from clouds_deploy.training.points import uniform_draw
+from clouds_deploy.training.optimizer import build_optimizer, restore_optimizer
+from clouds_deploy.training.processes import Processes, open_processes
 from clouds_deploy.training.pseudo_labels import Labeler, LabelStore, Refine
 from clouds_deploy.training.schedule import lr
+from clouds_deploy.training.step import MEASURES, MODEL, Step, seed_of, trains_more_than_the_head
 from clouds_deploy.training.teacher import Teacher
 
-_MODEL, _POINTS = 1, 2
-_WINDOW = ("loss", "loss_class", "loss_mask", "loss_dice", "gradient_norm")
 _DIVERGED = "lower train.lr, lengthen train.warmup_steps, or set train.precision=fp32"
 
 
@@ -61,7 +57,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a segmenter into a run directory.
 
-    A recipe with a `joint` section trains itself on generated images too (docs/method.md 3.5).
+    A recipe with a `joint` section trains itself on generated images too (docs/method.md 3.5). Processes that
+    a launcher started share every batch, and the first of them writes; see docs/training.md.
 
     Args:
         recipe: The experiment.
@@ -76,8 +73,23 @@ def train(
 
     Raises:
         CloudsError: `out` exists, or there is nothing to resume; the recipe is another than the run's; the
-            data or weights cannot be had; the loss became NaN; the disk is full.
+            data or weights cannot be had; the loss became NaN; the disk is full; the processes cannot share
+            the batch equally.
     """
+    processes = open_processes(whole_model=trains_more_than_the_head(recipe))
+    processes.share(recipe.train.batch_size, recipe.train.accumulate)
+    with processes.one_voice():
+        return _train(recipe, out, resume, init, refine, processes)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool,
+    init: Path | None,
+    refine: Refine | None,
+    processes: Processes,
+) -> dict[str, Any]:
     if resume and (out / MANIFEST).is_file():
         manifest = read_manifest(out, KIND)
         say(f"{out} is finished already ({manifest['steps']} steps)")
@@ -95,16 +107,14 @@ def train(
     moments: dict[str, Tensor] = {}
     followed: dict[str, Tensor] = {}
     if resume:
-        check_resumable(out, recipe)
-        found = load_checkpoint(out, recipe)
+        found = processes.in_turn(lambda: _newest(out, recipe, processes))
         segmenter, moments, followed, state = found.segmenter, found.moments, found.teacher, found.progress
         say(f"going on from step {state.step} of {recipe.train.steps}")
     else:
         segmenter, state = _initial(recipe, init)
     if state.backbone_weights == "random":
         warn("the backbone's weights are random: good for a dry run only")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    segmenter.to(device)
+    segmenter.to(processes.device)
     optimizer = build_optimizer(segmenter, recipe.train)
     restore_optimizer(optimizer, segmenter, moments, str(out))
     labeler = None
@@ -112,15 +122,20 @@ def train(
         teacher = Teacher(segmenter, joint)
         if resume:
             teacher.restore(followed, str(out))
-        labeler = Labeler(teacher, refine, device, recipe.train.precision)
-    if not resume:
+        labeler = Labeler(teacher, refine, processes.device, recipe.train.precision)
+    if not resume and processes.first:
         start_run(out, recipe, segmenter, optimizer, state, labeler.teacher.state() if labeler else None)
-    with Journal(out, state.step, trained=state.step == recipe.train.steps) as journal:
-        run = _Run(recipe, out, segmenter, optimizer, journal, state, device, labeler)
+    processes.wait()
+    trained = state.step == recipe.train.steps
+    with Journal(out, state.step, trained=trained) if processes.first else nullcontext() as journal:
+        run = _Run(recipe, out, segmenter, optimizer, journal, state, processes, labeler)
         run.train()
         outcome = run.evaluate().to_dict()
-    write_json(out / EVALUATION, outcome)
-    finish_run(out, recipe, segmenter, run.state, device=_device_name(device))
+    if processes.first:
+        write_json(out / EVALUATION, outcome)
+        facts = {"device": _device_name(processes.device), "processes": processes.count}
+        finish_run(out, recipe, segmenter, run.state, **facts)
+    processes.wait()
     speed = run.images / run.seconds if run.images else None
     say(
         f"trained {run.state.step} steps"
@@ -134,22 +149,24 @@ def _summary(out: Path, outcome: dict[str, Any], steps: int, speed: float | None
     return {"run": str(out), "steps": steps, "images_per_second": speed, **outcome}
 
 
+def _newest(out: Path, recipe: Recipe, processes: Processes) -> Checkpoint:
+    if processes.first:
+        check_resumable(out, recipe)
+    return load_checkpoint(out, recipe)
+
+
 def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
     """Make the model of step 0: with the recipe's backbone and random decoders, or another run's weights."""
-    nothing = (0.0,) * (len(_WINDOW) + 1)
+    nothing = (0.0,) * (len(MEASURES) + 1)
     if init is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(recipe.seed, 0, _MODEL))
+            torch.manual_seed(seed_of(recipe.seed, 0, MODEL))
             segmenter = build_segmenter(recipe.model)
         return segmenter, Progress(0, nothing, segmenter.backbone.weights, {})
     other = load_run(init)[1]
     segmenter = empty_segmenter(recipe.model, other.backbone.weights)
     fill(segmenter, other.state_dict(), str(init))
     return segmenter, Progress(0, nothing, other.backbone.weights, {"init": sha256(init / TRAINED)})
-
-
-def _seed(seed: int, step: int, purpose: int) -> int:
-    return int(np.random.SeedSequence((seed, step, purpose)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _device_name(device: torch.device) -> str:
@@ -171,23 +188,25 @@ class _Run:
         out: Path,
         segmenter: Segmenter,
         optimizer: torch.optim.Optimizer,
-        journal: Journal,
+        journal: Journal | None,
         state: Progress,
-        device: torch.device,
+        processes: Processes,
         labeler: Labeler | None,
     ) -> None:
         self.recipe = recipe
         self.labeler = labeler
+        self.processes = processes
+        self.share = processes.share(recipe.train.batch_size, recipe.train.accumulate)
+        self.step = Step(recipe, segmenter, optimizer, labeler, processes)
         self.out = out
         self.segmenter = segmenter
         self.optimizer = optimizer
         self.journal = journal
         self.state = state
-        self.device = device
         self.images = 0
         self.seconds = 0.0
-        self.parameters = [p for p in segmenter.parameters() if p.requires_grad]
-        self.window = torch.tensor(state.window, dtype=torch.float64, device=device)
+        sums = state.window if processes.first else [0.0] * len(state.window)
+        self.window = torch.tensor(sums, dtype=torch.float64, device=processes.device)
 
     def train(self) -> None:
         """Do the steps that are left, with a line, an evaluation and a checkpoint when each is due."""
@@ -220,8 +239,10 @@ class _Run:
                     if look:
                         self.evaluate(done)
                         self.segmenter.train()
-                    self.state = replace(self.state, step=done, window=tuple(self.window.tolist()))
-                    if keep:
+                    self.state = replace(
+                        self.state, step=done, window=tuple([0.0] * len(sums) if line else sums)
+                    )
+                    if keep and self.processes.first:
                         save_checkpoint(
                             self.out,
                             self.segmenter,
@@ -246,79 +267,32 @@ class _Run:
         """Give the batches from a step on; cached labels are made first if they are due."""
         joint = self.recipe.joint
         if self.labeler is None or joint is None:
-            return iter(sources.training_batches(self.recipe, step))
+            return iter(sources.training_batches(self.recipe, step, self.share))
         if joint.pseudo_labels == "online":
-            return iter(sources.joint_batches(self.recipe, step, None))
+            return iter(sources.joint_batches(self.recipe, step, None, self.share))
         made = step - step % joint.refresh_every if joint.refresh_every else 0
         store = LabelStore(self.out, made)
         if self._labels_due(step):
-            store.fill(sources.generated_source(self.recipe), self.labeler)
+            store.fill(sources.generated_source(self.recipe), self.labeler, self.processes)
         store.check()
-        return iter(sources.joint_batches(self.recipe, step, store.read))
+        return iter(sources.joint_batches(self.recipe, step, store.read, self.share))
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
         """Do one optimiser step; `step` counts from 0."""
-        recipe, settings = self.recipe, self.recipe.train
-        torch.manual_seed(_seed(recipe.seed, step + 1, _MODEL))  # for backbones that drop paths
-        generator = torch.Generator(self.device).manual_seed(_seed(recipe.seed, step, _POINTS))
-        images = batch["image"].to(self.device, non_blocking=True).float()
-        with self._labelled(step, batch) as labelled:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                predictions = self.segmenter(images)
-            labels, ignored = labelled()
-        try:
-            losses = criterion(predictions, labels, settings.loss, uniform_draw(generator), ignored)
-        except CloudsError as error:
-            raise CloudsError(f"{error.message} at step {step + 1}", error.hint) from error
-        parts = losses.parts(settings.loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts.sum().backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
-        set_lr(self.optimizer, lr(step, settings))
-        self.optimizer.step()
-        seen = parts.detach()
-        self.window += torch.stack((seen.sum(), *seen, norm, torch.ones_like(norm))).double()
-
-    @contextmanager
-    def _labelled(
-        self, step: int, batch: dict[str, Tensor]
-    ) -> Iterator[Callable[[], tuple[Tensor, Tensor | None]]]:
-        """Begin to label a batch's generated images beside what is done inside; call what is yielded for
-        labels (B, H, W) uint8, and where they are not known, (B, H, W) bool, if the recipe ignores that.
-        """
-        joint, labels = self.recipe.joint, batch["labels"]
-        if self.labeler is None or joint is None:
-            yield lambda: (labels.to(self.device, non_blocking=True), None)
-            return
-        generated = batch["generated"]
-        with ThreadPoolExecutor(1) as beside:
-            online: Future[Tensor] | None = None
-            if joint.pseudo_labels == "online":
-                first = step * self.recipe.train.batch_size
-                keys = (first + generated.nonzero()[:, 0]).tolist()
-                online = beside.submit(self.labeler, batch["clean"], keys)
-
-            def finished() -> tuple[Tensor, Tensor | None]:
-                if online is not None:
-                    labels[generated] = online.result()
-                known = labels.to(self.device, non_blocking=True)
-                if joint.refine is None or joint.refine.mode == "official":
-                    return known, None
-                return known, (known == IGNORE) & generated.to(self.device).view(-1, 1, 1)
-
-            yield finished
+        self.window += self.step(step, batch).double()
 
     def _read_window(self, done: int) -> list[float]:
-        """Bring the sums to the CPU; no line and no checkpoint may hold a NaN."""
-        sums: list[float] = self.window.tolist()
+        """Bring all processes' sums to the CPU; no line and no checkpoint may hold a NaN."""
+        sums: list[float] = self.processes.total(self.window).tolist()
         if not all(map(math.isfinite, sums)):
             raise CloudsError(f"the loss or its gradient became NaN or infinite by step {done}", _DIVERGED)
         return sums
 
     def _write_line(self, done: int, sums: list[float], speed: float) -> str:
-        means = {name: value / sums[-1] for name, value in zip(_WINDOW, sums, strict=False)}
+        means = {name: value / sums[-1] for name, value in zip(MEASURES, sums, strict=False)}
         rate = lr(done - 1, self.recipe.train)
-        self.journal.write(done, {**means, "lr": rate, "images_per_second": round(speed, 2)})
+        if self.journal is not None:
+            self.journal.write(done, {**means, "lr": rate, "images_per_second": round(speed, 2)})
         self.window.zero_()
         return f"loss {means['loss']:.3f}"
 
@@ -330,10 +304,11 @@ class _Run:
         """
         recipe = self.recipe
         source = sources.val_source(recipe)
-        predict = torch_predictor(self.segmenter, recipe.evaluate, self.device)
+        predict = torch_predictor(self.segmenter, recipe.evaluate, self.processes.device)
         with progress("evaluating", len(source), "image") as advance:
-            outcome = evaluate(predict, source, recipe.evaluate.metric, advance)
+            outcome = evaluate_share(predict, source, recipe.evaluate.metric, self.processes, advance)
         summary = outcome.to_dict()
         kept = {name: summary[name] for name in ("miou", "pixel_accuracy")}
-        self.journal.write(self.state.step if done is None else done, kept)
+        if self.journal is not None:
+            self.journal.write(self.state.step if done is None else done, kept)
         return outcome

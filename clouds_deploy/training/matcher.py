@@ -19,7 +19,7 @@ from torch import Tensor
 from clouds_deploy.config import LossConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.mask_decoder import Prediction
-from clouds_deploy.training.points import at_points, class_shares, present_classes, sample_maps
+from clouds_deploy.training.points import class_shares, present_classes, sample_maps, touching
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _layer_costs(
     inside, soft = logits.sigmoid(), F.softplus(logits)
     counted: Tensor | int = points.shape[1]
     if ignored is not None:
-        known = (~at_points(ignored, torch.arange(len(labels), device=labels.device), points)).float()
+        known = (~touching(ignored, torch.arange(len(labels), device=labels.device), points)).float()
         target = target * known.unsqueeze(-1)
         inside, soft = inside * known.unsqueeze(1), soft * known.unsqueeze(1)
         counted = known.sum(1).clamp(min=1).view(-1, 1, 1)

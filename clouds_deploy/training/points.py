@@ -105,21 +105,20 @@ def segment_shares(labels: Tensor, image: Tensor, label: Tensor, points: Tensor)
     return torch.lerp(upper, torch.lerp(lower_left, lower_right, right), down)
 
 
-def at_points(maps: Tensor, image: Tensor, points: Tensor) -> Tensor:
-    """Look up the nearest pixel of each point.
+def touching(mask: Tensor, image: Tensor, points: Tensor) -> Tensor:
+    """Say of points whether any of the four pixels around them, which a bilinear sample mixes, is in a mask.
 
     Args:
-        maps: (B, H, W) of any type.
-        image: (N,) int64, whose map a row of points is of.
+        mask: (B, H, W) bool.
+        image: (N,) int64, whose mask a row of points is of.
         points: (N, P, 2) x then y, 0..1.
 
     Returns:
-        (N, P) of the maps' type.
+        (N, P) bool.
     """
-    height, width = maps.shape[1:]
-    x = (points[..., 0] * width).long().clamp(0, width - 1)
-    y = (points[..., 1] * height).long().clamp(0, height - 1)
-    return maps[image.unsqueeze(1), y, x]
+    corners, _, _ = _corners(mask.to(torch.uint8), image, points)  # outside reads IGNORE, which is not 1
+    one, two, three, four = (corner == 1 for corner in corners)
+    return one | two | three | four
 
 
 def present_classes(labels: Tensor, classes: int) -> Tensor:

@@ -16,6 +16,7 @@ from clouds_deploy.data.dataset import Source
 from clouds_deploy.data.images import Pixels, read_label_ids, write_png
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
+from clouds_deploy.training.processes import Processes
 from clouds_deploy.training.teacher import Teacher
 
 Floats = npt.NDArray[np.float32]
@@ -74,26 +75,34 @@ class LabelStore:
     def __init__(self, run: Path, step: int) -> None:
         self.folder = run / FOLDER / f"step_{step:08d}"
 
-    def fill(self, source: Source, labeler: Labeler) -> None:
+    def fill(self, source: Source, labeler: Labeler, processes: Processes) -> None:
         """Label every image of a source that has no file yet; a killed call goes on where it was.
+
+        Images go through the teacher in the same groups whatever was done before and whichever process does
+        it, because a group can decide a pixel's last bit.
 
         Raises:
             CloudsError: An image cannot be read, or the disk is full.
         """
-        if (self.folder / _WHOLE).is_file():
-            return
-        todo = [i for i in range(len(source)) if not self._path(source.name(i)).is_file()]
-        with progress("pseudo-labels", len(source), "image") as advance:
-            for start in range(0, len(todo), _BATCH):
-                chosen = todo[start : start + _BATCH]
-                images = [source.load(i)[0] for i in chosen]
-                for group in _of_one_size(images):
-                    batch = torch.from_numpy(np.stack([images[i] for i in group])).permute(0, 3, 1, 2)
-                    for i, labels in zip(group, labeler(batch, [chosen[i] for i in group]), strict=True):
-                        write_png(self._path(source.name(chosen[i])), labels.numpy())
-                advance(len(source) - len(todo) + min(start + _BATCH, len(todo)))
-        shares = [float((self.read(source.name(i)) == IGNORE).mean()) for i in range(len(source))]
-        write_json(self.folder / _WHOLE, {"images": len(source), "unlabelled": float(np.mean(shares))})
+        if not (self.folder / _WHOLE).is_file():
+            groups = [range(at, min(at + _BATCH, len(source))) for at in range(0, len(source), _BATCH)]
+            with progress("pseudo-labels", len(source), "image") as advance:
+                for group in groups[processes.rank :: processes.count]:
+                    if not all(self._path(source.name(i)).is_file() for i in group):
+                        self._label(source, group, labeler)
+                    advance(group.stop)
+        processes.wait()
+        if processes.first and not (self.folder / _WHOLE).is_file():
+            shares = [float((self.read(source.name(i)) == IGNORE).mean()) for i in range(len(source))]
+            write_json(self.folder / _WHOLE, {"images": len(source), "unlabelled": float(np.mean(shares))})
+        processes.wait()
+
+    def _label(self, source: Source, chosen: Sequence[int], labeler: Labeler) -> None:
+        images = [source.load(i)[0] for i in chosen]
+        for group in _of_one_size(images):
+            batch = torch.from_numpy(np.stack([images[i] for i in group])).permute(0, 3, 1, 2)
+            for i, labels in zip(group, labeler(batch, [chosen[i] for i in group]), strict=True):
+                write_png(self._path(source.name(chosen[i])), labels.numpy())
 
     def check(self) -> None:
         """Refuse a folder that is not whole.

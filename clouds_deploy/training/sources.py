@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from clouds_deploy.config import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.self_training import SelfTrainingConfig
 
 if TYPE_CHECKING:
-    from clouds_deploy.data.dataset import Source, TrainDataset
+    from clouds_deploy.data.dataset import Key, Source, TrainDataset
     from clouds_deploy.data.images import Pixels
 
 STREETS = "streets"
 VALIDATION_SEED = 1
 """Of drawn validation scenes: the same whatever the recipe's seed, so that runs can be compared."""
+ALL = slice(None)
 
 
 class Selection:
@@ -118,7 +120,7 @@ def generated_share(labelled: int, generated: int, config: SelfTrainingConfig) -
 
 
 def joint_batches(
-    recipe: Recipe, start_step: int, labels: Callable[[str], Pixels] | None
+    recipe: Recipe, start_step: int, labels: Callable[[str], Pixels] | None, share: slice = ALL
 ) -> Iterable[dict[str, Tensor]]:
     """Give the batches of a joint training from a step on, without end; see `collate_joint`.
 
@@ -126,6 +128,7 @@ def joint_batches(
         recipe: As in `training_batches`.
         start_step: See there.
         labels: Name of a generated image -> its pseudo-labels; None leaves them to the step.
+        share: Which images of every batch to give.
     """
     from clouds_deploy.data.dataset import training_loader
     from clouds_deploy.data.joint import JointDataset, JointKeys, collate_joint
@@ -133,22 +136,23 @@ def joint_batches(
 
     labelled, generated = _labelled(recipe), generated_source(recipe)
     counts = len(labelled.source), len(generated)
-    share = generated_share(*counts, joint_of(recipe))
+    drawn = generated_share(*counts, joint_of(recipe))
     transform = GeneratedTransform(recipe.augment.flip, recipe.augment.crop)
     return training_loader(
         JointDataset(labelled, generated, transform, labels),
-        JointKeys(*counts, share, recipe.seed, start_step, recipe.train.batch_size),
+        _Shared(JointKeys(*counts, drawn, recipe.seed, start_step, recipe.train.batch_size), share),
         recipe.train.workers,
         collate_joint,
     )
 
 
-def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tensor]]:
+def training_batches(recipe: Recipe, start_step: int, share: slice = ALL) -> Iterable[dict[str, Tensor]]:
     """Give the batches of a training from a step on, without end.
 
     Args:
         recipe: Names data, augmentation, batch size and seed.
         start_step: Steps done already; their images are not loaded again.
+        share: Which images of every batch to give.
 
     Returns:
         `image` (B, 3, h, w) uint8 RGB and `labels` (B, h, w) uint8 train ids per step.
@@ -158,9 +162,20 @@ def training_batches(recipe: Recipe, start_step: int) -> Iterable[dict[str, Tens
     dataset, settings = _labelled(recipe), recipe.train
     return training_loader(
         dataset,
-        training_keys(len(dataset.source), recipe.seed, start_step, settings.batch_size),
+        _Shared(training_keys(len(dataset.source), recipe.seed, start_step, settings.batch_size), share),
         workers=settings.workers,
     )
+
+
+class _Shared(Sampler["list[Key]"]):
+    """One process's share of every batch's keys."""
+
+    def __init__(self, keys: Sampler[list[Key]], share: slice) -> None:
+        self._keys, self._share = keys, share
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for batch in self._keys:
+            yield batch[self._share]
 
 
 def _labelled(recipe: Recipe) -> TrainDataset:

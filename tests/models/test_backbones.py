@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clouds_deploy.model_config import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
+from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.models.backbones import build_backbone, load_clip
 from clouds_deploy.models.backbones.open_clip import clip_backbone
 from clouds_deploy.models.backbones.positions import cubic_weights, resample
@@ -256,3 +256,16 @@ def test_timm_maps_equal_its_feature_extractor_and_take_its_files(name: str, tmp
         last = classifier.forward_intermediates(image, intermediates_only=True)[-1]
     assert all(close(a, b) for a, b in zip(mine, expected, strict=True))
     assert close(mine[-1], last)
+
+
+def test_batch_statistics_stand_still_in_training() -> None:
+    """An image's features must not depend on the others of its batch, nor on how many processes share it."""
+    backbone = build_backbone(
+        BackboneConfig(name="efficientnet_lite0", weights="random", trainable=True)
+    ).train()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    both, first = backbone(images), backbone(images[:1])
+    for pair, alone in zip(both, first, strict=True):
+        assert torch.allclose(pair[:1], alone, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())

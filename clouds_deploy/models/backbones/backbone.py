@@ -87,10 +87,15 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> Backbone:
         """Switch the mode; a frozen trunk stays in evaluation mode whatever is asked.
 
-        So its batch statistics and drop paths never move, with adapters in it or without.
+        So its drop paths never move, with adapters in it or without. Batch normalisation always uses its
+        stored statistics: batches are too small to replace them, and each image's loss would depend on the
+        others of its process. Its scale and shift are trained.
         """
         super().train(mode and (self.trainable or self.neck is not None))
         self.trunk.train(mode and self.trainable)
+        for module in self.trunk.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def normalize(self, image: Tensor) -> Tensor:

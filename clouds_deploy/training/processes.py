@@ -1,0 +1,139 @@
+"""One training in several processes: accelerate starts them, and they agree on sums and gradients.
+
+Without a launcher there is one process, and accelerate is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from clouds_deploy.console import console
+from clouds_deploy.errors import CloudsError
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The processes that train together. The first of them writes; all of them compute.
+
+    Attributes:
+        count: How many there are.
+        rank: Which of them this one is, from 0.
+        device: What this one computes on.
+
+    Args:
+        device: See above.
+        accelerator: accelerate's own object, with several processes.
+    """
+
+    def __init__(self, device: torch.device, accelerator: Any = None) -> None:
+        self.device = device
+        self.count = 1 if accelerator is None else int(accelerator.num_processes)
+        self.rank = 0 if accelerator is None else int(accelerator.process_index)
+        self._accelerator = accelerator
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Have a module's gradients averaged over the processes as they are computed (DDP)."""
+        return module if self._accelerator is None else self._accelerator.prepare(module)
+
+    def alone(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """Keep what a wrapped module adds to its gradients to this process for now."""
+        return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum a tensor, on any device, over the processes."""
+        if self._accelerator is None:
+            return values
+        summed: Tensor = self._accelerator.reduce(values.to(self.device), reduction="sum")
+        return summed.to(values.device)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Put the processes' tensors, of one shape (N, ...), one behind the other: (count * N, ...)."""
+        if self._accelerator is None:
+            return values
+        together: Tensor = self._accelerator.gather(values)
+        return together
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+    def in_turn(self, do: Callable[[], T]) -> T:
+        """Do the same in all processes, in the first of them before all others."""
+        if not self.first:
+            self.wait()
+        done = do()
+        if self.first:
+            self.wait()
+        return done
+
+    def share(self, batch_size: int, accumulate: int) -> slice:
+        """Say which images of a batch are this process's.
+
+        Raises:
+            CloudsError: The batch cannot be cut into equal parts.
+        """
+        if batch_size % (self.count * accumulate):
+            raise CloudsError(
+                f"{batch_size} images do not divide among {self.count} processes x {accumulate} parts",
+                "set train.batch_size to a multiple, or change train.accumulate",
+            )
+        size = batch_size // self.count
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    @contextmanager
+    def one_voice(self) -> Iterator[None]:
+        """Let only the first process speak to people."""
+        before = console().quiet
+        console().quiet = before or not self.first
+        try:
+            yield
+        finally:
+            console().quiet = before
+
+
+def open_processes(*, whole_model: bool) -> Processes:
+    """Join the processes that a launcher (`accelerate launch`, `torchrun`) started, if it did.
+
+    Args:
+        whole_model: Whether more than the head is trained: a backbone may have parameters that no loss
+            reaches, and DDP must look for them.
+
+    Raises:
+        CloudsError: accelerate is missing, or is told to do what this loop does not: FSDP, DeepSpeed.
+    """
+    cuda = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(torch.device("cuda" if cuda else "cpu"))
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError as error:
+        raise CloudsError(
+            "training in several processes needs accelerate", "pip install 'clouds-deploy[distributed]'"
+        ) from error
+    options = DistributedDataParallelKwargs(find_unused_parameters=whole_model)
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="no", kwargs_handlers=[options])
+    kind = accelerator.distributed_type.value
+    if kind not in ("MULTI_GPU", "MULTI_CPU"):
+        raise CloudsError(
+            f"accelerate is set to {kind}, and this training knows DDP only",
+            "launch with --multi_gpu, or with torchrun",
+        )
+    return Processes(accelerator.device, accelerator)
+
+
+def local_device() -> str | None:
+    """Name the GPU that a launcher gave to this process; None without any GPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None

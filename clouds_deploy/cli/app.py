@@ -15,6 +15,7 @@ from clouds_deploy.cli import (
     export,
     import_,
     predict,
+    prompts,
     quickstart,
     recipes,
     refine,
@@ -55,6 +56,7 @@ app.add_typer(data.app, name="data")
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
+app.command(name="prompts")(prompts.prompts)
 app.command(name="refine")(refine.refine)
 app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)

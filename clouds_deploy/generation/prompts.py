@@ -1,0 +1,173 @@
+"""Writing prompts: scenes are dealt out, a model writes, a sieve refuses, until each scene has its prompt."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clouds_deploy.artifacts import atomic_directory, write_manifest
+from clouds_deploy.console import progress
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.generation.examples import LAYOUTS, lesson, shown_sentences
+from clouds_deploy.generation.factors import FACTORS, Scene, coverage, deal_scenes
+from clouds_deploy.generation.form import Form
+from clouds_deploy.generation.sieve import Sieve
+from clouds_deploy.generation.writer import Draft, Writer
+
+KIND = "prompts"
+TEXT = "prompts.txt"
+SCENES = "prompts.jsonl"
+REFUSED = "refused.jsonl"
+FORMS = {"slots": ("place_first", "subject_first"), "sentence": ("whole_sentence",)}
+"""What a model writes: what is to be seen, within a sentence that is laid out; or the whole sentence."""
+_PATIENCE = 6
+"""Drafts of a scene before another subject is tried in it."""
+_LIMIT = 8
+"""Subjects that are tried in a scene before the model is given up."""
+_AT_ONCE = 8
+"""Drafts of one scene that are written together when few scenes are left; the first good one counts."""
+
+
+@dataclass
+class Written:
+    """What came of writing.
+
+    Attributes:
+        prompts: The prompts, in the order of their scenes.
+        scenes: What each is about.
+        drafts: How many drafts were written, refused ones too.
+        refused: (fault, draft) of the refused ones.
+        seconds: How long it took, without loading the model.
+    """
+
+    prompts: list[str]
+    scenes: list[Scene]
+    drafts: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Give the figures: `prompts`, `distinct`, `drafts`, `refused_share`, `refused`, `coverage`, ..."""
+        reasons = Counter(fault for fault, _ in self.refused)
+        return {
+            "prompts": len(self.prompts),
+            "distinct": len({prompt.lower() for prompt in self.prompts}),
+            "drafts": self.drafts,
+            "refused_share": round(len(self.refused) / self.drafts, 4) if self.drafts else 0.0,
+            "refused": dict(reasons.most_common()),
+            "coverage": coverage(self.scenes),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def write_prompts(writer: Writer, count: int, seed: int, *, form: str = "slots", batch: int = 32) -> Written:
+    """Have a model write prompts.
+
+    Args:
+        writer: The model.
+        count: How many.
+        seed: The same seed, count, form, batch and model give the same prompts on the same machine.
+        form: One of `FORMS`.
+        batch: Drafts that are written together.
+
+    Raises:
+        CloudsError: The model cannot write such prompts (exit code 1).
+    """
+    layouts = FORMS[form]
+    sieve = Sieve(shown_sentences())
+    result = Written([""] * count, deal_scenes(count, seed))
+    tries, changes = [0] * count, [0] * count
+    start = time.perf_counter()
+    with progress("prompts", count, "prompt") as advance:
+        while todo := [i for i in range(count) if not result.prompts[i]]:
+            for layout, group in _groups(todo, tries, layouts, batch):
+                make, _ = LAYOUTS[layout]
+                forms = [make(result.scenes[i]) for i in group]
+                seeds = [_number(seed, result.drafts + place) for place in range(len(group))]
+                taught = lesson(layout, seeds[0])
+                drafts = writer.write(taught, forms, seeds)
+                for index, one, draft in zip(group, forms, drafts, strict=True):
+                    if not result.prompts[index]:
+                        _judge(result, sieve, index, one, draft)
+                        tries[index] += 1
+                for index in sorted(set(group)):
+                    if not result.prompts[index] and tries[index] >= _PATIENCE * (1 + changes[index]):
+                        changes[index] += 1
+                        _another_subject(result, index, changes[index], seed)
+                advance(sum(map(bool, result.prompts)), f"{len(result.refused)} refused")
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def _groups(
+    todo: Sequence[int], tries: Sequence[int], layouts: Sequence[str], batch: int
+) -> list[tuple[str, list[int]]]:
+    """Put scenes that are laid out alike together, `batch` at most; few scenes get several drafts each."""
+    groups = []
+    for number, layout in enumerate(layouts):
+        mine = [i for i in todo if (i + tries[i]) % len(layouts) == number]
+        for at in range(0, len(mine), batch):
+            some = mine[at : at + batch]
+            groups.append((layout, some * min(_AT_ONCE, max(1, batch // len(some)))))
+    return groups
+
+
+def _number(*parts: int) -> int:
+    """Give a seed made of several numbers."""
+    return random.Random(" ".join(map(str, parts))).getrandbits(62)
+
+
+def _judge(result: Written, sieve: Sieve, index: int, form: Form, draft: Draft) -> None:
+    result.drafts += 1
+    fault = sieve.fault(result.scenes[index], form, draft)
+    if fault is None:
+        result.prompts[index] = draft.text
+    else:
+        result.refused.append((fault, draft.text))
+
+
+def _another_subject(result: Written, index: int, change: int, seed: int) -> None:
+    """Ask for another subject in a scene that the model cannot write of."""
+    if change > _LIMIT:
+        common = Counter(fault for fault, _ in result.refused).most_common(1)[0][0]
+        raise CloudsError(
+            f"the model wrote {result.drafts} drafts; one scene's, with {change} subjects, were all refused, "
+            f"most often: {common}",
+            "choose a larger instruction-tuned model, or `--form slots`",
+            exit_code=1,
+        )
+    scene = result.scenes[index]
+    values = scene.values()
+    others = [Scene(**{**values, "subject": subject}) for subject in FACTORS["subject"]]
+    fitting = [other for other in others if other.fits() and other != scene]
+    result.scenes[index] = random.Random(_number(seed, index, change)).choice(fitting)
+
+
+def save_prompts(written: Written, out: Path, *, replace: bool = False, **facts: Any) -> dict[str, Any]:
+    """Write prompts as a directory: the text, what each is about, what was refused and why.
+
+    Args:
+        written: The prompts.
+        out: The folder to make; `prompts.txt` has one prompt a line.
+        replace: Whether older prompts there may go.
+        facts: What else the manifest says.
+
+    Returns:
+        The manifest.
+    """
+    with atomic_directory(out, replace=replace) as folder:
+        (folder / TEXT).write_text("".join(f"{p}\n" for p in written.prompts), encoding="utf-8")
+        lines = ({"prompt": p, **s.values()} for p, s in zip(written.prompts, written.scenes, strict=True))
+        _write_lines(folder / SCENES, lines)
+        _write_lines(folder / REFUSED, ({"fault": fault, "draft": text} for fault, text in written.refused))
+        return write_manifest(folder, KIND, **facts, **written.summary())
+
+
+def _write_lines(path: Path, records: Any) -> None:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")

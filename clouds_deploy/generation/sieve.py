@@ -1,0 +1,170 @@
+"""Which drafts are prompts: the form, the words, and how near one is to another.
+
+A small model slips: it repeats the examples, says the weather again and differently, names towns, stops in
+the middle, or writes what it doubts itself. Every slip has a name here, and the manifest says how many
+drafts went for which. Nothing is mended: a draft is taken as it was written, or refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from clouds_deploy.generation.factors import SUBJECTS, WEATHERS, Scene
+from clouds_deploy.generation.form import Form, Free
+from clouds_deploy.generation.writer import Draft
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+WEATHER_WORDS: Mapping[str, frozenset[str]] = {
+    "clear": _set("clear sun sunny sunlight sunshine cloudless"),
+    "overcast": _set("overcast cloud clouds cloudy"),
+    "light rain": _set("rain rainy raining drizzle drizzling wet puddles"),
+    "heavy rain": _set("rain rainy raining downpour wet puddles"),
+    "thunderstorm": _set("storm stormy thunderstorm thunder lightning rain rainy wet"),
+    "fog": _set("fog foggy mist misty"),
+    "snow": _set("snow snowy snowing snowfall snow-covered"),
+    "haze": _set("haze hazy dust dusty smog"),
+    "after rain": _set("rain rainy wet puddle puddles"),
+}
+TIME_WORDS: Mapping[str, frozenset[str]] = {
+    "dawn": _set("dawn sunrise morning"),
+    "morning": _set("morning"),
+    "noon": _set("noon midday"),
+    "afternoon": _set("afternoon"),
+    "dusk": _set("dusk sunset evening twilight"),
+    "night": _set("night midnight nighttime"),
+}
+_SKY = _set("sky skies day daylight sunlit moon stars")
+PLACE_WORDS = _set(
+    "street streets road roads avenue highway freeway motorway roundabout bridge intersection "
+    "crossroads crossroad city town village market alley boulevard neighborhood country countryside"
+)
+_LOOSE = _set("street road lamp lamps")
+_OFF = _set(
+    "photo picture image snapshot prompt camera view says say saying reads reading reader called "
+    "named room kitchen office bedroom indoors inside station subway runway airport boat ship river "
+    "sea beach i you we he she me my your his her our this these those which who what he's it's"
+)
+_UNFINISHED = _set(
+    "a an the and or of in on at to by with from for into under over between behind beside through as "
+    "that its their is are was while near along across past against around very more her his"
+)
+_SINGULAR_S = ("ss", "us")
+
+
+def words_of(text: str) -> list[str]:
+    """Give a text's words in lower case, without punctuation."""
+    return re.findall(r"[a-z][a-z'-]*", text.lower())
+
+
+def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+
+class Sieve:
+    """Takes drafts or says why not; remembers what it took.
+
+    Args:
+        shown: Sentences that the model was shown.
+        most_doubt: A draft that the model doubts more than this, in nats a token, is refused.
+        alike: 0..1: a free part that shares more of its word pairs with an earlier one is refused.
+    """
+
+    def __init__(self, shown: Iterable[str], most_doubt: float = 1.4, alike: float = 0.5) -> None:
+        self.most_doubt, self.alike = most_doubt, alike
+        self._shown = {gram for sentence in shown for gram in _grams(words_of(sentence), 4)}
+        self._taken: list[set[tuple[str, ...]]] = []
+
+    def fault(self, scene: Scene, form: Form, draft: Draft) -> str | None:
+        """Say what is wrong with a draft, in a few words that are the same for the same fault.
+
+        A draft without fault is remembered, so that the next one like it is refused.
+        """
+        free = form.parse(" " + draft.text)
+        if free is None:
+            return "unfinished"
+        words = words_of(" ".join(free))
+        names = re.search(r"[A-Z]", " ".join(free))
+        if names and len(form.slots) > 2:
+            return "a name"
+        slots = [slot for slot in form.slots if isinstance(slot, Free)]
+        if any(not s.least <= len(words_of(f)) <= s.most for s, f in zip(slots, free, strict=True)):
+            return "too short or too long"
+        checks = (self._writing(free, words), self._matter(scene, form, words), self._model(words, draft))
+        found = next((fault for fault in checks if fault), None)
+        if found is None:
+            self._taken.append(_grams(words, 2))
+        return found
+
+    def _writing(self, free: Sequence[str], words: list[str]) -> str | None:
+        """Look at how it is written."""
+        if words[-1] in _UNFINISHED or words[0] in ("and", "or", "of", "s"):
+            return "unfinished"
+        long = [w.rstrip("s") for w in words if len(w) > 3 and w not in _UNFINISHED]
+        if len(set(long)) < len(long):
+            return "repeats itself"
+        pairs = list(pairwise(words))
+        if any(a == b for a, b in pairs) or any(_ungrammatical(a, b) for a, b in pairs):
+            return "bad grammar"
+        return None
+
+    def _matter(self, scene: Scene, form: Form, words: list[str]) -> str | None:
+        """Look at what it says."""
+        said = set(words)
+        if not any(word.startswith(subject) for subject in SUBJECTS[scene.subject] for word in said):
+            return "not the subject"
+        if said & _OFF:
+            return "not a street scene"
+        weathers = {w for v, them in WEATHER_WORDS.items() if v != scene.weather for w in them}
+        if said & (weathers - WEATHER_WORDS[scene.weather]):
+            return "another weather"
+        times = {w for v, them in TIME_WORDS.items() if v != scene.time for w in them}
+        if said & (times - TIME_WORDS[scene.time]):
+            return "another time of day"
+        return self._whole(scene, said) if len(form.slots) == 2 else self._part(scene, form, said)
+
+    def _part(self, scene: Scene, form: Form, said: set[str]) -> str | None:
+        """Look at a part of a sentence: what the rest of it says isn't said again."""
+        last = isinstance(form.slots[-1], Free)
+        if said & (PLACE_WORDS - (_LOOSE if last else frozenset())):
+            return "says the place twice"
+        if said & (WEATHER_WORDS[scene.weather] | TIME_WORDS[scene.time] | _SKY):
+            return "says the weather or time twice"
+        return None
+
+    def _whole(self, scene: Scene, said: set[str]) -> str | None:
+        """Look at a whole sentence: everything that was asked for is in it."""
+        if not said & PLACE_WORDS:
+            return "not a street scene"
+        wordings = {w for wording in WEATHERS[scene.weather] for w in words_of(wording) if len(w) > 4}
+        if not said & (WEATHER_WORDS[scene.weather] | wordings):
+            return "no weather"
+        if not said & TIME_WORDS[scene.time]:
+            return "no time of day"
+        return None
+
+    def _model(self, words: list[str], draft: Draft) -> str | None:
+        """Look at where it comes from."""
+        if _grams(words, 4) & self._shown:
+            return "copies an example"
+        if draft.doubt is not None and draft.doubt > self.most_doubt:
+            return "doubted by the model itself"
+        pairs = _grams(words, 2)
+        if any(len(pairs & other) > self.alike * min(len(pairs), len(other)) for other in self._taken):
+            return "like an earlier one"
+        return None
+
+
+def _ungrammatical(first: str, second: str) -> bool:
+    """Say whether two neighbouring words show a slip that small models make with articles."""
+    if first == "a":
+        plural = second.endswith("s") and not second.endswith(_SINGULAR_S)
+        return plural or second[0] in "aeio" or second.endswith("ing") or second in _UNFINISHED
+    if first == "an":
+        return second[0] not in "aeiouh" or second in _UNFINISHED
+    return first == "the" and second in _UNFINISHED

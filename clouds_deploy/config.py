@@ -21,6 +21,22 @@ from clouds_deploy.self_training import SelfTrainingConfig
 S = TypeVar("S", bound=Section)
 
 
+class MoreData(Section):
+    """A dataset to train on beside the first.
+
+    Attributes:
+        layout: Its layout.
+        root: Its folder.
+        split: Its split.
+        repeat: How often it counts: small sets are drawn from too rarely otherwise.
+    """
+
+    layout: str
+    root: Path
+    split: str = "train"
+    repeat: Positive = 1
+
+
 class DataConfig(Section):
     """Where labelled images come from.
 
@@ -36,6 +52,7 @@ class DataConfig(Section):
         width: `streets` only: scene width in pixels.
         train_images: `streets` only: how many different scenes to train on.
         val_images: How many images to evaluate on; for a folder, null means all.
+        more: Datasets to train on beside this one, e.g. `data.more=[{layout: cityscapes, root: DIR}]`.
     """
 
     layout: str = "streets"
@@ -49,6 +66,7 @@ class DataConfig(Section):
     width: Positive = 256
     train_images: Positive = 2000
     val_images: Positive | None = 100
+    more: tuple[MoreData, ...] = ()
 
 
 class AugmentConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,8 +48,53 @@ class Selection:
         return self._source.load(int(self._indices[index]))
 
 
+class Together:
+    """Several sources one after the other, each as often as it counts.
+
+    Args:
+        sources: The sources and how often each counts.
+    """
+
+    def __init__(self, sources: Sequence[tuple[Source, int]]) -> None:
+        self._sources = [source for source, _ in sources]
+        self._places = [
+            (number, index)
+            for number, (source, repeat) in enumerate(sources)
+            for _ in range(repeat)
+            for index in range(len(source))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, index: int) -> str:
+        """Name an image: its source's number, and the name it has there."""
+        number, place = self._places[index]
+        return f"{number}/{self._sources[number].name(place)}"
+
+    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
+        """Load an image, as its source does."""
+        number, place = self._places[index]
+        return self._sources[number].load(place)
+
+
 def train_source(recipe: Recipe) -> Source:
-    """Open the images to train on.
+    """Open the images to train on; several datasets where the recipe names more.
+
+    Raises:
+        CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
+    """
+    from clouds_deploy.data.dataset import LayoutSource
+
+    first, more = _first_source(recipe), recipe.data.more
+    if not more:
+        return first
+    others = ((LayoutSource(one.layout, one.root, one.split), one.repeat) for one in more)
+    return Together([(first, 1), *others])
+
+
+def _first_source(recipe: Recipe) -> Source:
+    """Open what `data.layout` names.
 
     Raises:
         CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.

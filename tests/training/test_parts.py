@@ -20,6 +20,7 @@ from clouds_deploy.training.optimizer import build_optimizer, decayed, optimizer
 from clouds_deploy.training.points import class_shares, segment_shares, uniform_draw
 from clouds_deploy.training.schedule import lr
 from clouds_deploy.training.sources import Selection, train_source, val_source
+from tests.data import trees
 from tests.training.small import small_recipe
 
 
@@ -202,3 +203,19 @@ def test_a_selection_is_spread_over_its_source() -> None:
     chosen = Selection(Made(10), 4)
     assert [chosen.name(i) for i in range(len(chosen))] == ["made_0", "made_3", "made_6", "made_9"]
     assert len(Selection(Made(3), 10)) == 3
+
+
+def test_datasets_are_trained_on_together(tmp_path: Path) -> None:
+    root = trees.cityscapes(tmp_path / "city")
+    more = f"data.more=[{{layout: cityscapes, root: {root}, repeat: 2}}]"
+    alone, both = train_source(small_recipe()), train_source(small_recipe(more))
+    each = (len(both) - len(alone)) // 2
+    assert each > 0
+    names = [both.name(i) for i in range(len(both))]
+    assert names[:12] == [f"0/{alone.name(i)}" for i in range(12)]
+    assert names[12 : 12 + each] == names[12 + each :]
+    assert all(np.array_equal(both.load(3)[k], alone.load(3)[k]) for k in range(2))
+    assert np.array_equal(both.load(12)[0], both.load(12 + each)[0])
+    assert both.load(12)[1].shape == both.load(12)[0].shape[:2]
+    with pytest.raises(CloudsError, match="missing"):
+        train_source(small_recipe("data.more=[{layout: cityscapes, root: missing}]"))

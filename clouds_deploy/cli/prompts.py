@@ -20,10 +20,10 @@ def prompts(
         str, typer.Option(help="slots: the model fills in a sentence; sentence: it writes the whole one.")
     ] = "slots",
     seed: Annotated[int, typer.Option(help="Another seed gives other prompts.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.05, help="Lower is safer and duller.")] = 0.8,
+    temperature: Annotated[float, typer.Option(min=0.05, help="Lower is safer and duller.")] = 0.6,
     top_p: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Share of likely words to draw from.")
-    ] = 0.9,
+    ] = 0.8,
     replace: Annotated[bool, typer.Option("--replace", help="Replace prompts that are there.")] = False,
     as_json: Json = False,
 ) -> None:

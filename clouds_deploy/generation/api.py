@@ -18,8 +18,8 @@ def write_prompts(
     model: str = PACKAGED,
     form: str = "slots",
     seed: int = 0,
-    temperature: float = 0.8,
-    top_p: float = 0.9,
+    temperature: float = 0.6,
+    top_p: float = 0.8,
     replace: bool = False,
 ) -> dict[str, Any]:
     """Have a language model write prompts into a folder (CLOUDS, section 3.2: "Prompts").

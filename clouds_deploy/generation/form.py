@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clouds_deploy.generation.factors import CAMERAS, PLACES, TIMES, WEATHERS, Scene
+from clouds_deploy.generation.words import ELSEWHERE, LOOSE_WORDS, PLACE_WORDS
 
-LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-' ")
-"""What may be written freely; any other character ends the free part."""
+LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz-' ")
+"""What may be written freely within a sentence that is laid out: no names, no numbers."""
+SENTENCE = LETTERS | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ,")
+"""What may be written freely in a whole sentence."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,14 @@ class Free:
     Attributes:
         least: How few words there may be.
         most: How many.
-        commas: Whether a comma belongs to it; otherwise it ends it.
+        letters: The characters that belong to it; a full stop, a line break or a comma that doesn't ends it.
+        banned: Words in lower case that may not be written.
     """
 
     least: int
     most: int
-    commas: bool = False
-
-    def letters(self) -> frozenset[str]:
-        """Give the characters that belong to it."""
-        return LETTERS | {","} if self.commas else LETTERS
+    letters: frozenset[str] = LETTERS
+    banned: frozenset[str] = frozenset()
 
 
 Slot = Choice | Free
@@ -107,7 +108,7 @@ def place_first(scene: Scene) -> Form:
             _blank(WEATHERS[scene.weather]),
             _blank(TIMES[scene.time]),
             Choice((", with",)),
-            Free(4, 16),
+            Free(4, 16, banned=ELSEWHERE | (PLACE_WORDS - LOOSE_WORDS)),
         ),
     )
 
@@ -118,7 +119,7 @@ def subject_first(scene: Scene) -> Form:
         request(scene),
         (
             _blank(CAMERAS[scene.camera]),
-            Free(4, 14),
+            Free(4, 12, banned=ELSEWHERE | PLACE_WORDS | {"in", "on", "at"}),
             _blank([_on(place) for place in PLACES[scene.place]], ", "),
             _blank(scene.regions()),
             _blank(TIMES[scene.time], ", "),
@@ -129,4 +130,4 @@ def subject_first(scene: Scene) -> Form:
 
 def whole_sentence(scene: Scene) -> Form:
     """Lay out nothing but the first words: the model writes the sentence."""
-    return Form(request(scene), (_blank(CAMERAS[scene.camera]), Free(8, 40, commas=True)))
+    return Form(request(scene), (_blank(CAMERAS[scene.camera]), Free(8, 40, SENTENCE)))

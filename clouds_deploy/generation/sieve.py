@@ -8,62 +8,25 @@ drafts went for which. Nothing is mended: a draft is taken as it was written, or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from clouds_deploy.generation.factors import SUBJECTS, WEATHERS, Scene
 from clouds_deploy.generation.form import Form, Free
+from clouds_deploy.generation.words import (
+    LOOSE_WORDS,
+    OFF_WORDS,
+    PLACE_WORDS,
+    SKY_WORDS,
+    TIME_WORDS,
+    UNFINISHED_WORDS,
+    WEATHER_WORDS,
+    grams,
+    words_of,
+)
 from clouds_deploy.generation.writer import Draft
 
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-WEATHER_WORDS: Mapping[str, frozenset[str]] = {
-    "clear": _set("clear sun sunny sunlight sunshine cloudless"),
-    "overcast": _set("overcast cloud clouds cloudy"),
-    "light rain": _set("rain rainy raining drizzle drizzling wet puddles"),
-    "heavy rain": _set("rain rainy raining downpour wet puddles"),
-    "thunderstorm": _set("storm stormy thunderstorm thunder lightning rain rainy wet"),
-    "fog": _set("fog foggy mist misty"),
-    "snow": _set("snow snowy snowing snowfall snow-covered"),
-    "haze": _set("haze hazy dust dusty smog"),
-    "after rain": _set("rain rainy wet puddle puddles"),
-}
-TIME_WORDS: Mapping[str, frozenset[str]] = {
-    "dawn": _set("dawn sunrise morning"),
-    "morning": _set("morning"),
-    "noon": _set("noon midday"),
-    "afternoon": _set("afternoon"),
-    "dusk": _set("dusk sunset evening twilight"),
-    "night": _set("night midnight nighttime"),
-}
-_SKY = _set("sky skies day daylight sunlit moon stars")
-PLACE_WORDS = _set(
-    "street streets road roads avenue highway freeway motorway roundabout bridge intersection "
-    "crossroads crossroad city town village market alley boulevard neighborhood country countryside"
-)
-_LOOSE = _set("street road lamp lamps")
-_OFF = _set(
-    "photo picture image snapshot prompt camera view says say saying reads reading reader called "
-    "named room kitchen office bedroom indoors inside station subway runway airport boat ship river "
-    "sea beach i you we he she me my your his her our this these those which who what he's it's"
-)
-_UNFINISHED = _set(
-    "a an the and or of in on at to by with from for into under over between behind beside through as "
-    "that its their is are was while near along across past against around very more her his"
-)
 _SINGULAR_S = ("ss", "us")
-
-
-def words_of(text: str) -> list[str]:
-    """Give a text's words in lower case, without punctuation."""
-    return re.findall(r"[a-z][a-z'-]*", text.lower())
-
-
-def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
 class Sieve:
@@ -77,7 +40,7 @@ class Sieve:
 
     def __init__(self, shown: Iterable[str], most_doubt: float = 1.4, alike: float = 0.5) -> None:
         self.most_doubt, self.alike = most_doubt, alike
-        self._shown = {gram for sentence in shown for gram in _grams(words_of(sentence), 4)}
+        self._shown = {gram for sentence in shown for gram in grams(words_of(sentence), 4)}
         self._taken: list[set[tuple[str, ...]]] = []
 
     def fault(self, scene: Scene, form: Form, draft: Draft) -> str | None:
@@ -98,14 +61,14 @@ class Sieve:
         checks = (self._writing(free, words), self._matter(scene, form, words), self._model(words, draft))
         found = next((fault for fault in checks if fault), None)
         if found is None:
-            self._taken.append(_grams(words, 2))
+            self._taken.append(grams(words, 2))
         return found
 
     def _writing(self, free: Sequence[str], words: list[str]) -> str | None:
         """Look at how it is written."""
-        if words[-1] in _UNFINISHED or words[0] in ("and", "or", "of", "s"):
+        if words[-1] in UNFINISHED_WORDS or words[0] in ("and", "or", "of", "s"):
             return "unfinished"
-        long = [w.rstrip("s") for w in words if len(w) > 3 and w not in _UNFINISHED]
+        long = [w.rstrip("s") for w in words if len(w) > 3 and w not in UNFINISHED_WORDS]
         if len(set(long)) < len(long):
             return "repeats itself"
         pairs = list(pairwise(words))
@@ -118,7 +81,7 @@ class Sieve:
         said = set(words)
         if not any(word.startswith(subject) for subject in SUBJECTS[scene.subject] for word in said):
             return "not the subject"
-        if said & _OFF:
+        if said & OFF_WORDS:
             return "not a street scene"
         weathers = {w for v, them in WEATHER_WORDS.items() if v != scene.weather for w in them}
         if said & (weathers - WEATHER_WORDS[scene.weather]):
@@ -131,9 +94,9 @@ class Sieve:
     def _part(self, scene: Scene, form: Form, said: set[str]) -> str | None:
         """Look at a part of a sentence: what the rest of it says isn't said again."""
         last = isinstance(form.slots[-1], Free)
-        if said & (PLACE_WORDS - (_LOOSE if last else frozenset())):
+        if said & (PLACE_WORDS - (LOOSE_WORDS if last else frozenset())):
             return "says the place twice"
-        if said & (WEATHER_WORDS[scene.weather] | TIME_WORDS[scene.time] | _SKY):
+        if said & (WEATHER_WORDS[scene.weather] | TIME_WORDS[scene.time] | SKY_WORDS):
             return "says the weather or time twice"
         return None
 
@@ -150,11 +113,11 @@ class Sieve:
 
     def _model(self, words: list[str], draft: Draft) -> str | None:
         """Look at where it comes from."""
-        if _grams(words, 4) & self._shown:
+        if grams(words, 4) & self._shown:
             return "copies an example"
         if draft.doubt is not None and draft.doubt > self.most_doubt:
             return "doubted by the model itself"
-        pairs = _grams(words, 2)
+        pairs = grams(words, 2)
         if any(len(pairs & other) > self.alike * min(len(pairs), len(other)) for other in self._taken):
             return "like an earlier one"
         return None
@@ -164,7 +127,7 @@ def _ungrammatical(first: str, second: str) -> bool:
     """Say whether two neighbouring words show a slip that small models make with articles."""
     if first == "a":
         plural = second.endswith("s") and not second.endswith(_SINGULAR_S)
-        return plural or second[0] in "aeio" or second.endswith("ing") or second in _UNFINISHED
+        return plural or second[0] in "aeio" or second.endswith("ing") or second in UNFINISHED_WORDS
     if first == "an":
-        return second[0] not in "aeiouh" or second in _UNFINISHED
-    return first == "the" and second in _UNFINISHED
+        return second[0] not in "aeiouh" or second in UNFINISHED_WORDS
+    return first == "the" and second in UNFINISHED_WORDS

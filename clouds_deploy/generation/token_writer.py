@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.generation.form import Choice, Form, Free
+from clouds_deploy.generation.words import UNFINISHED_WORDS
 from clouds_deploy.generation.writer import Draft, Sampling
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class _Vocabulary:
         self.texts: list[str] = [
             "" if i in special else tokenizer.decode([i]) for i in range(min(size, len(tokenizer)))
         ]
-        self._masks: dict[tuple[bool, bool, bool], torch.Tensor] = {}
+        self._masks: dict[tuple[Free, bool, bool], torch.Tensor] = {}
 
     def encode(self, text: str) -> list[int]:
         """Give a text's tokens, with nothing put before them."""
@@ -46,13 +47,13 @@ class _Vocabulary:
         """
         import torch
 
-        key = (slot.commas, may_end, inside)
+        key = (slot, may_end, inside)
         if key not in self._masks:
-            letters = slot.letters()
             mask = torch.full((self.size,), -torch.inf)
             for token, text in enumerate(self.texts):
-                word = bool(text.strip()) and set(text) <= letters and "  " not in text
-                if (word and (inside or text[0] == " ")) or (may_end and ends(text, letters)):
+                word = bool(text.strip()) and set(text) <= slot.letters and "  " not in text
+                word = word and text.strip().lower() not in slot.banned
+                if (word and (inside or text[0] == " ")) or (may_end and ends(text, slot.letters)):
                     mask[token] = 0
             self._masks[key] = mask
         return self._masks[key]
@@ -73,7 +74,9 @@ class _Row:
         self.slots = list(form.slots)
         self.tokens: list[int] = []
         self.generator = torch.Generator().manual_seed(seed)
-        self.text, self.free, self.doubts = "", "", [0.0][:0]
+        self.text, self.free = "", ""
+        self.doubts: list[float] = []
+        self.said: list[int] = []
         self.done = self.broken = False
         self._open()
 
@@ -127,16 +130,23 @@ class _Row:
 
     def _write(self, logits: torch.Tensor, slot: Free) -> int:
         """Write on freely, or end it."""
-        words = len(self.free.split())
-        mask = self.vocabulary.mask(slot, may_end=words >= slot.least, inside=bool(self.free))
-        token = self._draw(logits + mask, all_of_it=False)
+        import torch
+
+        words = self.free.split()
+        may_end = len(words) >= slot.least and words[-1].lower() not in UNFINISHED_WORDS
+        mask = self.vocabulary.mask(slot, may_end=may_end, inside=bool(self.free))
+        allowed = logits + mask
+        allowed[self.said] = -torch.inf
+        token = self._draw(allowed, all_of_it=False)
         text = self.vocabulary.texts[token]
         self.doubts.append(-float(logits.log_softmax(0)[token]))
-        if ends(text, slot.letters()):
+        if ends(text, slot.letters):
             self.text += self.free
             self._open()
             return self._end(token)
         self.free += text
+        if text[0] == " " and len(text) > 4 and text.strip() not in UNFINISHED_WORDS:
+            self.said.append(token)  # a small model says a thing twice, and then again
         if len(self.free.split()) > slot.most:
             self.done, self.text = True, self.text + self.free
         return token

@@ -32,8 +32,8 @@ class Sampling:
         top_p: 0..1: draw among the likeliest tokens that together have this probability.
     """
 
-    temperature: float = 0.8
-    top_p: float = 0.9
+    temperature: float = 0.6
+    top_p: float = 0.8
 
 
 class Writer(Protocol):

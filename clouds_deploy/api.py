@@ -350,6 +350,7 @@ def export(
     scores: bool = False,
     inference: str = "exact",
     images: str | Path | None = None,
+    fp16: bool = False,
 ) -> dict[str, Any]:
     """Export a run to a bundle that passed its gates; see `export.bundle.export`."""
     from clouds_deploy.export.bundle import export as make
@@ -363,6 +364,7 @@ def export(
         scores=scores,
         inference=inference,
         images=Path(images) if images else None,
+        fp16=fp16,
     )
 
 

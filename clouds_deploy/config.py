@@ -176,6 +176,30 @@ class EvaluateConfig(Section):
     metric: Literal["official", "native"] = "native"
 
 
+class HalfConfig(Section):
+    """What `export --fp16` keeps in float32, and what its graph has to reach.
+
+    Attributes:
+        islands: Regexes, searched in `<module>/<node> <operation>`, of nodes that stay in float32.
+        flops: Share of the floating-point operations that must be in float16.
+        label_agreement: Share of pixels whose label must equal float32 PyTorch's.
+        max_score_error: Largest difference of any class score from float32 PyTorch's, as a share of the
+            largest score. It is wide, for a mask may turn at its threshold; the next one is not.
+        relative_error: Largest relative L2 norm of all scores' differences.
+    """
+
+    islands: tuple[str, ...] = (
+        r"(Layer|Instance)Normalization$",
+        r"Softmax$",
+        r"^segmenter/",
+        r"pixel_decoder\.layers\.\d+\.attention/\S+ (Div|Add|Sub|Mul|Clip|Floor|Cast|Range)$",
+    )
+    flops: Fraction = 0.9
+    label_agreement: Fraction = 0.995
+    max_score_error: Annotated[float, Field(gt=0)] = 0.2
+    relative_error: Annotated[float, Field(gt=0)] = 0.02
+
+
 class ExportConfig(Section):
     """The size and the tolerances of the exported graph.
 
@@ -185,12 +209,14 @@ class ExportConfig(Section):
         label_agreement: Share of pixels whose label must equal PyTorch's, FP32 engines.
         max_score_error: Largest difference of any class score from PyTorch's, FP32 engines, as a share of
             the largest score.
+        fp16: What `--fp16` changes.
     """
 
     height: Positive = 512
     width: Positive = 1024
     label_agreement: Fraction = 0.9999
     max_score_error: Annotated[float, Field(gt=0)] = 1e-3
+    fp16: HalfConfig = HalfConfig()
 
     @model_validator(mode="after")
     def _divisible(self) -> ExportConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,22 +56,68 @@ def small_segmenter(small_recipe: Recipe) -> Segmenter:
 def small_run(
     tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe, small_segmenter: Segmenter
 ) -> Path:
-    run = tmp_path_factory.mktemp("small") / "run"
+    return write_run(tmp_path_factory.mktemp("small") / "run", small_recipe, small_segmenter)
+
+
+def write_run(run: Path, recipe: Recipe, segmenter: Segmenter) -> Path:
+    """Write what training would leave."""
     run.mkdir()
-    write_text(run / RECIPE, small_recipe.to_yaml())
-    save_weights(run, small_segmenter)
-    write_manifest(run, "run", backbone_weights=small_segmenter.backbone.weights)
+    write_text(run / RECIPE, recipe.to_yaml())
+    save_weights(run, segmenter)
+    write_manifest(run, "run", backbone_weights=segmenter.backbone.weights)
     return run
 
 
 @pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path) -> Path:
-    """Exported and proven once: the exporter needs half a minute for it."""
+def small_exported(small_segmenter: Segmenter) -> Any:
+    """What the exporter made of the small segmenter, an `Exported`: it needs half a minute for it."""
+    from clouds_deploy.export.onnx import to_onnx
+
+    return to_onnx(small_segmenter, HEIGHT, WIDTH)
+
+
+@pytest.fixture
+def exported_already(small_exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `export` take what was made already for the small run."""
+    _take(small_exported, monkeypatch)
+
+
+def _take(exported: Any, patch: pytest.MonkeyPatch) -> None:
+    from clouds_deploy.export import bundle
+
+    patch.setattr(bundle, "to_onnx", lambda *_, **__: replace(exported, model=exported.model.clone()))
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path, small_exported: Any) -> Path:
+    """Exported and proven once."""
     from clouds_deploy.export.bundle import export
 
     out = tmp_path_factory.mktemp("small") / "bundle"
-    export(small_run, out)
+    with pytest.MonkeyPatch.context() as patch:
+        _take(small_exported, patch)
+        export(small_run, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def half_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_recipe: Recipe,
+    small_segmenter: Segmenter,
+    small_exported: Any,
+) -> Path:
+    """The same in FP16; random decoders decide narrowly, so its tolerances are wide."""
+    from clouds_deploy.export.bundle import export
+
+    folder = tmp_path_factory.mktemp("half")
+    half = small_recipe.export.fp16.model_copy(update={"label_agreement": 0.95, "relative_error": 0.05})
+    recipe = small_recipe.model_copy(update={"export": small_recipe.export.model_copy(update={"fp16": half})})
+    run = write_run(folder / "run", recipe, small_segmenter)
+    with pytest.MonkeyPatch.context() as patch:
+        _take(small_exported, patch)
+        export(run, folder / "bundle", engines=("onnxruntime",), fp16=True, include_source=False)
+    return folder / "bundle"
 
 
 @pytest.fixture

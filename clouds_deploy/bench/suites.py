@@ -98,7 +98,7 @@ def _bench_one(
         for name in names:
             sessions[name] = open_session(bundle, name)
         truth = run_batched(sessions[REFERENCE], images, batch)[LABELS] if REFERENCE in sessions else None
-        limit = bundle.recipe.export.label_agreement
+        limit = bundle.label_agreement
         agreements: dict[str, dict[str, Any]] = {}
         for name, session in sessions.items():
             labels = run_batched(session, images, batch)[LABELS]
@@ -136,6 +136,7 @@ def _bench_one(
         "width": bundle.width,
         "nodes": bundle.facts.get("nodes"),
         "graph_mib": bundle.facts.get("bytes", 0) / 2**20,
+        "precision": bundle.precision,
         "backbone_weights": bundle.backbone_weights,
         "random_weights": bool(bundle.facts["random_weights"]),
         "failed_gates": failed,

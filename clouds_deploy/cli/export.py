@@ -25,6 +25,7 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images for the gates to look at too.")
     ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Make the graph FP16, with float32 islands.")] = False,
     as_json: Json = False,
 ) -> None:
     """Export a run to ONNX, and prove that it still computes the same."""
@@ -39,6 +40,7 @@ def export(
         scores=scores,
         inference=inference,
         images=images,
+        fp16=fp16,
     )
     deliver(result, as_json, _render)
 

@@ -7,9 +7,9 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_js
 from clouds_deploy.config import Recipe
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.export.half import HALF, flops_gate, prove_half, prove_rounded, type_segmenter
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
 from clouds_deploy.export.parity import BATCH, drawn_images, prove, reference, require_passed
@@ -31,6 +32,10 @@ from clouds_deploy.runtime.session import Array, TensorSpec
 from clouds_deploy.runtime.vocabulary import FILE as VOCABULARY_FILE
 from clouds_deploy.runtime.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Build = Callable[[Path], list[dict[str, Any]]]
 REFERENCE_IMAGES = 4
 _GATE_GRAPH = "with_scores.onnx"
 
@@ -46,6 +51,8 @@ def export(
     height: int | None = None,
     width: int | None = None,
     include_source: bool = True,
+    fp16: bool = False,
+    build: Build | None = None,
 ) -> dict[str, Any]:
     """Export a run to ONNX, prove it on every runtime named, and seal it with its evidence.
 
@@ -59,10 +66,12 @@ def export(
         height: Image height of the graph; the recipe's by default.
         width: Image width of the graph; the recipe's by default.
         include_source: Whether to pack the weights too, which lets the bench time PyTorch.
+        fp16: Whether the bundle's graph is the FP16 one; the float32 one then passes its gates on the way.
+        build: What builds engines from a folder of finished graphs, and gives the facts about each.
 
     Returns:
         `out`, `gates` (each `Gate.to_json`), `nodes`, `raw_nodes`, `size_mib`, `height`, `width`,
-        `backbone_weights`, `random_weights`.
+        `backbone_weights`, `random_weights`, `precision`, `engines` (what `build` gave).
 
     Raises:
         CloudsError: The run does not hold; an engine is unknown or not installed; a gate failed (exit code
@@ -85,23 +94,34 @@ def export(
             vectors = extra[VOCABULARY]
             share = extra.get(SHARE, np.zeros(len(vectors), np.float32))
             Vocabulary(NAMES, vectors, share).save(directory / VOCABULARY_FILE)
-        shipped = exported.model if scores else drop_scores(exported.model)
         facts = _facts(run, recipe, segmenter, mode, scores, extra)
-        save(shipped, directory / GRAPH, _metadata(facts))
-        gate_graph = directory / (GRAPH if scores else _GATE_GRAPH)
-        if not scores:
-            save(exported.model, gate_graph, {})
-        _lint_file(directory / GRAPH)
-
         pictures = _pictures(limits.height, limits.width, images, facts["mean_color"])
+        expected = reference(segmenter, pictures, mode)
+        shipped = exported.model if scores else drop_scores(exported.model)
+        gate_graph = directory / (GRAPH if scores else _GATE_GRAPH)
+        _save_both(shipped, exported.model, directory / GRAPH, gate_graph, _metadata(facts))
         with busy(f"proving it on {', '.join(engines)}"):
-            expected = reference(segmenter, pictures, mode)
             gates = [
                 gate
                 for engine in engines
                 for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits, extra)
             ]
         require_passed(gates)
+        if fp16:
+            half = limits.fp16
+            with busy("typing it in float16"):
+                typed, labels_only = type_segmenter(exported.model, half, pictures, extra)
+            shipped = typed.model if scores else labels_only
+            facts |= {"precision": HALF, "label_agreement": half.label_agreement, "typing": typed.to_json()}
+            _save_both(shipped, typed.model, directory / GRAPH, gate_graph, _metadata(facts))
+            with busy(f"proving it in float16 on {', '.join(engines)}"):
+                gates.append(flops_gate(directory / GRAPH, half.flops))
+                for engine in engines:
+                    gates += prove_half(
+                        engine, directory / GRAPH, gate_graph, pictures, expected, half, extra
+                    )
+                gates += prove_rounded(typed, pictures, expected, half, extra)
+            require_passed(gates)
         if len(np.unique(expected[LABELS])) < 2:
             warn("PyTorch gives all test images one class: equal labels prove little, the scores must do")
         for path in directory.glob(f"{_GATE_GRAPH}*"):
@@ -114,6 +134,7 @@ def export(
         facts |= {"nodes": nodes, "raw_nodes": exported.raw_nodes, "bytes": size}
         write_json(directory / FACTS, facts)
         write_json(directory / GATES, {"images": len(pictures), "gates": [gate.to_json() for gate in gates]})
+        built = [] if build is None else build(directory)
         if include_source:
             _pack_source(run, directory / SOURCE)
         write_manifest(
@@ -124,6 +145,9 @@ def export(
             backbone_weights=facts["backbone_weights"],
             random_weights=facts["random_weights"],
             engines=list(engines),
+            built=built,
+            precision=facts["precision"],
+            gates=[gate.to_json() for gate in gates],
             nodes=nodes,
             device="cpu",
             seed=recipe.seed,
@@ -139,6 +163,8 @@ def export(
         "width": limits.width,
         "backbone_weights": facts["backbone_weights"],
         "random_weights": facts["random_weights"],
+        "precision": facts["precision"],
+        "engines": built,
     }
 
 
@@ -179,6 +205,8 @@ def _facts(
         "palette": [list(c.color) for c in CLASSES],
         "mean_color": [round(float(v)) for v in segmenter.backbone.mean.flatten()],
         "inference": inference,
+        "precision": "fp32",
+        "label_agreement": recipe.export.label_agreement,
         "run": run.name,
         "run_sha256": sha256(run / MANIFEST),
         "backbone": recipe.model.backbone.name,
@@ -189,14 +217,31 @@ def _facts(
 
 
 def _metadata(facts: dict[str, Any]) -> dict[str, str]:
-    keys = ("classes", "palette", "mean_color", "inference", "run_sha256", "backbone", "backbone_weights")
+    keys = (
+        "classes",
+        "palette",
+        "mean_color",
+        "inference",
+        "precision",
+        "run_sha256",
+        "backbone",
+        "backbone_weights",
+    )
     return {k: v if isinstance(v := facts[k], str) else json.dumps(v) for k in keys}
 
 
-def _lint_file(path: Path) -> None:
+def _save_both(
+    shipped: ir.Model, with_scores: ir.Model, graph: Path, gate_graph: Path, metadata: dict[str, str]
+) -> None:
+    """Write the graph that is shipped, and the one with scores, which may be the same."""
     import onnx
 
-    require_clean(onnx.load(str(path), load_external_data=False))
+    for path in graph.parent.glob(f"{graph.name}*"):
+        path.unlink()  # weights beside an earlier graph
+    save(shipped, graph, metadata)
+    if gate_graph != graph:
+        save(with_scores, gate_graph, {})
+    require_clean(onnx.load(str(graph), load_external_data=False))
 
 
 def _pictures(

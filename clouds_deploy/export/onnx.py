@@ -6,6 +6,7 @@ deformable attention spelled out in gathers (see `models.deformable_attention`),
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import io
@@ -45,7 +46,7 @@ class Exported:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
+def quiet() -> Iterator[io.StringIO]:
     """Keep the exporter's chatter off the console; it is shown only when the export fails."""
     heard = io.StringIO()
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -101,7 +102,7 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
         classes = torch.export.Dim("classes", min=2, max=LARGEST_VOCABULARY)
         free["vocabulary"] = {0: classes, 1: torch.export.Dim("synonyms", min=1, max=LARGEST_SYNONYMS)}
         free["share"] = {0: classes} if SHARE in extra else None
-    with _quiet() as heard:
+    with quiet() as heard:
         try:
             program: Any = torch.onnx.export(
                 graph,
@@ -121,7 +122,21 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
             ) from error
         raw_nodes = len(list(program.model.graph))
         simplify(program.model)
+        name_nodes(program.model)
     return Exported(program.model, raw_nodes)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Put the module that a node came from before its name: float32 islands and faults are told by it.
+
+    Args:
+        model: What the exporter made, with its records of scopes; changed in place.
+    """
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        if module and not module.startswith("_"):
+            node.name = f"{module}/{node.name}"
 
 
 def drop_scores(model: ir.Model) -> ir.Model:
@@ -137,13 +152,14 @@ def drop_scores(model: ir.Model) -> ir.Model:
     return labels_only
 
 
-def save(model: ir.Model, path: Path, metadata: dict[str, str]) -> int:
+def save(model: ir.Model, path: Path, metadata: dict[str, str], name: str = "segmenter") -> int:
     """Write the graph and have the checker read it.
 
     Args:
         model: What `to_onnx` made.
         path: The `.onnx` file; weights over 2 GB go beside it, as `<name>.data`.
         metadata: Facts for `metadata_props`, such as class names.
+        name: The graph's name.
 
     Returns:
         Bytes written.
@@ -157,7 +173,7 @@ def save(model: ir.Model, path: Path, metadata: dict[str, str]) -> int:
     from clouds_deploy import __version__
 
     model.producer_name, model.producer_version = "clouds-deploy", __version__
-    model.graph.name = "segmenter"
+    model.graph.name = name
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
     for node in model.graph:

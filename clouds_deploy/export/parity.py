@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.config import ExportConfig
+from clouds_deploy.config import ExportConfig, HalfConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
@@ -55,13 +55,15 @@ class Gate:
         return asdict(self)
 
 
-def _agreement(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
+def share_gate(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
+    """Ask for at least `limit` of something; both are 0..1."""
     return Gate(
         engine, name, value, limit, value >= limit, detail, f"{100 * value:.4f} %", f">= {100 * limit:g} %"
     )
 
 
-def _error(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
+def error_gate(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
+    """Ask for at most `limit` of an error."""
     passed = bool(np.isfinite(value)) and value <= limit
     return Gate(engine, name, value, limit, passed, detail, f"{value:.1e}", f"<= {limit:.0e}")
 
@@ -121,7 +123,7 @@ def prove(
     with_scores: Path,
     images: Array,
     expected: dict[str, Array],
-    limits: ExportConfig,
+    limits: ExportConfig | HalfConfig,
     extra: Mapping[str, Array] | None = None,
 ) -> list[Gate]:
     """Run one runtime through all gates.
@@ -153,22 +155,77 @@ def prove(
         scores = run_batched(session, images, BATCH)[SCORES]
     finally:
         session.close()
-    largest = float(np.abs(expected[SCORES]).max())
-    error = float(np.abs(scores - expected[SCORES]).max()) / max(largest, 1e-12)
-    detail = f"{count}, share of the largest score, {largest:.3g}"
-    gates.append(_error(engine, "largest score error", error, limits.max_score_error, detail))
-    return gates
+    return [*gates, *closeness(engine, "score", scores, expected[SCORES], Tolerance.of(limits), count)]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far numbers may be from the reference's.
+
+    Attributes:
+        largest: The largest difference, as a share of the largest number.
+        relative: The L2 norm of the differences, as a share of the numbers' norm.
+        cosine: The least cosine between both.
+    """
+
+    largest: float
+    relative: float
+    cosine: float
+
+    @staticmethod
+    def of(limits: ExportConfig | HalfConfig) -> Tolerance:
+        """Give the tolerance of class scores that a recipe sets."""
+        if isinstance(limits, HalfConfig):
+            return Tolerance(limits.max_score_error, limits.relative_error, 0.999)
+        return Tolerance(limits.max_score_error, limits.max_score_error, 0.99999)
+
+
+def closeness(
+    engine: str, what: str, found: Array, expected: Array, tolerance: Tolerance, detail: str
+) -> list[Gate]:
+    """Compare numbers: their largest difference, their relative L2 difference, their cosine.
+
+    Args:
+        engine: The runtime that they are from.
+        what: What they are, in a word.
+        found: What came out.
+        expected: What is right, of the same shape.
+        tolerance: What is let through.
+        detail: How it was measured.
+
+    Returns:
+        Three gates.
+    """
+    if found.shape != expected.shape:
+        wrong = f"shape {list(found.shape)}, not {list(expected.shape)}"
+        return [error_gate(engine, f"largest {what} error", float("inf"), tolerance.largest, wrong)]
+    a, b = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    largest, norm = max(float(np.abs(b).max()), 1e-12), max(float(np.linalg.norm(b)), 1e-12)
+    error = float(np.abs(a - b).max()) / largest
+    relative = float(np.linalg.norm(a - b)) / norm
+    cosine = float(a @ b) / max(float(np.linalg.norm(a)) * norm, 1e-12)
+    share = f"{detail}, share of the largest {what}, {largest:.3g}"
+    return [
+        error_gate(engine, f"largest {what} error", error, tolerance.largest, share),
+        error_gate(engine, f"relative L2 {what} error", relative, tolerance.relative, detail),
+        share_gate(engine, f"{what} cosine", cosine, tolerance.cosine, detail),
+    ]
 
 
 def _labels(
-    engine: str, session: Session, images: Array, expected: dict[str, Array], limits: ExportConfig, count: str
+    engine: str,
+    session: Session,
+    images: Array,
+    expected: dict[str, Array],
+    limits: ExportConfig | HalfConfig,
+    count: str,
 ) -> Iterator[Gate]:
     labels = run_batched(session, images, BATCH)[LABELS]
     limit = limits.label_agreement
-    yield _agreement(engine, "labels equal", label_agreement(labels, expected[LABELS]), limit, count)
+    yield share_gate(engine, "labels equal", label_agreement(labels, expected[LABELS]), limit, count)
     worst = min(label_agreement(a, b) for a, b in zip(labels, expected[LABELS], strict=True))
     loose = 1 - 10 * (1 - limit)
-    yield _agreement(engine, "labels equal, worst image", worst, loose, f"the worst of {count}")
+    yield share_gate(engine, "labels equal, worst image", worst, loose, f"the worst of {count}")
 
 
 def _batch_invariance(engine: str, session: Session, images: Array) -> Iterator[Gate]:
@@ -180,14 +237,14 @@ def _batch_invariance(engine: str, session: Session, images: Array) -> Iterator[
     one = np.concatenate([session.run({INPUT: image[None]})[LABELS] for image in images[:BATCH]])
     same = session.run({INPUT: np.repeat(images[:1], 3, axis=0)})[LABELS]
     equal = min(label_agreement(row, same[0]) for row in same)
-    yield _agreement(engine, "equal rows stay equal", equal, 1.0, "one image three times in a batch")
+    yield share_gate(engine, "equal rows stay equal", equal, 1.0, "one image three times in a batch")
     many = session.run({INPUT: images[:BATCH]})[LABELS]
-    yield _agreement(
+    yield share_gate(
         engine, "batch 1 = batch N", label_agreement(many, one), 0.9999, f"N = {len(images[:BATCH])}"
     )
     order = np.roll(np.arange(len(many)), 1)
     shuffled = session.run({INPUT: np.ascontiguousarray(images[:BATCH][order])})[LABELS]
-    yield _agreement(
+    yield share_gate(
         engine, "shuffled rows", label_agreement(shuffled, many[order]), 0.9999, f"N = {len(many)}"
     )
 

@@ -186,6 +186,7 @@ def _insert(old: ir.Node, new: ir.Node) -> None:
     new.outputs[0].shape, new.outputs[0].type = old.outputs[0].shape, old.outputs[0].type
     new.outputs[0].name = f"{old.outputs[0].name}_merged"
     new.name = f"{old.name}_merged"
+    new.metadata_props.update(old.metadata_props)
     _replace(old.outputs[0], new.outputs[0])
 
 

@@ -58,6 +58,16 @@ class Bundle:
         return self.path / GRAPH
 
     @property
+    def precision(self) -> str:
+        """What the graph computes in: `fp32` or `fp16`."""
+        return str(self.facts.get("precision", "fp32"))
+
+    @property
+    def label_agreement(self) -> float:
+        """Share of pixels whose label must equal PyTorch's, in the graph's precision."""
+        return float(self.facts.get("label_agreement", self.recipe.export.label_agreement))
+
+    @property
     def source(self) -> Path | None:
         """The directory of the recipe and the weights, where they were packed too."""
         return self.path / SOURCE if (self.path / SOURCE).is_dir() else None

@@ -1,0 +1,208 @@
+"""FP16 graphs: typed as they say, right in their numbers, and refused where they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.config import HalfConfig
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.export import bundle as exporting
+from clouds_deploy.export.bundle import export
+from clouds_deploy.export.flops import flops_by_type, share
+from clouds_deploy.export.half import flops_gate
+from clouds_deploy.export.lint import lint
+from clouds_deploy.export.parity import Tolerance, closeness
+from clouds_deploy.export.precision import LARGEST, peak_values, rounded, to_fp16
+from clouds_deploy.runtime.backends import open_graph, open_session
+from clouds_deploy.runtime.bundle import open_bundle
+from clouds_deploy.runtime.segmenter import BundleSegmenter
+
+
+def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], width: int = 4) -> ir.Model:
+    """A graph `x` (batch, width) -> `y`."""
+    made = helper.make_graph(
+        nodes,
+        "made",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", width])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(proto, full_check=True)
+    return ir.from_proto(proto)
+
+
+def chain() -> ir.Model:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], name="head/first"),
+        helper.make_node("Relu", ["a"], ["b"], name="head/relu"),
+        helper.make_node("MatMul", ["b", "second"], ["c"], name="head/second"),
+        helper.make_node("Softmax", ["c"], ["y"], name="softmax"),
+    ]
+    weights = {
+        "first": rng.normal(size=(4, 16)).astype(np.float32),
+        "second": rng.normal(size=(16, 4)).astype(np.float32),
+    }
+    return graph(nodes, weights)
+
+
+def run(model: ir.Model, path: Path, x: np.ndarray) -> np.ndarray:
+    ir.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    return open_graph(path, "onnxruntime").run({"x": x})["y"]
+
+
+def test_types_all_but_the_islands(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    model = chain()
+    right = run(model, tmp_path / "fp32.onnx", x)
+    typed = to_fp16(model, ["Softmax$", "^head/second "], [{"x": x}])
+    assert typed.reasons == {"Softmax$": 1, "^head/second ": 1}
+    found = run(typed.model, tmp_path / "fp16.onnx", x)
+    np.testing.assert_allclose(found, right, atol=2e-3)
+    assert not np.array_equal(found, right)
+    assert flops_by_type(tmp_path / "fp32.onnx") == {"float": 256}
+    assert flops_by_type(tmp_path / "fp16.onnx", {"batch": 3}) == {"float16": 384, "float": 384}
+    assert ir.DataType.FLOAT16 not in {value.dtype for node in model.graph for value in node.outputs}
+    saved = onnx.load(str(tmp_path / "fp16.onnx"))
+    assert saved.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert saved.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_ranges_keep_what_would_overflow(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "many"], ["a"], name="grow"),
+        helper.make_node("Mul", ["a", "few"], ["b"], name="shrink"),
+        helper.make_node("Relu", ["b"], ["y"], name="last"),
+    ]
+    model = graph(nodes, {"many": np.float32(3e4).reshape(1), "few": np.float32(1e-4).reshape(1)})
+    x = np.full((1, 4), 5.0, np.float32)
+    assert peak_values(model, [{"x": x}])["a"] == pytest.approx(1.5e5)
+    typed = to_fp16(model, [], [{"x": x}])
+    assert set(typed.islands) == {"grow", "shrink"}
+    np.testing.assert_allclose(run(typed.model, tmp_path / "a.onnx", x), 15.0, rtol=1e-3)
+    blind = to_fp16(model, [])
+    assert blind.islands == {}
+    assert np.isinf(run(rounded(blind.model), tmp_path / "b.onnx", x)).all()
+
+
+def test_constants_that_float16_loses_stay() -> None:
+    nodes = [
+        helper.make_node("Max", ["x", "epsilon"], ["a"], name="clamp"),
+        helper.make_node("Div", ["x", "a"], ["b"], name="divide"),
+        helper.make_node("Add", ["b", "huge"], ["y"], name="add"),
+    ]
+    model = graph(nodes, {"epsilon": np.float32(1e-12), "huge": np.float32(2 * LARGEST)})
+    assert to_fp16(model, []).islands == {"clamp": "constant", "add": "constant"}
+
+
+def test_rounding_is_spelled_out_where_runtimes_leave_it_out(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "large"], ["a"], name="up"),
+        helper.make_node("Sub", ["a", "large"], ["y"], name="down"),
+    ]
+    typed = to_fp16(graph(nodes, {"large": np.float32(2048)}), []).model
+    x = np.full((1, 4), 0.33, np.float32)
+    assert (run(rounded(typed), tmp_path / "rounded.onnx", x) == 0).all()
+
+
+def test_wrong_regex() -> None:
+    with pytest.raises(CloudsError, match="is no regex"):
+        to_fp16(chain(), ["("])
+
+
+def test_float32_passed_off_as_float16_fails(tmp_path: Path) -> None:
+    ir.save(chain(), tmp_path / "fp32.onnx")
+    gate = flops_gate(tmp_path / "fp32.onnx", 0.9)
+    assert not gate.passed
+    assert gate.value == 0.0
+    half = to_fp16(chain(), ["^head/second "]).model
+    ir.save(half, tmp_path / "half.onnx")
+    assert flops_gate(tmp_path / "half.onnx", 0.9).value == 0.5
+    assert share({}, "float16") == 0.0
+
+
+def test_closeness_fails_for_a_swapped_weight(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    model = chain()
+    right = run(model, tmp_path / "a.onnx", x)
+    weight = model.graph.initializers["second"]
+    weight.const_value = ir.Tensor(weight.const_value.numpy()[:, ::-1].copy(), name="second")
+    tolerance = Tolerance.of(HalfConfig())
+    wrong = closeness("x", "score", run(model, tmp_path / "b.onnx", x), right, tolerance, "")
+    assert [gate.passed for gate in wrong] == [False, False, False]
+    good = closeness("x", "score", right + np.float32(1e-4), right, tolerance, "")
+    assert all(gate.passed for gate in good)
+    assert not closeness("x", "score", right[:2], right, tolerance, "")[0].passed
+    assert not any(g.passed for g in closeness("x", "score", right * np.nan, right, tolerance, ""))
+
+
+def test_half_bundle_passed_its_gates(half_bundle: Path) -> None:
+    manifest = read_manifest(half_bundle, "bundle")
+    gates = {(gate["engine"], gate["name"]): gate for gate in manifest["gates"]}
+    assert all(gate["passed"] for gate in gates.values())
+    assert gates["graph fp16", "FLOPs in float16"]["value"] >= 0.9
+    for engine in ("onnxruntime fp16", "rounded fp16"):
+        assert gates[engine, "labels equal"]["value"] >= 0.95
+        assert gates[engine, "score cosine"]["value"] >= 0.999
+    assert ("onnxruntime fp16", "shuffled rows") in gates
+    assert manifest["precision"] == "fp16"
+    assert not lint(onnx.load(str(half_bundle / "segmenter.onnx")))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_half_bundle_runs_like_any(half_bundle: Path, backend: str) -> None:
+    bundle = open_bundle(half_bundle)
+    assert (bundle.precision, bundle.label_agreement) == ("fp16", 0.95)
+    images, expected = bundle.reference()
+    session = open_session(bundle, backend)
+    assert [str(spec) for spec in session.inputs] == ["image uint8 (any, 64, 128, 3)"]
+    assert session.outputs[0].dtype == "uint8"
+    segmenter = BundleSegmenter(half_bundle, backend)
+    labels = np.stack([segmenter.predict(image) for image in images])
+    assert (labels == expected["labels"]).mean() >= 0.95
+
+
+def test_half_bundle_is_half_as_large(half_bundle: Path, small_bundle: Path) -> None:
+    sizes = [(path / "segmenter.onnx").stat().st_size for path in (half_bundle, small_bundle)]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+@pytest.mark.parametrize("fault", ["float32", "weight"])
+def test_failed_gate_leaves_nothing(
+    tmp_path: Path,
+    small_run: Path,
+    exported_already: None,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    from clouds_deploy.export.onnx import drop_scores
+
+    true_typing = exporting.type_segmenter
+
+    def spoiled(model, limits, images, extra):
+        typed, _ = true_typing(model, limits, images, extra)
+        if fault == "float32":
+            wrong = model.clone()
+        else:
+            wrong = typed.model.clone()
+            weights = [v for v in wrong.graph.initializers.values() if v.shape == (32, 20)]
+            assert weights
+            for value in weights:
+                value.const_value = ir.Tensor(value.const_value.numpy()[:, ::-1].copy(), name=value.name)
+        return type(typed)(wrong, 0, 0, 0, {}, {}), drop_scores(wrong)
+
+    monkeypatch.setattr(exporting, "type_segmenter", spoiled)
+    with pytest.raises(CloudsError, match="FAILED") as caught:
+        export(small_run, tmp_path / "out", engines=("onnxruntime",), fp16=True)
+    wanted = "FLOPs in float16" if fault == "float32" else "labels equal"
+    assert any("FAILED" in line and wanted in line for line in caught.value.message.splitlines())
+    assert list(tmp_path.iterdir()) == []

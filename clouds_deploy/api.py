@@ -351,20 +351,31 @@ def export(
     inference: str = "exact",
     images: str | Path | None = None,
     fp16: bool = False,
+    sms: Sequence[str] = (),
+    batch: tuple[int, int, int] = (1, 1, 8),
 ) -> dict[str, Any]:
-    """Export a run to a bundle that passed its gates; see `export.bundle.export`."""
+    """Export a run to a bundle that passed its gates; see `export.bundle.export` and `EngineOptions`.
+
+    Of `engines`, those that run on this machine prove the graph, and those in `engines.options.ENGINES` are
+    built from it; where only such are named, ONNX Runtime proves it.
+    """
+    from clouds_deploy.engines.options import ENGINES, EngineOptions
     from clouds_deploy.export.bundle import export as make
 
+    built = [name for name in engines if name in ENGINES]
+    if sms and "tensorrt-rtx" not in built:
+        raise CloudsError("--sm is for TensorRT-RTX", "add --engine tensorrt-rtx")
     return make(
         Path(run),
         Path(out),
-        engines=tuple(engines),
+        engines=tuple(name for name in engines if name not in ENGINES) or ("onnxruntime",),
         height=height,
         width=width,
         scores=scores,
         inference=inference,
         images=Path(images) if images else None,
         fp16=fp16,
+        builds=[EngineOptions(name, tuple(sms) if name != "tensorrt" else (), batch) for name in built],
     )
 
 

@@ -14,7 +14,8 @@ def export(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     engine: Annotated[
-        list[str] | None, typer.Option(help="Prove it on this runtime; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Prove it on this runtime, or build it: tensorrt-rtx, tensorrt. Repeatable."),
     ] = None,
     height: Annotated[int | None, typer.Option(help="Image height; default: the recipe's.")] = None,
     width: Annotated[int | None, typer.Option(help="Image width; default: the recipe's.")] = None,
@@ -26,10 +27,24 @@ def export(
         Path | None, typer.Option(help="Folder of images for the gates to look at too.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Make the graph FP16, with float32 islands.")] = False,
+    sm: Annotated[
+        list[str] | None,
+        typer.Option("--sm", help="Build for this compute capability, such as 89. Repeatable."),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Images an engine takes: least, likeliest, most.")] = "1,1,8",
     as_json: Json = False,
 ) -> None:
-    """Export a run to ONNX, and prove that it still computes the same."""
+    """Export a run to ONNX, prove that it still computes the same, and build engines from it.
+
+    For example: clouds-deploy export runs/a --out bundles/a --fp16 --engine tensorrt-rtx --sm 89
+    """
     from clouds_deploy.api import export as make
+    from clouds_deploy.errors import CloudsError
+
+    try:
+        least, likeliest, most = (int(size) for size in batch.split(","))
+    except ValueError:
+        raise CloudsError(f"--batch {batch} is no range", "give three numbers, such as 1,4,8") from None
 
     result = make(
         run,
@@ -41,6 +56,8 @@ def export(
         inference=inference,
         images=images,
         fp16=fp16,
+        sms=tuple(sm or ()),
+        batch=(least, likeliest, most),
     )
     deliver(result, as_json, _render)
 
@@ -56,4 +73,8 @@ def _render(result: dict[str, Any]) -> None:
         for gate in result["gates"]
     ]
     table("gates", ["gate", "value", "limit", ""], rows)
+    for engine in result["engines"]:
+        where = ", ".join(f"SM {sm}" for sm in engine["sms"]) or "this GPU"
+        how = f"built in {engine['seconds']:.1f} s" + (", cached" if engine["cached"] else "")
+        typer.echo(f"{engine['file']}: {engine['bytes'] / 2**20:.1f} MiB for {where}, {how}")
     typer.echo(f"{result['out']}: {result['size_mib']:.1f} MiB, {result['nodes']} nodes")

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ import numpy as np
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_json, write_manifest
 from clouds_deploy.config import Recipe
 from clouds_deploy.console import busy, say, warn
+from clouds_deploy.engines.build import FOLDER, build_engine, engine_version, profiles
+from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.export.half import HALF, flops_gate, prove_half, prove_rounded, type_segmenter
+from clouds_deploy.export.half import HALF, engine_gate, flops_gate, prove_half, prove_rounded, type_segmenter
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
 from clouds_deploy.export.parity import BATCH, drawn_images, prove, reference, require_passed
@@ -35,7 +37,6 @@ from clouds_deploy.runtime.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Build = Callable[[Path], list[dict[str, Any]]]
 REFERENCE_IMAGES = 4
 _GATE_GRAPH = "with_scores.onnx"
 
@@ -52,7 +53,7 @@ def export(
     width: int | None = None,
     include_source: bool = True,
     fp16: bool = False,
-    build: Build | None = None,
+    builds: Sequence[EngineOptions] = (),
 ) -> dict[str, Any]:
     """Export a run to ONNX, prove it on every runtime named, and seal it with its evidence.
 
@@ -67,16 +68,18 @@ def export(
         width: Image width of the graph; the recipe's by default.
         include_source: Whether to pack the weights too, which lets the bench time PyTorch.
         fp16: Whether the bundle's graph is the FP16 one; the float32 one then passes its gates on the way.
-        build: What builds engines from a folder of finished graphs, and gives the facts about each.
+        builds: Engines to build from the graph that passed, each kept in the bundle.
 
     Returns:
         `out`, `gates` (each `Gate.to_json`), `nodes`, `raw_nodes`, `size_mib`, `height`, `width`,
-        `backbone_weights`, `random_weights`, `precision`, `engines` (what `build` gave).
+        `backbone_weights`, `random_weights`, `precision`, `engines` (what `build_engine` gave).
 
     Raises:
-        CloudsError: The run does not hold; an engine is unknown or not installed; a gate failed (exit code
-            1; nothing is left behind).
+        CloudsError: The run does not hold; an engine is unknown or not installed; a gate failed, or an engine
+            could not be built (exit code 1; nothing is left behind).
     """
+    for options in builds:
+        engine_version(options.engine)
     for engine in engines:
         if engine not in GRAPH_BACKENDS:
             raise CloudsError(f"there is no engine `{engine}` to prove", nearest(engine, GRAPH_BACKENDS))
@@ -132,9 +135,19 @@ def export(
         _save_arrays(directory / REFERENCE, packed)
         nodes, size = len(list(shipped.graph)), sum(p.stat().st_size for p in directory.glob(f"{GRAPH}*"))
         facts |= {"nodes": nodes, "raw_nodes": exported.raw_nodes, "bytes": size}
+        specs = [TensorSpec.from_json(value) for value in facts["inputs"]]
+        others = {name: array.shape for name, array in extra.items()}
+        built = []
+        for options in builds:
+            with busy(f"building an engine with {options.engine}"):
+                shapes = profiles(specs, options.batch, others)
+                built.append(build_engine(directory / GRAPH, directory / FOLDER, options, shapes))
+            if fp16:
+                gates.append(engine_gate(built[-1], limits.fp16.flops))
+        require_passed(gates)
+        facts["engines"] = built
         write_json(directory / FACTS, facts)
         write_json(directory / GATES, {"images": len(pictures), "gates": [gate.to_json() for gate in gates]})
-        built = [] if build is None else build(directory)
         if include_source:
             _pack_source(run, directory / SOURCE)
         write_manifest(
@@ -145,7 +158,7 @@ def export(
             backbone_weights=facts["backbone_weights"],
             random_weights=facts["random_weights"],
             engines=list(engines),
-            built=built,
+            built=[engine["file"] for engine in built],
             precision=facts["precision"],
             gates=[gate.to_json() for gate in gates],
             nodes=nodes,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -56,6 +57,19 @@ def flops_gate(graph: Path, limit: float, engine: str = "graph") -> Gate:
     counted = flops_by_type(graph)
     detail = ", ".join(f"{kind} {count / 1e9:.3f} GFLOP" for kind, count in sorted(counted.items()))
     return share_gate(f"{engine} {HALF}", "FLOPs in float16", share(counted, "float16"), limit, detail)
+
+
+def engine_gate(facts: Mapping[str, Any], limit: float) -> Gate:
+    """Prove that an engine was built in FP16, from the types that its parser gave the layers.
+
+    Args:
+        facts: What `engines.build.build_engine` gave.
+        limit: Least share of the products and convolutions in float16.
+    """
+    layers: Mapping[str, int] = facts["layers"]
+    detail = ", ".join(f"{count} {kind}" for kind, count in sorted(layers.items()))
+    value = layers.get("half", 0) / max(sum(layers.values()), 1)
+    return share_gate(f"{facts['engine']} {HALF}", "products in float16", value, limit, detail)
 
 
 def prove_half(

@@ -14,7 +14,6 @@ from itertools import pairwise
 from clouds_deploy.generation.factors import SUBJECTS, WEATHERS, Scene
 from clouds_deploy.generation.form import Form, Free
 from clouds_deploy.generation.words import (
-    ALIKE_WORDS,
     LOOSE_WORDS,
     OFF_WORDS,
     PLACE_WORDS,
@@ -69,9 +68,8 @@ class Sieve:
         """Look at how it is written."""
         if words[-1] in UNFINISHED_WORDS or words[0] in ("and", "or", "of", "s"):
             return "unfinished"
-        telling = [w.rstrip("s") for w in words if len(w) > 2 and w not in UNFINISHED_WORDS]
-        telling = [ALIKE_WORDS.get(word, word) for word in telling]
-        if len(set(telling)) < len(telling):
+        long = [w.rstrip("s") for w in words if len(w) > 3 and w not in UNFINISHED_WORDS]
+        if len(set(long)) < len(long):
             return "repeats itself"
         pairs = list(pairwise(words))
         if any(a == b for a, b in pairs) or any(_ungrammatical(a, b) for a, b in pairs):
@@ -129,8 +127,7 @@ def _ungrammatical(first: str, second: str) -> bool:
     """Say whether two neighbouring words show a slip that small models make with articles."""
     if first == "a":
         plural = second.endswith("s") and not second.endswith(_SINGULAR_S)
-        vowel = second[0] in "aeio" or (second[0] == "u" and not second.startswith(("uni", "use", "uti")))
-        return plural or vowel or second.endswith("ing") or second in UNFINISHED_WORDS
+        return plural or second[0] in "aeio" or second.endswith("ing") or second in UNFINISHED_WORDS
     if first == "an":
         return second[0] not in "aeiouh" or second in UNFINISHED_WORDS
     return first == "the" and second in UNFINISHED_WORDS

@@ -38,16 +38,12 @@ LOOSE_WORDS = _set("street road lamp lamps")
 OFF_WORDS = _set(
     "photo picture image snapshot prompt camera view says say saying reads reading reader called "
     "named room kitchen office bedroom indoors inside station subway runway airport boat ship river "
-    "sea beach forest horse roof lens dashcam street-level wide-angle "
-    "i you we he she me my your his her our this these those which who what he's it's"
+    "sea beach i you we he she me my your his her our this these those which who what he's it's"
 )
 UNFINISHED_WORDS = _set(
     "a an the and or of in on at to by with from for into under over between behind beside through as "
     "that its their is are was while near along across past against around very more her his"
 )
-
-ALIKE_WORDS: Mapping[str, str] = {"bicycle": "bike", "motorcycle": "bike", "cab": "taxi"}
-"""Words for one thing: a motorcycle that rides a bike says it twice."""
 
 ELSEWHERE = OFF_WORDS | SKY_WORDS | frozenset().union(*WEATHER_WORDS.values(), *TIME_WORDS.values())
 """What never belongs into the freely written part of a prompt that is laid out."""

@@ -19,7 +19,7 @@ class SamTinyConfig(Section):
         decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
     """
 
-    image_size: Positive = 384
+    image_size: Positive = 256
     prompt_width: Positive = 96
     decoder_feedforward: Positive = 256
 
@@ -38,8 +38,8 @@ class SamDataConfig(Section):
         domains: Domains of `streets`, drawn from in turn at random.
         shapes: Share of the images that show random textured shapes instead.
         whole: Share of the street images shown whole, letterboxed, as at inference; the others are crops.
-        size: Side in pixels of the square that is trained on, a multiple of 32; smaller than the model's,
-            it makes training cheaper, and what it learns on enlarged crops it finds again in larger images.
+        size: Side in pixels of the square that is trained on, a multiple of 32, at most the model's: a crop
+            that lies somewhere in the model's square, which makes training cheaper.
         height: Rows of a street scene before it is scaled; it is twice as wide.
         masks: Masks prompted for per image.
         smallest: Smallest mask, as a share of the image.
@@ -47,11 +47,11 @@ class SamDataConfig(Section):
 
     domains: tuple[Literal["game", "imagined"], ...] = ("game", "imagined")
     shapes: Fraction = 0.2
-    whole: Fraction = 0.15
-    size: Annotated[int, Field(gt=0, multiple_of=32)] = 192
+    whole: Fraction = 0.25
+    size: Annotated[int, Field(gt=0, multiple_of=32)] = 128
     height: Positive = 192
     masks: Positive = 8
-    smallest: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    smallest: Annotated[float, Field(gt=0, lt=1)] = 0.003
 
 
 class SamTrainConfig(Section):
@@ -117,6 +117,14 @@ class SamRecipe(Section):
     model: SamTinyConfig = SamTinyConfig()
     data: SamDataConfig = SamDataConfig()
     train: SamTrainConfig = SamTrainConfig()
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> SamRecipe:
+        if self.data.size > self.model.image_size:
+            raise ValueError(
+                f"data.size {self.data.size} is larger than model.image_size {self.model.image_size}"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Write the recipe out with every default filled in."""

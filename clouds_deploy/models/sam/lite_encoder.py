@@ -1,4 +1,4 @@
-"""The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that gathers its levels at stride 8.
+"""The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that gathers its levels at stride 4.
 
 Why not SAM's own ViT at a small size: on drawn scenes alone, from nothing, it learnt too slowly by far
 (docs/decisions/0005). This network starts from ImageNet weights and costs less.
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIDE = 8
+STRIDE = 4
 """Pixels between the places of an embedding."""
 MEAN, STD = [127.0] * 3, [128.0] * 3
 """What EfficientNet-Lite0's weights expect of RGB in 0..255."""
@@ -39,10 +39,9 @@ class LiteEncoder(nn.Module):
         self.img_size = image_size
         self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4))
         channels = self.trunk.feature_info.channels()
-        self.lateral = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[1:])
-        self.detail = nn.Conv2d(channels[0], width, 3, stride=2, padding=1)
+        self.lateral = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.mix = nn.ModuleList(
-            nn.Sequential(_Norm(width), nn.Conv2d(width, width, 3, padding=1), nn.GELU()) for _ in range(2)
+            nn.Sequential(_Norm(width), nn.Conv2d(width, width, 3, padding=1), nn.GELU()) for _ in range(3)
         )
         self.neck = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), _Norm(width))
 
@@ -61,14 +60,15 @@ class LiteEncoder(nn.Module):
             image: (B, 3, S, S) float, normalised by `MEAN` and `STD`, padding zero.
 
         Returns:
-            (B, C, S/8, S/8).
+            (B, C, S/4, S/4).
         """
-        quarter, *maps = self.trunk(image)
-        x, middle, fine = (
-            lateral(m) for lateral, m in zip(reversed(self.lateral), reversed(maps), strict=True)
+        coarse, *finer = (
+            lateral(level)
+            for lateral, level in zip(reversed(self.lateral), reversed(self.trunk(image)), strict=True)
         )
-        x = self.mix[0](middle + _double(x))
-        x = self.mix[1](fine + self.detail(quarter) + _double(x))
+        x = coarse
+        for mix, level in zip(self.mix, finer, strict=True):
+            x = mix(level + _double(x))
         out: Tensor = self.neck(x)
         return out
 

@@ -14,8 +14,8 @@ from clouds_deploy.torchvision_compat import ensure_torchvision
 def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
     """Build `sam_tiny` with random weights.
 
-    Embeddings at an eighth of the image's side keep distant cars and people apart at 256 pixels: the low
-    resolution masks are half the image's side.
+    Embeddings at a quarter of the image's side keep distant cars and people apart at 256 pixels: the low
+    resolution masks are as large as the image.
 
     Args:
         config: Its sizes; None means those that the shipped weights have.
@@ -62,7 +62,7 @@ def initialize(sam: Any, gain: float = 2.0) -> None:
     With PyTorch's own start all masks stay empty for some 500 steps, until the tokens have found out where
     their points are. Queries and keys of the attention between tokens and image that start with the same
     matrix look there from the first step on: the product of two positions' encodings is largest where they
-    are the same.
+    are the same. Positions are drawn at twice SAM's frequencies, for they tell apart twice as many places.
 
     Args:
         sam: What `build_sam_tiny` gave.
@@ -75,6 +75,7 @@ def initialize(sam: Any, gain: float = 2.0) -> None:
 
     load_imagenet(sam.image_encoder)
     prompts, transformer = sam.prompt_encoder, sam.mask_decoder.transformer
+    prompts.pe_layer.positional_encoding_gaussian_matrix *= 2
     for table in (*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed):
         nn.init.normal_(table.weight, std=0.2)
     layers = transformer.layers

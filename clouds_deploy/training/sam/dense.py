@@ -7,6 +7,8 @@ layer on its image embedding predicts both. It is thrown away afterwards: the mo
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,9 +17,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from clouds_deploy.labels import IGNORE, NUM_CLASSES
+from clouds_deploy.training.sam.losses import focal_dice
 
 STRIDE = 4
 """Pixels between the places that are asked."""
+PLACES = 64
+"""Places per image that `region_loss` asks for their region."""
 
 
 class DenseHead(nn.Module):
@@ -90,4 +95,43 @@ def dense_loss(head: nn.Module, embedding: Tensor, classes: Tensor, extents: Ten
     there = theirs > 0
     missed = (1 - both / (ours + theirs - both)) * there
     loss: Tensor = entropy / known.sum().clamp(min=1) + missed.sum() / there.sum().clamp(min=1)
+    return loss
+
+
+def region_loss(sam: Any, embedding: Tensor, regions: Tensor, generator: torch.Generator) -> Tensor:
+    """Teach SAM's last layers from many places of every image at once.
+
+    A mask of SAM is the product of a token, put through a small network, with the upscaled embedding. Here
+    the embedding itself at some place stands in for the token, and the mask wanted is the region there. That
+    costs next to nothing, for nothing but the product is done per place, and asks of the embedding what the
+    masks will ask of it: to tell any two regions apart. `PLACES` are drawn per image.
+
+    Args:
+        sam: A `segment_anything.modeling.Sam`.
+        embedding: (B, C, h, w).
+        regions: (B, 4h, 4w) integer, 0 where there is no region.
+        generator: Draws them, on the regions' device.
+
+    Returns:
+        Focal plus dice loss, a mean over places that have a region.
+    """
+    decoder = sam.mask_decoder
+    fine = decoder.output_upscaling(embedding).flatten(2)
+    places = torch.randint(
+        0, regions[0].numel(), (len(regions), PLACES), generator=generator, device=regions.device
+    )
+    wanted = regions.flatten(1).gather(1, places)
+    target = (regions.flatten(1)[:, None] == wanted[..., None]).float()
+    width = embedding.shape[-1]
+    rows, columns = places // (4 * width) // 4, places % (4 * width) // 4
+    there = (
+        embedding.flatten(2)
+        .transpose(1, 2)
+        .gather(1, (rows * width + columns)[..., None].expand(-1, -1, embedding.shape[1]))
+    )
+    token = decoder.transformer.norm_final_attn(there)
+    logits = decoder.output_hypernetworks_mlps[0](token) @ fine
+    focal, dice = focal_dice(logits.float(), target)
+    known = wanted > 0
+    loss: Tensor = ((focal + dice) * known).sum() / known.sum().clamp(min=1)
     return loss

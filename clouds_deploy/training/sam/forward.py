@@ -27,24 +27,35 @@ def encode(sam: Any, images: Tensor, sizes: Tensor) -> Tensor:
 
 
 def decode(
-    sam: Any, embeddings: Tensor, points: Tensor, labels: Tensor, previous: Tensor | None
+    sam: Any,
+    embeddings: Tensor,
+    points: Tensor,
+    labels: Tensor,
+    previous: Tensor | None,
+    offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Propose masks for prompts of several images.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
-        embeddings: (P, C, h, w), each prompt's image; of the model's size or another.
+        embeddings: (P, C, h, w), each prompt's image, of the model's size or a crop of it.
         points: (P, N, 2), x and y in pixels of the square.
         labels: (P, N): 1 foreground, 0 background, 2 and 3 a box's corners, -1 padding.
         previous: (P, 1, 4h, 4w) logits of the mask to correct; None at the first prompt.
+        offsets: (P, 2), x and y in pixels of each crop in the image that the model would see; None is 0.
 
     Returns:
         mask logits (P, 4, 4h, 4w), the single mask first, and predicted IoU (P, 4).
     """
     prompts, decoder = sam.prompt_encoder, sam.mask_decoder
-    grid = tuple(embeddings.shape[-2:])
+    height, width = embeddings.shape[-2:]
     stride = prompts.input_image_size[0] // prompts.image_embedding_size[0]
-    encoded = prompts.pe_layer.forward_with_coords(points + 0.5, (stride * grid[0], stride * grid[1]))
+    offsets = points.new_zeros(len(points), 2) if offsets is None else offsets.to(points)
+    encoded = prompts.pe_layer.forward_with_coords(points + 0.5 + offsets[:, None], prompts.input_image_size)
+    rows, columns = (stride * (torch.arange(n, device=points.device) + 0.5) for n in (height, width))
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+    positions = prompts.pe_layer.forward_with_coords(places + offsets[:, None], prompts.input_image_size)
+    positions = positions.transpose(1, 2).reshape(embeddings.shape)
     kinds = torch.cat([prompts.not_a_point_embed.weight, *(e.weight for e in prompts.point_embeddings)])
     sparse = encoded * (labels >= 0)[..., None] + kinds[labels.long() + 1]
     dense = (
@@ -55,7 +66,7 @@ def decode(
     own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
     tokens = torch.cat((own.expand(len(points), -1, -1), sparse), 1)
     source = embeddings + dense
-    states, source = decoder.transformer(source, prompts.pe_layer(grid).expand_as(source), tokens)
+    states, source = decoder.transformer(source, positions, tokens)
     source = source.transpose(1, 2).reshape(embeddings.shape)
     upscaled = decoder.output_upscaling(source)
     mixes = [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]

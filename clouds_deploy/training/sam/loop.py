@@ -35,7 +35,7 @@ from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.models.store import read_tensors, write_tensors
 from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
 from clouds_deploy.training.journal import Journal
-from clouds_deploy.training.sam.dense import DenseHead, dense_loss
+from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.forward import decode, encode
 from clouds_deploy.training.sam.losses import mask_losses
@@ -218,7 +218,7 @@ def _train(
     if first == config.steps:
         return None
     loader = DataLoader(
-        SamScenes(recipe.data, recipe.data.size, recipe.seed),
+        SamScenes(recipe.data, recipe.data.size, recipe.model.image_size, recipe.seed),
         batch_size=config.batch_size,
         sampler=range(first * config.batch_size, config.steps * config.batch_size),
         num_workers=config.workers,
@@ -277,18 +277,20 @@ def train_step(
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         embeddings = encode(sam, batch["image"], batch["size"])
         owner = torch.arange(images, device=device).repeat_interleave(per_image)
+        offsets = batch["offset"][owner]
         points, labels = first_prompts(masks, draw, generator)
-        logits, ratings = decode(sam, embeddings[owner], points, labels, None)
+        logits, ratings = decode(sam, embeddings[owner], points, labels, None, offsets)
         truth = F.interpolate(masks.float()[:, None], logits.shape[-2:], mode="area")[:, 0]
         losses = mask_losses(logits.float(), truth, ratings, config.focal_weight)
         if draw.random() < config.corrections:
             best = logits.detach()[torch.arange(len(masks), device=device), 1 + ratings[:, 1:].argmax(1)]
             guess = F.interpolate(best[:, None], masks.shape[-2:], mode="bilinear")[:, 0] > 0
             points, labels = correction(points, labels, masks, guess, generator)
-            logits, ratings = decode(sam, embeddings[owner], points, labels, best[:, None])
+            logits, ratings = decode(sam, embeddings[owner], points, labels, best[:, None], offsets)
             losses = (losses + mask_losses(logits.float(), truth, ratings, config.focal_weight)) / 2
         if config.dense_weight:
             dense = dense_loss(pupil["dense"], embeddings, batch["classes"], batch["extents"])
+            dense = dense + region_loss(sam, embeddings, batch["regions"], generator)
         else:
             dense = embeddings.new_zeros(())
         losses = torch.cat((losses, config.dense_weight * dense[None]))

@@ -9,6 +9,16 @@ from torch import Tensor
 GAMMA, ALPHA = 2.0, 0.25
 
 
+def focal_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare masks, (..., N) logits, with (..., N) targets of 0..1: focal and dice loss, (...) both."""
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    missed = (probability - target).abs()
+    focal = ((ALPHA * target + (1 - ALPHA) * (1 - target)) * missed**GAMMA * entropy).mean(-1)
+    both = (probability * target).sum(-1)
+    return focal, 1 - (2 * both + 1) / (probability.sum(-1) + target.sum(-1) + 1)
+
+
 def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: float) -> Tensor:
     """Compare the proposed masks with the truth (SAM, appendix A, "Losses").
 
@@ -25,12 +35,7 @@ def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: fl
         (3,) means over prompts: focal (weighted), dice, squared error of the predicted IoU.
     """
     target = truth[:, None].expand_as(logits)
-    probability = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    missed = (probability - target).abs()
-    focal = ((ALPHA * target + (1 - ALPHA) * (1 - target)) * missed**GAMMA * entropy).mean((2, 3))
-    both = (probability * target).sum((2, 3))
-    dice = 1 - (2 * both + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+    focal, dice = focal_dice(logits.flatten(2), target.flatten(2))
     with torch.no_grad():
         found, real = logits > 0, target > 0.5
         iou = (found & real).sum((2, 3)) / (found | real).sum((2, 3)).clamp(min=1)

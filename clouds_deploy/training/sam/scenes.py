@@ -36,28 +36,32 @@ class SamScenes(Dataset[dict[str, Tensor]]):
     Args:
         config: What to draw.
         size: Side in pixels of the square that comes out.
+        frame: Side of the square that the model sees once it is trained, of which this one is a crop.
         seed: The run's seed.
     """
 
-    def __init__(self, config: SamDataConfig, size: int, seed: int) -> None:
-        self.config, self.size, self.seed = config, size, seed
+    def __init__(self, config: SamDataConfig, size: int, frame: int, seed: int) -> None:
+        self.config, self.size, self.frame, self.seed = config, size, frame, seed
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Draw one sample.
 
         Returns:
             image (3, S, S) uint8 RGB, 0 beyond the valid part; size (2,) int64 valid rows and columns;
-            masks (M, S, S) bool, each with at least one pixel; classes (S/4, S/4) uint8 and extents
-            (4, S/4, S/4) float32, see `dense_targets`.
+            offset (2,) float32, x and y in pixels of the crop in the model's square; masks (M, S, S) bool,
+            each with at least one pixel; classes (S/4, S/4) uint8 and extents (4, S/4, S/4) float32, see
+            `dense_targets`; regions (S, S) int32, 0 where there is none.
         """
         draw = np.random.default_rng([self.seed, 7, index])
         while True:
             if draw.random() < self.config.shapes:
                 image, layers = _shapes(self.size, draw)
+                place = tuple(draw.uniform(0, 1, 2))
                 labels = np.full(image.shape[:2], IGNORE, np.uint8)
             else:
-                image, labels, layers = self._street(draw, index)
+                image, labels, layers, place = self._street(draw, index)
             if draw.random() < 0.5:
+                place = 1 - place[0], place[1]
                 image, labels, layers = image[:, ::-1], labels[:, ::-1], [layer[:, ::-1] for layer in layers]
             masks = pick_masks(layers, self.config.masks, self.config.smallest, draw)
             if masks is not None:
@@ -72,28 +76,36 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         found, reach = dense_targets(labels, layers[0])
         classes[: found.shape[0], : found.shape[1]] = torch.from_numpy(found.copy())
         extents[:, : found.shape[0], : found.shape[1]] = torch.from_numpy(reach)
+        regions = torch.zeros(self.size, self.size, dtype=torch.int32)
+        regions[:height, :width] = torch.from_numpy(layers[0].astype(np.int32))
         return {
             "image": square,
             "size": torch.tensor([height, width]),
+            "offset": torch.tensor(place, dtype=torch.float64).mul(self.frame - self.size).float(),
             "masks": truth,
             "classes": classes,
             "extents": extents,
+            "regions": regions,
         }
 
-    def _street(self, draw: np.random.Generator, index: int) -> tuple[Pixels, Pixels, list[Regions]]:
+    def _street(
+        self, draw: np.random.Generator, index: int
+    ) -> tuple[Pixels, Pixels, list[Regions], tuple[float, float]]:
         config = self.config
         domain = config.domains[int(draw.integers(len(config.domains)))]
         rows = config.height
         scene = render(domain, _SEED + self.seed, index, rows, 2 * rows)
         if draw.random() < config.whole:
             box, out = (0, 0, 2 * rows, rows), (self.size, self.size // 2)
+            place = tuple(draw.uniform(0, 1, 2))
         else:
-            side = int(draw.integers(rows // 3, rows + 1))
-            left, top = int(draw.integers(2 * rows - side + 1)), int(draw.integers(rows - side + 1))
+            side = int(draw.integers(rows // 2, rows + 1))
+            place = tuple(draw.uniform(0, 1, 2))
+            left, top = int(place[0] * (2 * rows - side + 1)), int(place[1] * (rows - side + 1))
             box, out = (left, top, left + side, top + side), (self.size, self.size)
         image = np.array(Image.fromarray(scene.image).resize(out, Image.Resampling.BILINEAR, box=box))
         layers = [_cut(layer, box, out) for layer in street_regions(scene.labels, scene.instances)]
-        return image, _cut(scene.labels, box, out), layers
+        return image, _cut(scene.labels, box, out), layers, place
 
 
 def street_regions(labels: Pixels, instances: Regions) -> list[Regions]:

@@ -36,7 +36,7 @@ def test_decode_is_the_official_decoder(
     generator = torch.Generator().manual_seed(1)
     points = torch.rand(3, len(labels), 2, generator=generator) * SIDE
     kinds = torch.tensor([labels]).repeat(3, 1)
-    previous = torch.randn(3, 1, SIDE // 2, SIDE // 2, generator=generator) if corrected else None
+    previous = torch.randn(3, 1, SIDE, SIDE, generator=generator) if corrected else None
     owner = torch.tensor([0, 1, 1])
     with torch.no_grad():
         masks, ratings = decode(sam, embeddings[owner], points, kinds, previous)
@@ -53,6 +53,27 @@ def test_decode_is_the_official_decoder(
             )
             assert torch.allclose(masks[i], theirs[0], atol=1e-4)
             assert torch.allclose(ratings[i], rated[0], atol=1e-5)
+
+
+def test_a_crop_is_told_where_it_lies(embeddings: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    sam = small_sam("sam_tiny")
+    seen: list[tuple[torch.Tensor, ...]] = []
+    transformer = sam.mask_decoder.transformer.forward
+
+    def listen(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(given)
+        return transformer(*given)
+
+    monkeypatch.setattr(sam.mask_decoder.transformer, "forward", listen)
+    points, kinds = torch.tensor([[[40.0, 50.0]]]), torch.ones(1, 1)
+    moved = torch.tensor([[16.0, 8.0]])
+    with torch.no_grad():
+        decode(sam, embeddings[:1], points, kinds, None)
+        decode(sam, embeddings[:1, :, 2:10, 4:16], points - moved, kinds, None, moved)
+    (_, whole, first), (_, crop, second) = seen
+    torch.testing.assert_close(whole, sam.prompt_encoder.get_dense_pe())
+    torch.testing.assert_close(crop, whole[:, :, 2:10, 4:16])
+    torch.testing.assert_close(first, second)
 
 
 def test_losses_by_hand() -> None:

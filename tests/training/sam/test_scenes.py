@@ -6,8 +6,9 @@ import torch
 from pydantic import ValidationError
 
 from clouds_deploy.labels import IGNORE
-from clouds_deploy.sam_recipe import SamDataConfig
-from clouds_deploy.training.sam.dense import STRIDE, DenseHead, dense_loss, dense_targets
+from clouds_deploy.models.sam.tiny import build_sam_tiny
+from clouds_deploy.sam_recipe import SamDataConfig, SamTinyConfig
+from clouds_deploy.training.sam.dense import STRIDE, DenseHead, dense_loss, dense_targets, region_loss
 from clouds_deploy.training.sam.scenes import SamScenes, pick_masks, street_regions
 
 CONFIG = SamDataConfig(height=64, masks=3)
@@ -15,7 +16,7 @@ SIZE = 96
 
 
 def test_a_sample_is_a_function_of_seed_and_index() -> None:
-    first, again, other = (SamScenes(CONFIG, SIZE, seed) for seed in (0, 0, 1))
+    first, again, other = (SamScenes(CONFIG, SIZE, 2 * SIZE, seed) for seed in (0, 0, 1))
     for index in range(6):
         sample = first[index]
         for name, value in again[index].items():
@@ -32,6 +33,21 @@ def test_a_sample_is_a_function_of_seed_and_index() -> None:
         assert (shares <= 0.9).all()
         assert sample["classes"].shape == (SIZE // STRIDE, SIZE // STRIDE)
         assert sample["extents"].shape == (4, *sample["classes"].shape)
+        assert sample["regions"].shape == (SIZE, SIZE)
+        assert sample["offset"].dtype == torch.float32
+        assert (sample["offset"] >= 0).all()
+        assert (sample["offset"] <= SIZE).all()
+
+
+def test_crops_lie_all_over_the_square() -> None:
+    """Crops are cut, and told to lie, all over the square."""
+    config = CONFIG.model_copy(update={"shapes": 0.0, "whole": 0.0, "height": 96})
+    places = [SamScenes(config, 96, 192, 0)[index]["offset"] for index in range(40)]
+    across, down = torch.stack(places).unbind(1)
+    assert across.min() < 20
+    assert across.max() > 76
+    assert down.max() - down.min() > 50
+    assert len({round(float(x), 3) for x in across}) > 30
 
 
 def test_the_target_domain_cannot_be_asked_for() -> None:
@@ -40,7 +56,7 @@ def test_the_target_domain_cannot_be_asked_for() -> None:
 
 
 def test_shapes_have_regions_and_no_classes() -> None:
-    sample = SamScenes(CONFIG.model_copy(update={"shapes": 1.0}), SIZE, 0)[0]
+    sample = SamScenes(CONFIG.model_copy(update={"shapes": 1.0}), SIZE, SIZE, 0)[0]
     assert (sample["classes"] == IGNORE).all()
     assert (sample["extents"] > 0).any()
     assert sample["size"].tolist() == [SIZE, SIZE]
@@ -95,7 +111,7 @@ class _Right(torch.nn.Module):
 
 
 def test_the_dense_loss_is_zero_for_what_is_right() -> None:
-    sample = SamScenes(CONFIG.model_copy(update={"shapes": 0.0}), SIZE, 0)[0]
+    sample = SamScenes(CONFIG.model_copy(update={"shapes": 0.0}), SIZE, SIZE, 0)[0]
     classes, extents = sample["classes"][None], sample["extents"][None]
     none = torch.zeros(1, 1, 1, 1)
     assert float(dense_loss(_Right(classes, extents), none, classes, extents)) < 1e-5
@@ -108,3 +124,24 @@ def test_the_dense_loss_is_zero_for_what_is_right() -> None:
     assert logits.shape == (2, 19, 6, 8)
     assert found.shape == (2, 4, 6, 8)
     assert (found > 0).all()
+
+
+def test_the_region_loss_falls_as_embeddings_tell_regions_apart() -> None:
+    torch.manual_seed(0)
+    sam = build_sam_tiny(SamTinyConfig(image_size=64, prompt_width=32, decoder_feedforward=32)).train()
+    embedding = torch.nn.Parameter(0.1 * torch.randn(2, 32, 8, 8))
+    regions = torch.ones(2, 32, 32, dtype=torch.int32)
+    regions[:, :, 16:] = 2
+    regions[1, 24:] = 0
+
+    def loss(of: torch.Tensor = regions) -> torch.Tensor:
+        return region_loss(sam, embedding, of, torch.Generator().manual_seed(1))
+
+    start = loss().item()
+    optimizer = torch.optim.Adam([embedding, *sam.mask_decoder.parameters()], 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 0.3 * start
+    assert loss(torch.zeros_like(regions)).item() == 0

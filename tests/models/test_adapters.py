@@ -239,7 +239,10 @@ def _nodes(backbone: Backbone) -> Counter[str]:
     return Counter(node.op_type for node in program.model.graph)
 
 
-@pytest.mark.parametrize("config", [VIT, CONVNEXT], ids=["vit", "convnext"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(VIT, id="vit", marks=pytest.mark.slow), pytest.param(CONVNEXT, id="convnext")],
+)
 def test_merged_exports_exactly_the_plain_graph(config: BackboneConfig) -> None:
     plain = _plain(config)
     expected = _nodes(copy.deepcopy(plain))

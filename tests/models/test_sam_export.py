@@ -54,7 +54,13 @@ def export(
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [("vit_b", "bias"), ("vit_b", "channels"), ("sam_tiny", "bias"), ("mobile_sam", "bias")]
+    ("name", "form"),
+    [
+        ("vit_b", "bias"),
+        ("vit_b", "channels"),
+        ("sam_tiny", "bias"),
+        pytest.param("mobile_sam", "bias", marks=pytest.mark.slow),
+    ],
 )
 def test_encoder(tmp_path: Path, name: str, form: AttentionForm) -> None:
     side = SIZES[name]

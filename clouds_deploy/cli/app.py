@@ -13,6 +13,7 @@ from clouds_deploy.cli import (
     doctor,
     evaluate,
     export,
+    generate,
     import_,
     predict,
     prompts,
@@ -57,6 +58,7 @@ app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
 app.command(name="prompts")(prompts.prompts)
+app.command(name="generate")(generate.generate)
 app.command(name="refine")(refine.refine)
 app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)

@@ -46,7 +46,7 @@ def test_batches_give_what_single_calls_give(sam: Sam, embedded: Embedded) -> No
 
 def test_nothing_in_nothing_out(sam: Sam, embedded: Embedded) -> None:
     low, scores = sam.prompt(embedded, np.zeros(0, np.int64), np.zeros((0, 3, 2)), np.zeros((0, 3), np.int64))
-    assert low.shape == (0, 3, 128, 128)
+    assert low.shape == (0, 3, 256, 256)
     assert scores.shape == (0, 3)
     assert sam.masks(low[:, 0], (100, 60)).shape == (0, 100, 60)
     assert sam.embed([]).features.shape[0] == 0

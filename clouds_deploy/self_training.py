@@ -18,7 +18,7 @@ PseudoLabels = Annotated[
 
 
 class RobustConfig(Section):
-    """What `mode: robust` does where the authors' rules lose too much (docs/decisions/0004).
+    """What `mode: robust` does where the authors' rules lose too much (docs/refinement.md).
 
     Attributes:
         smallest: Components of at most this share of the image are not prompted for and keep their labels.

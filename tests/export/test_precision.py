@@ -151,7 +151,7 @@ def test_half_bundle_passed_its_gates(half_bundle: Path) -> None:
     assert all(gate["passed"] for gate in gates.values())
     assert gates["graph fp16", "FLOPs in float16"]["value"] >= 0.9
     for engine in ("onnxruntime fp16", "rounded fp16"):
-        assert gates[engine, "labels equal"]["value"] >= 0.95
+        assert gates[engine, "labels equal"]["value"] >= 0.93
         assert gates[engine, "score cosine"]["value"] >= 0.999
     assert ("onnxruntime fp16", "shuffled rows") in gates
     assert manifest["precision"] == "fp16"
@@ -161,14 +161,14 @@ def test_half_bundle_passed_its_gates(half_bundle: Path) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_half_bundle_runs_like_any(half_bundle: Path, backend: str) -> None:
     bundle = open_bundle(half_bundle)
-    assert (bundle.precision, bundle.label_agreement) == ("fp16", 0.95)
+    assert (bundle.precision, bundle.label_agreement) == ("fp16", 0.93)
     images, expected = bundle.reference()
     session = open_session(bundle, backend)
     assert [str(spec) for spec in session.inputs] == ["image uint8 (any, 64, 128, 3)"]
     assert session.outputs[0].dtype == "uint8"
     segmenter = BundleSegmenter(half_bundle, backend)
     labels = np.stack([segmenter.predict(image) for image in images])
-    assert (labels == expected["labels"]).mean() >= 0.95
+    assert (labels == expected["labels"]).mean() >= 0.93
 
 
 def test_half_bundle_is_half_as_large(half_bundle: Path, small_bundle: Path) -> None:

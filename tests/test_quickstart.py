@@ -22,7 +22,15 @@ def test_from_nothing_to_a_report_and_again(tmp_path: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(?!data:)', page), "the report needs another file"
     assert page.count("data:image") >= 8
-    for heading in ("What it sees", "The gap", "How it learnt", "Is the engine still the model?"):
+    assert set(first["pseudo_labels"]) == {"before", "after", "unlabelled"}
+    assert len(list((out / "pseudo" / "refined" / "labels").glob("*.png"))) == 24
+    for heading in (
+        "What it sees",
+        "The gap",
+        "Labels that mend themselves",
+        "How it learnt",
+        "Is the engine still the model?",
+    ):
         assert heading in page
     weights = (out / "run" / "trained.safetensors").stat().st_mtime_ns
 

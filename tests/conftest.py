@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,17 @@ def write_run(run: Path, recipe: Recipe, segmenter: Segmenter) -> Path:
     save_weights(run, segmenter)
     write_manifest(run, "run", backbone_weights=segmenter.backbone.weights)
     return run
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover_signal_handler() -> None:
+    """Take away the SIGCHLD handler that torch's DataLoader leaves behind once it had workers.
+
+    Seen: with it, and an alternate signal stack that some native library left, the end of any child kills the
+    test process with SIGSEGV.
+    """
+    if signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, signal.SIG_IGN):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

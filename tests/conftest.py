@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from clouds_deploy.artifacts import write_manifest, write_text
 from clouds_deploy.config import ExportConfig, Recipe
@@ -18,6 +18,10 @@ from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import RECIPE, save_weights
 
 HEIGHT, WIDTH = 64, 128
+
+# torch's DataLoader leaves a SIGCHLD handler behind. With an alternate signal stack that some native library
+# leaves too, the end of any child then ended the whole run with SIGSEGV. So no handler is set.
+signal_handling._SIGCHLD_handler_set = True
 
 
 @pytest.fixture(scope="session")
@@ -67,17 +71,6 @@ def write_run(run: Path, recipe: Recipe, segmenter: Segmenter) -> Path:
     save_weights(run, segmenter)
     write_manifest(run, "run", backbone_weights=segmenter.backbone.weights)
     return run
-
-
-@pytest.fixture(autouse=True)
-def _no_leftover_signal_handler() -> None:
-    """Take away the SIGCHLD handler that torch's DataLoader leaves behind once it had workers.
-
-    Seen: with it, and an alternate signal stack that some native library left, the end of any child kills the
-    test process with SIGSEGV.
-    """
-    if signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, signal.SIG_IGN):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,10 @@ from clouds_deploy.errors import CloudsError
 if TYPE_CHECKING:
     from clouds_deploy.config import Recipe
     from clouds_deploy.data.dataset import Source
+    from clouds_deploy.runtime.options import Precision
     from clouds_deploy.training.evaluate import Evaluation
+
+SAM = "sam:"
 
 
 def doctor() -> dict[str, Any]:
@@ -124,6 +127,7 @@ def evaluate(
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
     from clouds_deploy.artifacts import MANIFEST, read_json
+    from clouds_deploy.evaluation import evaluation_source, predict_bundle, predict_run
     from clouds_deploy.training.domains import name_domains, parse_domain
     from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
@@ -134,7 +138,7 @@ def evaluate(
     is_bundle = (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
     if is_bundle and metric == "official":
         raise CloudsError("a bundle's labels have the image's own size", "use --metric native, or the run")
-    predict, recipe, device = _bundle(path, backend) if is_bundle else _run(path)
+    predict, recipe, device = predict_bundle(path, backend) if is_bundle else predict_run(path)
     chosen = "native" if is_bundle else (metric or recipe.evaluate.metric)
 
     def measure(source: Source) -> Evaluation:
@@ -144,69 +148,13 @@ def evaluate(
     about = {"model": str(model), "backend": device}
     given = [data] if isinstance(data, str | Path) else list(data or ())
     if len(given) < 2:
-        source, what = _source(recipe, given[0] if given else None, layout, split, domain, images)
+        one = given[0] if given else None
+        source, what = evaluation_source(recipe, one, layout, split, domain, images)
         return {**about, "data": what, **measure(source).to_dict()}
     usual = recipe.data.val_layout or recipe.data.layout
     domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in given])
     sources = {name: domain.source(images) for name, domain in domains.items()}  # faults show first
     return {**about, **summarize({name: measure(source) for name, source in sources.items()})}
-
-
-def _run(path: Path) -> tuple[Any, Recipe, str]:
-    import torch
-
-    from clouds_deploy.models.store import load_run
-    from clouds_deploy.training.evaluate import torch_predictor
-
-    recipe, segmenter = load_run(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch_predictor(segmenter, recipe.evaluate, device), recipe, "torch"
-
-
-def _bundle(path: Path, backend: str) -> tuple[Any, Recipe, str]:
-    import numpy as np
-
-    from clouds_deploy.runtime.segmenter import BundleSegmenter
-
-    segmenter = BundleSegmenter(path, backend)
-
-    def predict(batch: Any) -> Any:
-        return np.stack([segmenter.predict(image) for image in batch])
-
-    return predict, segmenter.bundle.recipe, backend
-
-
-def _source(
-    recipe: Recipe,
-    data: str | Path | None,
-    layout: str | None,
-    split: str,
-    domain: str | None,
-    images: int | None,
-) -> tuple[Source, str]:
-    """Open what to evaluate on: the recipe's validation images, with what was asked for put on top."""
-    from clouds_deploy.training.domains import parse_domain
-    from clouds_deploy.training.sources import STREETS, val_source
-
-    section = recipe.data
-    usual = section.val_layout or section.layout
-    if data is not None:
-        if layout == STREETS or (domain is not None and layout is None):
-            raise CloudsError(f"`streets` are drawn, they have no folder {data}", "leave --data out")
-        given = parse_domain(data, layout=layout, split=split, usual=usual)
-        return given.source(images), str(given)
-    name = STREETS if domain is not None and layout is None else layout or usual
-    root = None if name == STREETS else section.val_root or section.root
-    changes = {
-        "val_layout": name,
-        "val_root": root,
-        "val_split": split,
-        "domain": domain or section.domain,
-        "val_images": images or (section.val_images if layout is None else None),
-    }
-    chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
-    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
-    return val_source(chosen), what
 
 
 def predict(
@@ -285,11 +233,13 @@ def refine(
     confidences: str | Path | None = None,
     batch: int = 8,
     overlays: int = 4,
+    backend: str | None = None,
+    precision: Precision = "f32",
 ) -> dict[str, Any]:
     """Mend pseudo-labels with a promptable segmenter; see `refinement.pipeline.refine_folder`.
 
     Args:
-        sam: A SAM's name; see `models.sam.build.load_sam`.
+        sam: A SAM's name, see `models.sam.build.load_sam`, or the folder of its bundle.
         images: Folder of images.
         labels: Their label PNGs.
         out: The folder to fill.
@@ -300,25 +250,20 @@ def refine(
         confidences: Folder of the teacher's confidences.
         batch: Images that go to SAM together.
         overlays: Draw this many images before and after.
+        backend: Bundles only: the runtime, ONNX Runtime by default.
+        precision: `bf16` computes in bfloat16 (openvino).
     """
-    import torch
-
     from clouds_deploy.config import settings
-    from clouds_deploy.models.sam.build import load_sam
     from clouds_deploy.refinement.pipeline import refine_folder
     from clouds_deploy.refinement.refiner import Refiner
-    from clouds_deploy.runtime.sam import torch_sam
+    from clouds_deploy.runtime.sam_bundle import find_sam
     from clouds_deploy.self_training import RefineConfig
 
-    if Path(sam).is_dir():
-        raise CloudsError(f"SAM from a bundle is not built yet, and {sam} is a folder", "give a SAM's name")
     config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # random weights are the same in a run that goes on
-        model = load_sam(sam, weights)
-    refiner = Refiner(torch_sam(model, "cuda" if torch.cuda.is_available() else None), config)
+    model = find_sam(sam, weights, backend, precision=precision, seed=config.seed)
     folders = [Path(images), Path(labels), Path(out)]
     sure = Path(confidences) if confidences else None
+    refiner = Refiner(model, config)
     return refine_folder(refiner, *folders, confidences=sure, batch=batch, overlays=overlays)
 
 
@@ -353,8 +298,12 @@ def export(
     fp16: bool = False,
     sms: Sequence[str] = (),
     batch: tuple[int, int, int] = (1, 1, 8),
+    weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Export a run to a bundle that passed its gates; see `export.bundle.export` and `EngineOptions`.
+    """Export a run, or a SAM, to a bundle that passed its gates; see `EngineOptions`.
+
+    `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
+    All else is a run; see `export.bundle.export`.
 
     Of `engines`, those that run on this machine prove the graph, and those in `engines.options.ENGINES` are
     built from it; where only such are named, ONNX Runtime proves it.
@@ -365,17 +314,33 @@ def export(
     built = [name for name in engines if name in ENGINES]
     if sms and "tensorrt-rtx" not in built:
         raise CloudsError("--sm is for TensorRT-RTX", "add --engine tensorrt-rtx")
+    builds = [EngineOptions(name, tuple(sms) if name != "tensorrt" else (), batch) for name in built]
+    provers = tuple(name for name in engines if name not in ENGINES) or ("onnxruntime",)
+    if str(run).startswith(SAM):
+        from clouds_deploy.export.sam_bundle import export_named
+
+        if (height, width, scores, inference) != (None, None, False, "exact"):
+            raise CloudsError(
+                "--height, --width, --scores and --inference are for segmenters",
+                f"leave them out: {run} has its own size",
+            )
+        name = str(run).removeprefix(SAM)
+        return export_named(
+            name, weights, Path(out), engines=provers, images=images, fp16=fp16, builds=builds
+        )
+    if weights is not None:
+        raise CloudsError("--weights is for SAMs: a run has its own", "leave it out, or give sam:NAME")
     return make(
         Path(run),
         Path(out),
-        engines=tuple(name for name in engines if name not in ENGINES) or ("onnxruntime",),
+        engines=provers,
         height=height,
         width=width,
         scores=scores,
         inference=inference,
         images=Path(images) if images else None,
         fp16=fp16,
-        builds=[EngineOptions(name, tuple(sms) if name != "tensorrt" else (), batch) for name in built],
+        builds=builds,
     )
 
 

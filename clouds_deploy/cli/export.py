@@ -11,7 +11,9 @@ from clouds_deploy.cli.output import Json, deliver, table
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN|sam:NAME", help="A finished run, or a SAM such as sam:sam_tiny.")
+    ],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     engine: Annotated[
         list[str] | None,
@@ -32,9 +34,12 @@ def export(
         typer.Option("--sm", help="Build for this compute capability, such as 89. Repeatable."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Images an engine takes: least, likeliest, most.")] = "1,1,8",
+    weights: Annotated[
+        str | None, typer.Option(help="SAMs only: the weight file, or `random` for a dry run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a run to ONNX, prove that it still computes the same, and build engines from it.
+    """Export a run or a SAM to ONNX, prove that it still computes the same, and build engines from it.
 
     For example: clouds-deploy export runs/a --out bundles/a --fp16 --engine tensorrt-rtx --sm 89
     """
@@ -58,6 +63,7 @@ def export(
         fp16=fp16,
         sms=tuple(sm or ()),
         batch=(least, likeliest, most),
+        weights=weights,
     )
     deliver(result, as_json, _render)
 

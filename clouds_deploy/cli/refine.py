@@ -11,7 +11,7 @@ from clouds_deploy.cli.output import Json, deliver, table
 
 
 def refine(
-    sam: Annotated[str, typer.Option(help="sam_tiny, mobile_sam, vit_b, vit_l or vit_h.")],
+    sam: Annotated[str, typer.Option(help="sam_tiny, mobile_sam, vit_b, vit_l, vit_h, or a SAM's bundle.")],
     images: Annotated[Path, typer.Option(help="Folder of images.")],
     labels: Annotated[Path, typer.Option(help="Their label PNGs (train ids), or what `predict` made.")],
     out: Annotated[Path, typer.Option(help="Folder to fill; a killed run goes on there.")],
@@ -27,6 +27,10 @@ def refine(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images that go to SAM together.")] = 8,
     overlays: Annotated[int, typer.Option(min=0, help="Draw so many images before and after.")] = 4,
+    backend: Annotated[
+        str | None, typer.Option(help="Bundles only: onnxruntime (default) or openvino.")
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (openvino).")] = False,
     as_json: Json = False,
 ) -> None:
     """Mend pseudo-labels with SAM.
@@ -47,6 +51,8 @@ def refine(
         confidences=confidences,
         batch=batch,
         overlays=overlays,
+        backend=backend,
+        precision="bf16" if bf16 else "f32",
     )
     deliver(result, as_json, _render)
     if result["failed"]:

@@ -132,7 +132,7 @@ def export(
 
         kept = {LABELS: expected[LABELS], **({SCORES: expected[SCORES]} if scores else {})}
         packed = {name: array[:REFERENCE_IMAGES] for name, array in {"image": pictures, **kept}.items()}
-        _save_arrays(directory / REFERENCE, packed)
+        save_arrays(directory / REFERENCE, packed)
         nodes, size = len(list(shipped.graph)), sum(p.stat().st_size for p in directory.glob(f"{GRAPH}*"))
         facts |= {"nodes": nodes, "raw_nodes": exported.raw_nodes, "bytes": size}
         specs = [TensorSpec.from_json(value) for value in facts["inputs"]]
@@ -286,7 +286,7 @@ def _pack_source(run: Path, target: Path) -> None:
             shutil.copyfile(run / name, target / name)
 
 
-def _save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
     """Write a compressed .npz whose bytes depend on the arrays alone."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

@@ -46,15 +46,18 @@ def type_segmenter(
     return typed, drop_scores(typed.model)
 
 
-def flops_gate(graph: Path, limit: float, engine: str = "graph") -> Gate:
+def flops_gate(
+    graph: Path, limit: float, engine: str = "graph", free: Mapping[str, int] | None = None
+) -> Gate:
     """Prove that a file is FP16, from the types in it.
 
     Args:
         graph: An ONNX file.
         limit: Least share of the floating-point operations of products and convolutions in float16.
         engine: What the gate is said to be of.
+        free: See `flops_by_type`.
     """
-    counted = flops_by_type(graph)
+    counted = flops_by_type(graph, free)
     detail = ", ".join(f"{kind} {count / 1e9:.3f} GFLOP" for kind, count in sorted(counted.items()))
     return share_gate(f"{engine} {HALF}", "FLOPs in float16", share(counted, "float16"), limit, detail)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +59,13 @@ class Finding:
     reason: str
 
 
-def lint(model: Any) -> list[Finding]:
-    """Look for everything that must not be in a deployed segmenter.
+def lint(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> list[Finding]:
+    """Look for everything that must not be in a deployed graph.
 
     Args:
         model: An `onnx.ModelProto`.
+        free: The axes that may be free, by the name of the input or output; for others it is the batch, and
+            a segmenter's classes where they are an input.
 
     Returns:
         The faults, empty for a sound graph.
@@ -88,7 +91,7 @@ def lint(model: Any) -> list[Finding]:
             allowed = node.op_type in INTEGER_MAKERS or index in INTEGER_READERS.get(node.op_type, ())
             if source and types.get(source) == TensorProto.INT64 and not allowed:
                 found.append(Finding("no 64-bit arithmetic", name, f"{node.op_type} reads 64-bit integers"))
-    return found + _edges(inferred, nodes) + _sizes(inferred)
+    return found + _edges(inferred, nodes) + _sizes(inferred, free or {})
 
 
 def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
@@ -97,7 +100,7 @@ def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
 
     found = []
     inputs = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.UINT8}
-    if not nodes or nodes[0].op_type != "Cast":
+    if inputs and (not nodes or nodes[0].op_type != "Cast"):
         first = nodes[0].op_type if nodes else "nothing"
         found.append(Finding("cast first", "graph", f"the first node is {first}, not Cast"))
     found += [
@@ -115,7 +118,7 @@ def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
     return found
 
 
-def _sizes(model: Any) -> list[Finding]:
+def _sizes(model: Any, allowed: Mapping[str, Sequence[int]]) -> list[Finding]:
     """Only the batch may be free, and the classes where they are an input."""
     from clouds_deploy.models.graph import SCORES, SHARE, VOCABULARY
 
@@ -125,7 +128,7 @@ def _sizes(model: Any) -> list[Finding]:
     for value in [*model.graph.input, *model.graph.output]:
         dims = value.type.tensor_type.shape.dim
         free = [index for index, dim in enumerate(dims) if not dim.HasField("dim_value")]
-        wanted = classes.get(value.name, [0])
+        wanted = list(allowed.get(value.name, classes.get(value.name, [0])))
         if free != wanted:
             found.append(
                 Finding(
@@ -137,13 +140,13 @@ def _sizes(model: Any) -> list[Finding]:
     return found
 
 
-def require_clean(model: Any) -> None:
-    """Refuse a graph with faults.
+def require_clean(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Refuse a graph with faults; arguments as `lint`.
 
     Raises:
         CloudsError: There are any; exit code 1, the first ones named.
     """
-    found = lint(model)
+    found = lint(model, free)
     if found:
         shown = "; ".join(f"{f.node}: {f.reason} ({f.rule})" for f in found[:5])
         raise CloudsError(

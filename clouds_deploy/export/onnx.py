@@ -12,7 +12,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from clouds_deploy.errors import CloudsError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from torch import Tensor, nn
 
     from clouds_deploy.models.segmenter import Inference, Segmenter
 
@@ -84,7 +85,6 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
     """
     import torch
 
-    from clouds_deploy.export.simplify import simplify
     from clouds_deploy.models.adapters import merge_adapters
     from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, SegmenterGraph
 
@@ -102,16 +102,43 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
         classes = torch.export.Dim("classes", min=2, max=LARGEST_VOCABULARY)
         free["vocabulary"] = {0: classes, 1: torch.export.Dim("synonyms", min=1, max=LARGEST_SYNONYMS)}
         free["share"] = {0: classes} if SHARE in extra else None
+    shapes = dict(list(free.items())[: 1 + len(extra)])
+    return trace(graph, (example, *extra.values()), [INPUT, *extra], [LABELS, SCORES], shapes)
+
+
+def trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    shapes: dict[str, Any],
+) -> Exported:
+    """Export a module, simplify its graph and name the nodes after its parts.
+
+    Args:
+        module: What to export, in evaluation mode.
+        example: Tensors to trace it with.
+        inputs: The graph's names for them.
+        outputs: The graph's names for what the module gives.
+        shapes: The free axes of every argument of `forward`, as `torch.export` takes them.
+
+    Raises:
+        CloudsError: The exporter failed.
+    """
+    import torch
+
+    from clouds_deploy.export.simplify import simplify
+
     with quiet() as heard:
         try:
             program: Any = torch.onnx.export(
-                graph,
-                (example, *extra.values()),
+                module,
+                example,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT, *extra],
-                output_names=[LABELS, SCORES],
-                dynamic_shapes=dict(list(free.items())[: 1 + len(extra)]),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
                 verbose=False,
             )
         except Exception as error:

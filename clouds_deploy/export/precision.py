@@ -197,7 +197,9 @@ class _Writer:
     def _choose(self, node: ir.Node) -> ir.DataType:
         if node.name in self.kept:
             return ir.DataType.FLOAT
-        if not _floats(node) and _only_for(self.kept, node.outputs[0]):
+        given = [v for i, v in enumerate(node.inputs) if i not in UNTYPED.get(node.op_type, ())]
+        typeless = not any(v is not None and v.dtype in _BOTH for v in given)
+        if typeless and _only_for(self.kept, node.outputs[0]):
             return ir.DataType.FLOAT  # numbers made for an island are made in its type
         first = node.inputs[0] if node.inputs else None
         if (

@@ -143,13 +143,45 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
         return _replace(node.outputs[0], data)
     if _array(target) is None:
         dims = known_dims(target)
-        if dims is None or dims.count(None) > 1 or (-1 in dims and None in dims) or 0 in dims:
+        if dims is None or dims.count(None) + dims.count(-1) > 1:
+            dims = _copied_sizes(data, node.outputs[0])
+            if dims is not None and 0 in dims:
+                node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
+        elif 0 in dims:
+            return False
+        if dims is None or dims.count(None) + dims.count(-1) > 1:
             return False
         wanted = np.array([-1 if d is None else d for d in dims], np.int64)
         node.replace_input_with(1, _constant(graph, wanted))
-        node.outputs[0].shape = ir.Shape([after[i] if after and d is None else d for i, d in enumerate(dims)])
+        if 0 not in dims:
+            node.outputs[0].shape = ir.Shape(
+                [after[i] if after and d is None else d for i, d in enumerate(dims)]
+            )
         return True
     return _transposing_reshapes(node)
+
+
+def _copied_sizes(data: ir.Value, result: ir.Value) -> Dims | None:
+    """Give a reshape's sizes as its output has them; 0, which copies, for one that the input has there.
+
+    The exporter names free sizes, sums and products of them too, so that equal names are equal sizes.
+    """
+    if data.shape is None or result.shape is None:
+        return None
+    return [
+        size
+        if isinstance(size, int)
+        else 0
+        if i < len(data.shape) and _same_size(data.shape[i], size)
+        else None
+        for i, size in enumerate(result.shape)
+    ]
+
+
+def _same_size(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    if isinstance(one, int) or isinstance(other, int):
+        return one == other
+    return one.value is not None and one.value == other.value
 
 
 def _transposing_reshapes(node: ir.Node) -> bool:

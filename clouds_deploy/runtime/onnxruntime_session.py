@@ -11,7 +11,13 @@ from clouds_deploy.runtime.options import INSTALL, Options
 from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+}
 
 
 class OnnxRuntimeSession:

@@ -43,6 +43,21 @@ def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
+def fill_square(square: Picture, image: Picture) -> tuple[int, int]:
+    """Put an image into the upper left corner of the square that SAM's encoder sees.
+
+    Args:
+        square: (S, S, 3) uint8, written to.
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        The rows and the columns that it fills.
+    """
+    rows, columns = fitted_size(image.shape[0], image.shape[1], len(square))
+    square[:rows, :columns] = _resize(image, rows, columns)
+    return rows, columns
+
+
 class Sam:
     """A promptable segmenter on two sessions, whatever runs them.
 
@@ -102,9 +117,7 @@ class Sam:
             squares = np.zeros((len(part), self.size, self.size, 3), np.uint8)
             filled = np.empty((len(part), 2), np.int32)
             for i, image in enumerate(part):
-                rows, columns = fitted_size(image.shape[0], image.shape[1], self.size)
-                filled[i] = rows, columns
-                squares[i, :rows, :columns] = _resize(image, rows, columns)
+                filled[i] = fill_square(squares[i], image)
             outputs = self.encoder.run({"image": squares, "size": filled})
             features[start : start + len(part)] = outputs["image_embeddings"]
         return Embedded(features, sizes)

@@ -55,8 +55,9 @@ def test_a_loaded_model_computes_what_the_saved_one_does(tmp_path: Path, name: s
     prompt = torch.tensor([0]), torch.tensor([[[5.0, 6.0]]]), torch.tensor([[1.0]])
     with torch.inference_mode():
         features = [SamEncoder(s)(image, size) for s in (sam, loaded.sam)]
-        assert torch.equal(*features)
-        assert torch.equal(*(SamDecoder(s)(features[0], *prompt)[0] for s in (sam, loaded.sam)))
+        masks = [SamDecoder(s)(features[0], *prompt)[0] for s in (sam, loaded.sam)]
+    for one, other in (features, masks):  # convolutions may sum in another order for memory aligned otherwise
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_becomes_single(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from clouds_deploy.training.pseudo_labels import FOLDER
 from tests.training.small import small_recipe
 
 TOLERANCE = 1e-4
-BATCH = ("train.batch_size=4", "train.steps=8", "train.log_every=1", "train.eval_every=4", "train.lr=1.0e-4")
+BATCH = ("train.batch_size=4", "train.steps=8", "train.log_every=1", "train.eval_every=4", "train.lr=2.5e-5")
 JOINT = (
     "joint.generated_images=6", "joint.generated_share=0.5", "joint.ema_every=2", "joint.ema_decay=0.9",
     "joint.refine=null",

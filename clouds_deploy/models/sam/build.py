@@ -105,6 +105,15 @@ def load_sam(name: str, weights: str | Path | None = None, *, image_size: int | 
     return _finish(sam, name, source, sha256(path))
 
 
+def load_seeded(name: str, weights: str | Path | None = None, seed: int = 0) -> SamModel:
+    """Load a SAM as `load_sam` does; random weights are a seed's, and torch's random state is kept."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_sam(name, weights)
+
+
 def build(name: str, image_size: int | None = None) -> Any:
     """Build an untrained SAM; see `load_sam`."""
     from clouds_deploy.models.sam.assembly import FULL_SIZE, VIT, build_mobile_sam, build_vit_sam

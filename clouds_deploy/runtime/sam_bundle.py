@@ -1,0 +1,169 @@
+"""What a SAM's bundle holds and how it is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256
+from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS, open_graph
+from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
+from clouds_deploy.runtime.options import Options, Precision
+from clouds_deploy.runtime.sam import Sam, torch_sam
+from clouds_deploy.runtime.session import Array, TensorSpec
+
+KIND = "sam_bundle"
+ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
+
+
+@dataclass(frozen=True)
+class SamBundle:
+    """An opened bundle of a SAM.
+
+    Attributes:
+        path: Its directory.
+        manifest: Its manifest, already checked.
+        name: The model's name, one of `models.sam.build.NAMES`.
+        image_size: Side of the square that the encoder sees.
+        weights: `random`, `package <file>`, or `file <file>`.
+        specs: Inputs and outputs of `encoder` and of `decoder`.
+        facts: All of `bundle.json`.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    name: str
+    image_size: int
+    weights: str
+    specs: dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
+    facts: dict[str, Any]
+
+    @property
+    def encoder(self) -> Path:
+        """The encoder's ONNX file."""
+        return self.path / ENCODER
+
+    @property
+    def decoder(self) -> Path:
+        """The decoder's ONNX file."""
+        return self.path / DECODER
+
+    @property
+    def precision(self) -> str:
+        """What the graphs compute in: `fp32` or `fp16`."""
+        return str(self.facts["precision"])
+
+    def gates(self) -> list[dict[str, Any]]:
+        """Read what the bundle was proven by at its export."""
+        return list(read_json(self.path / GATES)["gates"])
+
+    def reference(self) -> dict[str, Array]:
+        """Read both graphs' inputs packed with the bundle, and what `segment_anything` made of them.
+
+        Returns:
+            `image`, `size`, `image_index`, `point_coords`, `point_labels`; `image_embeddings`, `masks`,
+            `iou_predictions`.
+        """
+        with np.load(self.path / REFERENCE, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def open_sam_bundle(path: Path, *, verify: bool = True) -> SamBundle:
+    """Open a SAM's bundle and check that it is the one that was sealed.
+
+    Args:
+        path: Its directory.
+        verify: Whether to compare every file with its sha256.
+
+    Raises:
+        CloudsError: It is no such bundle, or a file in it was changed or lost.
+    """
+    manifest = read_manifest(path, KIND, verify=verify)
+    facts = read_json(path / FACTS)
+    try:
+        specs = {
+            part: tuple(
+                tuple(TensorSpec.from_json(value) for value in facts["graphs"][part][side])
+                for side in ("inputs", "outputs")
+            )
+            for part in ("encoder", "decoder")
+        }
+        return SamBundle(
+            path,
+            manifest,
+            str(facts["name"]),
+            int(facts["image_size"]),
+            str(facts["weights"]),
+            specs,  # type: ignore[arg-type]
+            facts,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CloudsError(
+            f"{path / FACTS} lacks or garbles a fact: {error}", "export it again with this version"
+        ) from error
+
+
+def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Options | None = None) -> Sam:
+    """Run a SAM's bundle.
+
+    Args:
+        bundle: Its directory, or the bundle already opened.
+        backend: `onnxruntime` or `openvino`.
+        options: How to run.
+
+    Raises:
+        CloudsError: The bundle does not hold; the backend is unknown, not installed, or refuses a graph.
+    """
+    if backend not in GRAPH_BACKENDS:
+        raise CloudsError(f"there is no backend `{backend}`", nearest(backend, GRAPH_BACKENDS))
+    opened = bundle if isinstance(bundle, SamBundle) else open_sam_bundle(bundle)
+    encoder = open_graph(opened.encoder, backend, options)
+    decoder = open_graph(opened.decoder, backend, options)
+    facts = {
+        "bundle": str(opened.path),
+        "bundle_sha256": sha256(opened.path / MANIFEST),
+        "weights": opened.weights,
+        "precision": opened.precision,
+    }
+    return Sam(encoder, decoder, opened.name, facts=facts)
+
+
+def find_sam(
+    name: str,
+    weights: str | Path | None = None,
+    backend: str | None = None,
+    *,
+    precision: Precision = "f32",
+    seed: int = 0,
+) -> Sam:
+    """Open a SAM by its name, in PyTorch, or by its bundle's folder, on a runtime.
+
+    Args:
+        name: The folder of a bundle, or a name; see `models.sam.build.load_sam`.
+        weights: Names only: see there.
+        backend: Bundles only: the runtime; None is ONNX Runtime.
+        precision: `bf16` computes in bfloat16, where the runtime can.
+        seed: Of random weights.
+
+    Raises:
+        CloudsError: See `load_sam` and `open_sam`; weights were given for a bundle, or a runtime for a name.
+    """
+    if Path(name).is_dir():
+        if weights is not None:
+            raise CloudsError(f"{name} is a bundle, it has its weights", "leave --weights out")
+        return open_sam(Path(name), backend or "onnxruntime", Options(precision=precision))
+    if backend not in (None, "torch") or precision != "f32":
+        raise CloudsError(
+            f"`{name}` is no bundle, and only a bundle runs on other runtimes than PyTorch",
+            f"make one: clouds-deploy export sam:{name} --out bundles/{name}",
+        )
+    import torch
+
+    from clouds_deploy.models.sam.build import load_seeded
+
+    return torch_sam(load_seeded(name, weights, seed), "cuda" if torch.cuda.is_available() else None)

@@ -1,0 +1,160 @@
+"""A SAM's bundle: proven against segment_anything's own modules, refused when something is off, and run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from clouds_deploy.engines.build import CACHE_VARIABLE
+from clouds_deploy.engines.options import EngineOptions
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.export import sam_bundle
+from clouds_deploy.export.lint import lint
+from clouds_deploy.export.sam_bundle import FREE, export_sam
+from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.export.sam_parity import mask_overlaps
+from clouds_deploy.runtime.sam import torch_sam
+from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, find_sam, open_sam, open_sam_bundle
+from clouds_deploy.sam_recipe import SamExportConfig, SamLimits
+from tests.models.sam_cases import model, pictures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Tracing takes most of an export; every test gets copies of the same graphs."""
+    sam = model("vit_b").sam
+    made = {"encoder": encoder_to_onnx(sam), "decoder": decoder_to_onnx(sam)}
+    with pytest.MonkeyPatch.context() as patch:
+        for part, exported in made.items():
+
+            def copied(*_: Any, exported: Any = exported, **__: Any) -> Any:
+                return replace(exported, model=exported.model.clone())
+
+            patch.setattr(f"clouds_deploy.export.sam_bundle.{part}_to_onnx", copied)
+        yield
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sam")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder / "cache"))
+        builds = []
+        if _has_rtx():
+            builds = [EngineOptions("tensorrt-rtx", ("89",), (1, 1, 2))]
+        export_sam(model("vit_b"), folder / "bundle", fp16=True, builds=builds)
+    return folder / "bundle"
+
+
+def _has_rtx() -> bool:
+    return importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+def test_gates_of_both_precisions_are_kept(half: Path) -> None:
+    gates = open_sam_bundle(half).gates()
+    assert all(gate["passed"] for gate in gates)
+    names = {(gate["engine"], gate["name"]) for gate in gates}
+    for engine in ("onnxruntime", "openvino", "onnxruntime fp16", "openvino fp16", "rounded fp16"):
+        assert (engine, "mask IoU") in names
+        assert (engine, "largest mask error") in names
+    share = {gate["engine"]: gate["value"] for gate in gates if gate["name"] == "FLOPs in float16"}
+    assert share.keys() == {"encoder fp16", "decoder fp16"}
+    assert min(share.values()) > 0.95
+    exact = [g["value"] for g in gates if g["engine"] == "openvino" and g["name"] == "largest mask error"]
+    assert exact[0] < 1e-5
+
+
+def test_graphs_are_clean_and_hold_no_free_reshape(half: Path) -> None:
+    for name in (ENCODER, DECODER):
+        assert lint(onnx.load(half / name), FREE) == []
+    facts = json.loads((half / "bundle.json").read_text())
+    assert [spec["name"] for spec in facts["graphs"]["decoder"]["inputs"]] == [
+        "image_embeddings", "image_index", "point_coords", "point_labels",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not _has_rtx(), reason="tensorrt-rtx is not installed")
+def test_both_engines_are_built_in_half_precision(half: Path) -> None:
+    facts = json.loads((half / "bundle.json").read_text())
+    files = [engine["file"] for engine in facts["engines"]]
+    assert len(files) == 2
+    assert all(
+        (half / file).stat().st_size == e["bytes"] for file, e in zip(files, facts["engines"], strict=True)
+    )
+    for engine in facts["engines"]:
+        assert engine["layers"]["half"] > 0.9 * sum(engine["layers"].values())
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_bundle_gives_the_masks_of_the_model(half: Path, backend: str) -> None:
+    """Images of two shapes, prompts of both: through the float16 graphs and through PyTorch."""
+    found, right = open_sam(half, backend), torch_sam(model("vit_b"))
+    images = pictures((100, 220), (160, 90))
+    index = np.array([0, 1, 1, 0])
+    points = np.array([[[30, 40], [9, 9]], [[50, 90], [20, 30]], [[7, 5], [80, 100]], [[200, 80], [3, 3]]])
+    labels = np.array([[1, -1], [1, 0], [2, 3], [1, 1]])
+    given = [sam.prompt(sam.embed(images), index, points, labels) for sam in (found, right)]
+    overlaps, _ = mask_overlaps(given[0][0], given[1][0], given[1][1])
+    assert overlaps.min() > 0.97
+    assert np.abs(given[0][1] - given[1][1]).max() < 0.02
+    assert found.describe()["precision"] == "fp16"
+
+
+def test_a_broken_weight_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of one weight exchanged, as a converter might."""
+
+    decoder = sam_bundle.decoder_to_onnx
+
+    def swapped(sam: Any) -> Any:
+        exported = decoder(sam)
+        weights = exported.model.graph.initializers
+        name = "decoder.output_hypernetworks_mlps.1.layers.0.weight"
+        array = weights[name].const_value.numpy().copy()
+        array[[0, 1]] = array[[1, 0]]
+        weights[name].const_value = ir.Tensor(array, name=name)
+        return exported
+
+    monkeypatch.setattr("clouds_deploy.export.sam_bundle.decoder_to_onnx", swapped)
+    with pytest.raises(CloudsError, match="largest mask error") as error:
+        export_sam(model("vit_b"), tmp_path / "bundle", engines=("onnxruntime",))
+    assert error.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float32_passed_off_as_float16_does_not_pass(tmp_path: Path) -> None:
+    limits = SamExportConfig(islands=("MatMul|Gemm|Conv",), fp16=SamLimits(flops=0.9))
+    with pytest.raises(CloudsError, match="FLOPs in float16"):
+        export_sam(model("vit_b"), tmp_path / "b", engines=("onnxruntime",), fp16=True, limits=limits)
+
+
+def test_one_flipped_byte_is_refused(half: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "bundle"
+    shutil.copytree(half, broken)
+    data = bytearray((broken / DECODER).read_bytes())
+    data[len(data) // 2] ^= 1
+    (broken / DECODER).write_bytes(data)
+    with pytest.raises(CloudsError, match=r"decoder\.onnx is not the file"):
+        open_sam(broken)
+
+
+def test_faults_are_named(half: Path, tmp_path: Path) -> None:
+    with pytest.raises(CloudsError, match="no engine `tensorflow`"):
+        export_sam(model("vit_b"), tmp_path / "b", engines=("tensorflow",))
+    with pytest.raises(CloudsError, match="no backend `torch`"):
+        open_sam(half, "torch")
+    with pytest.raises(CloudsError, match="only a bundle runs on other runtimes"):
+        find_sam("sam_tiny", backend="openvino")
+    with pytest.raises(CloudsError, match="it has its weights"):
+        find_sam(str(half), "random")
+    with pytest.raises(CloudsError, match="no images"):
+        export_sam(model("vit_b"), tmp_path / "b", images=[])

@@ -37,6 +37,7 @@ from clouds_deploy.refinement.prompts import full_masks
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.runtime.sam import torch_sam
 from clouds_deploy.self_training import RefineConfig
+from clouds_deploy.torchvision_compat import ensure_torchvision
 from tests.parity import authors_refinement
 
 PEER = "one image at a time, segment_anything.SamPredictor"
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    ensure_torchvision()
     from segment_anything import SamPredictor
 
     torch.manual_seed(0)

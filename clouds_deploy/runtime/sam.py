@@ -75,6 +75,7 @@ class Sam:
         image_batch: Images encoded at once; None stands for as many as have the pixels of one of 1024 x 1024,
             whose attention alone takes about a gigabyte in PyTorch.
         prompt_batch: Prompts decoded at once.
+        by_image: Whether only prompts of one image are decoded at once: PyTorch then shares the image's side.
 
     Attributes:
         size: Side of the square that the encoder sees.
@@ -90,12 +91,13 @@ class Sam:
         facts: dict[str, Any] | None = None,
         image_batch: int | None = None,
         prompt_batch: int = 16,
+        by_image: bool = False,
     ) -> None:
         self.encoder, self.decoder, self.name = encoder, decoder, name
         self.facts = facts or {}
         self.size = int(encoder.inputs[0].shape[1] or 0)
         self.image_batch = image_batch or max(1, 2**20 // self.size**2)
-        self.prompt_batch = prompt_batch
+        self.prompt_batch, self.by_image = prompt_batch, by_image
         self._embedding = tuple(int(d or 0) for d in encoder.outputs[0].shape[1:])
         self._low = 4 * self._embedding[1]
 
@@ -145,7 +147,7 @@ class Sam:
         masks = np.empty((len(index), 3, self._low, self._low), np.float32)
         scores = np.empty((len(index), 3), np.float32)
         boxed = np.any(labels >= 2, axis=1)
-        for group in (np.flatnonzero(boxed), np.flatnonzero(~boxed)):
+        for group in self._groups(boxed, index):
             for start in range(0, len(group), self.prompt_batch):
                 chosen = group[start : start + self.prompt_batch]
                 part_points, part_labels = points[chosen], labels[chosen]
@@ -164,6 +166,12 @@ class Sam:
                 masks[chosen] = outputs["masks"]
                 scores[chosen] = outputs["iou_predictions"]
         return masks, scores
+
+    def _groups(self, boxed: Array, index: Array) -> list[Array]:
+        """Part prompts by what is decoded together: those with a box from those without, maybe by image."""
+        kinds = boxed.astype(np.int64)
+        keys = kinds * (int(index.max(initial=0)) + 1) + index if self.by_image else kinds
+        return [np.flatnonzero(keys == key) for key in np.unique(keys)]
 
     def masks(self, low_res: Array, size: tuple[int, int]) -> Array:
         """Bring low-resolution logits of one image to its own size, and cut them at zero.
@@ -237,7 +245,9 @@ def torch_sam(model: SamModel, device: str | None = None) -> Sam:
     specs = sam_specs(model.sam)
     encoder = TorchSession(SamEncoder(model.sam), specs.encoder_inputs, specs.encoder_outputs, options)
     decoder = TorchSession(SamDecoder(model.sam), specs.decoder_inputs, specs.decoder_outputs, options)
-    return Sam(encoder, decoder, model.name, facts={"weights": model.source, "sha256": model.sha256})
+    facts = {"weights": model.source, "sha256": model.sha256}
+    on_cpu = options.device == "cpu"
+    return Sam(encoder, decoder, model.name, facts=facts, prompt_batch=8 if on_cpu else 64, by_image=on_cpu)
 
 
 def _check_image(image: Picture, side: int) -> None:

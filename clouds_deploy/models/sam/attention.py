@@ -37,3 +37,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Take the heads apart: (B, N, heads * D) to (B, heads, N, D)."""
     return x.reshape(-1, x.shape[1], heads, x.shape[-1] // heads).transpose(1, 2)
+
+
+def attend_across(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attend with heads together, where one side is a few tokens and the other a whole image.
+
+    With heads of a few channels, as in SAM's decoder, products of one head are too thin to be quick, and so is
+    a softmax over a few tokens in a row. So the short side's heads are laid out as blocks of one matrix, which
+    multiplies for all heads at once, with zeros between them, and the image's places always lie in a row.
+
+    Args:
+        q: (P, N, heads * D), or (1, N, heads * D), which all share.
+        k: (P, M, heads * D), or (1, M, heads * D).
+        v: As k.
+        heads: Their number.
+
+    Returns:
+        (P, N, heads * D).
+    """
+    width = q.shape[-1] // heads
+    blocks = torch.eye(heads, dtype=q.dtype, device=q.device).repeat_interleave(width, 1)[:, None]
+    if q.shape[1] <= k.shape[1]:
+        scores = _spread(q, blocks) * width**-0.5 @ k.transpose(1, 2)
+        seen = (scores.softmax(-1) @ v).unflatten(1, (heads, q.shape[1]))
+        return (seen * blocks).sum(1)
+    scores = _spread(k, blocks) * width**-0.5 @ q.transpose(1, 2)
+    shares = scores.unflatten(1, (heads, k.shape[1])).softmax(2).flatten(1, 2)
+    return shares.transpose(1, 2) @ _spread(v, blocks)
+
+
+def _spread(x: Tensor, blocks: Tensor) -> Tensor:
+    """Give every head rows of its own, zero in the others' channels: (P, N, C) to (P, heads * N, C)."""
+    return (x[:, None] * blocks).flatten(1, 2)

@@ -6,9 +6,10 @@ import math
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.models.sam.layer_norm import channels_first_norm
+from clouds_deploy.models.sam.layer_norm import channels_first_norm, channels_last_norm
 from clouds_deploy.models.sam.two_way import TwoWay
 
 INDEX = "image_index"
@@ -75,15 +76,14 @@ class SamDecoder(nn.Module):
             image_embeddings = image_embeddings.index_select(0, image_index)
             image_index = torch.arange(len(image_index), device=image_index.device)
             dense = self._embed_masks(mask_input)
-        images = (image_embeddings + dense).flatten(2).transpose(1, 2)
+        images = (image_embeddings + dense).flatten(2).transpose(1, 2).contiguous()
         sparse = self._embed_points(point_coords, point_labels)
         own = torch.cat((self.decoder.iou_token.weight, self.decoder.mask_tokens.weight))
         tokens = torch.cat((own.expand(sparse.shape[0], -1, -1), sparse), 1)
         tokens, pixels = self.transformer(
             images, cast(Tensor, self.places), image_index, tokens, 2 + PROPOSALS
         )
-        pixels = pixels.transpose(1, 2).reshape(-1, pixels.shape[-1], height, width)
-        masks = self._masks(tokens[:, 2:], pixels)
+        masks = self._masks(tokens[:, 2:], pixels, height, width)
         scores = self.decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
         return masks, scores
 
@@ -106,11 +106,24 @@ class SamDecoder(nn.Module):
         out: Tensor = last(act(channels_first_norm(second_norm, second(x))))
         return out
 
-    def _masks(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """Multiply the proposals' tokens, (P, 3, C), with the upscaled image, (P, C, h, w)."""
+    def _masks(self, tokens: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Multiply the proposals' tokens, (P, 3, C), with the upscaled image, (P, h*w, C) before.
+
+        Both transposed convolutions have no overlap: each is a linear layer that gives a place its four
+        parts. So the parts are put in their order only when three channels are left.
+        """
         first, norm, act, second, last_act = self.decoder.output_upscaling
-        fine = last_act(second(act(channels_first_norm(norm, first(pixels)))))
+        fine = _quarters(first, pixels).unflatten(-1, (4, -1))
+        fine = last_act(_quarters(second, act(channels_last_norm(norm, fine))))
+        fine = fine.unflatten(-1, (4, -1)).flatten(1, 3)
         mixers = self.decoder.output_hypernetworks_mlps[1:]
         mix = torch.stack([mixer(tokens[:, i]) for i, mixer in enumerate(mixers)], 1)
-        masks: Tensor = mix @ fine.flatten(2)
-        return masks.reshape(-1, PROPOSALS, *fine.shape[-2:])
+        parts = (mix @ fine.transpose(1, 2)).reshape(-1, height, width, 2, 2, 2, 2)
+        masks: Tensor = parts.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, PROPOSALS, 4 * height, 4 * width)
+        return masks
+
+
+def _quarters(layer: Any, x: Tensor) -> Tensor:
+    """Apply a transposed convolution of kernel and stride 2 to places, (..., C) to (..., 4 * C')."""
+    weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.weight.shape[0])
+    return F.linear(x, weight, layer.bias.repeat(4))

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.models.sam.attention import attend, split_heads
+from clouds_deploy.models.sam.attention import attend, attend_across, split_heads
 
 
 class TwoWay(nn.Module):
@@ -45,9 +46,9 @@ class TwoWay(nn.Module):
         tokens, pixels = prompts, images
         for i, layer in enumerate(self.transformer.layers):
             to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-            placed = pixels + places
-            keys, values = to_image.k_proj(placed), to_image.v_proj(pixels)
-            queries = to_tokens.q_proj(placed)
+            keys, queries, values = _project(
+                pixels, places, (to_image.k_proj, to_tokens.q_proj, to_image.v_proj)
+            )
             if i == 0:
                 keys, values, queries, pixels = _gather((keys, values, queries, pixels), index)
             tokens = layer.norm1(_self_attention(layer, tokens, prompts))
@@ -58,15 +59,31 @@ class TwoWay(nn.Module):
             pixels = layer.norm4(pixels + _attend(to_tokens, queries, keys, values))
         final = self.transformer.final_attn_token_to_image
         tokens, prompts = tokens[:, :wanted], prompts[:, :wanted]
-        keys, values = final.k_proj(pixels + places), final.v_proj(pixels)
+        keys, values = _project(pixels, places, (final.k_proj, final.v_proj))
         tokens = tokens + _attend(final, final.q_proj(tokens + prompts), keys, values)
         return self.transformer.norm_final_attn(tokens), pixels
 
 
+def _project(pixels: Tensor, places: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Project an image, with its places for all layers but the last, which projects values.
+
+    In PyTorch by one product, and the places, which all images share, apart.
+    """
+    if torch.compiler.is_exporting():
+        placed = pixels + places
+        return (*(layer(placed) for layer in layers[:-1]), layers[-1](pixels))
+    weight = torch.cat([layer.weight for layer in layers])
+    widths = [layer.weight.shape[0] for layer in layers]
+    placed = sum(widths[:-1])
+    both = F.linear(pixels, weight, torch.cat([layer.bias for layer in layers]))
+    both[..., :placed] += F.linear(places, weight[:placed])
+    return both.split(widths, -1)
+
+
 def _gather(images: Sequence[Tensor], index: Tensor) -> list[Tensor]:
-    """Give every prompt its image's rows; without a copy where there is but one image."""
+    """Give every prompt its image's rows; where there is but one image, all share them."""
     if not torch.compiler.is_exporting() and all(len(rows) == 1 for rows in images):
-        return [rows.expand(len(index), -1, -1) for rows in images]
+        return list(images)
     return [rows.index_select(0, index) for rows in images]
 
 
@@ -80,6 +97,10 @@ def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
     heads = attention.num_heads
-    q, k, v = (split_heads(t, heads) for t in (q, k, v))
-    out: Tensor = attention.out_proj(attend(q, k, v, q.shape[-1] ** -0.5))
+    if torch.compiler.is_exporting():
+        q, k, v = (split_heads(t, heads) for t in (q, k, v))
+        seen = attend(q, k, v, q.shape[-1] ** -0.5)
+    else:
+        seen = attend_across(q, k, v, heads)
+    out: Tensor = attention.out_proj(seen)
     return out

@@ -344,6 +344,21 @@ def export(
     )
 
 
+def selftest(
+    bundle: str | Path,
+    *,
+    backends: Sequence[str] = (),
+    device: str = "cpu",
+    precision: Precision = "f32",
+) -> dict[str, Any]:
+    """Run a bundle's reference inputs on this machine; see `runtime.selftest.selftest`."""
+    from clouds_deploy.runtime.backends import GRAPH_BACKENDS
+    from clouds_deploy.runtime.selftest import selftest as run
+
+    chosen = tuple(backends) or GRAPH_BACKENDS
+    return run(Path(bundle), chosen, device=device, precision=precision)
+
+
 def bench(
     bundles: Sequence[str | Path],
     *,

@@ -20,6 +20,7 @@ from clouds_deploy.cli import (
     quickstart,
     recipes,
     refine,
+    selftest,
     train,
 )
 
@@ -63,4 +64,5 @@ app.command(name="refine")(refine.refine)
 app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)
 app.command(name="export")(export.export)
+app.command(name="selftest")(selftest.selftest)
 app.command(name="bench")(bench.bench)

@@ -12,6 +12,7 @@ import numpy as np
 from clouds_deploy.export.parity import Gate, Tolerance, closeness, error_gate, share_gate
 from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
+from clouds_deploy.runtime.agreement import mask_overlaps
 from clouds_deploy.runtime.backends import open_graph
 from clouds_deploy.runtime.options import Options
 from clouds_deploy.runtime.sam import Picture, fill_square
@@ -225,21 +226,3 @@ def mask_gates(
         detail = f"of {int(sizable.sum())} masks that cover 1 % to 99 %"
         gates.append(share_gate(label, "mask IoU, worst", worst, limits.worst_mask_iou, detail))
     return gates
-
-
-def mask_overlaps(found: Array, expected: Array, scores: Array) -> tuple[Array, Array]:
-    """Give each prompt's IoU of the mask that the reference rates best, and which of them are sizable.
-
-    Args:
-        found: (P, 3, L, L) logits.
-        expected: (P, 3, L, L) logits.
-        scores: (P, 3) guessed IoUs of `expected`.
-
-    Returns:
-        (P,) float in 0..1, two empty masks being equal, and (P,) bool.
-    """
-    best = np.arange(len(scores)), scores.argmax(1)
-    one, other = found[best] > 0, expected[best] > 0
-    union, both = (one | other).sum((1, 2)), (one & other).sum((1, 2))
-    covered = other.mean((1, 2))
-    return np.where(union > 0, both / np.maximum(union, 1), 1.0), (covered > 0.01) & (covered < 0.99)

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from clouds_deploy.api import selftest
 from clouds_deploy.engines.build import CACHE_VARIABLE
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
@@ -22,7 +23,7 @@ from clouds_deploy.export import sam_bundle
 from clouds_deploy.export.lint import lint
 from clouds_deploy.export.sam_bundle import FREE, export_sam
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
-from clouds_deploy.export.sam_parity import mask_overlaps
+from clouds_deploy.runtime.agreement import mask_overlaps
 from clouds_deploy.runtime.sam import torch_sam
 from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, find_sam, open_sam, open_sam_bundle
 from clouds_deploy.sam_recipe import SamExportConfig, SamLimits
@@ -158,3 +159,10 @@ def test_faults_are_named(half: Path, tmp_path: Path) -> None:
         find_sam(str(half), "random")
     with pytest.raises(CloudsError, match="no images"):
         export_sam(model("vit_b"), tmp_path / "b", images=[])
+
+
+def test_the_references_are_replayed(half: Path) -> None:
+    result = selftest(half)
+    assert result["passed"]
+    assert result["precision"] == "fp16"
+    assert {check["name"] for check in result["checks"]} == {"mask IoU", "mask IoU, worst"}

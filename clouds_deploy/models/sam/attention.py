@@ -42,9 +42,9 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def attend_across(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Attend with heads together, where one side is a few tokens and the other a whole image.
 
-    With heads of a few channels, as in SAM's decoder, products of one head are too thin to be quick, and so is
-    a softmax over a few tokens in a row. So the short side's heads are laid out as blocks of one matrix, which
-    multiplies for all heads at once, with zeros between them, and the image's places always lie in a row.
+    With heads of a few channels, as in SAM's decoder, products of one head are too thin to be quick, and so
+    is a softmax over a few tokens in a row. So the short side's heads are laid out as blocks of one matrix,
+    which multiplies for all heads at once, and the image's places always lie in a row.
 
     Args:
         q: (P, N, heads * D), or (1, N, heads * D), which all share.
@@ -60,10 +60,12 @@ def attend_across(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     if q.shape[1] <= k.shape[1]:
         scores = _spread(q, blocks) * width**-0.5 @ k.transpose(1, 2)
         seen = (scores.softmax(-1) @ v).unflatten(1, (heads, q.shape[1]))
-        return (seen * blocks).sum(1)
+        joined: Tensor = (seen * blocks).sum(1)
+        return joined
     scores = _spread(k, blocks) * width**-0.5 @ q.transpose(1, 2)
     shares = scores.unflatten(1, (heads, k.shape[1])).softmax(2).flatten(1, 2)
-    return shares.transpose(1, 2) @ _spread(v, blocks)
+    out: Tensor = shares.transpose(1, 2) @ _spread(v, blocks)
+    return out
 
 
 def _spread(x: Tensor, blocks: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ def _project(pixels: Tensor, places: Tensor, layers: Sequence[Any]) -> tuple[Ten
     placed = sum(widths[:-1])
     both = F.linear(pixels, weight, torch.cat([layer.bias for layer in layers]))
     both[..., :placed] += F.linear(places, weight[:placed])
-    return both.split(widths, -1)
+    parts: tuple[Tensor, ...] = both.split(widths, -1)
+    return parts
 
 
 def _gather(images: Sequence[Tensor], index: Tensor) -> list[Tensor]:

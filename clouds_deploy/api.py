@@ -366,10 +366,24 @@ def bench(
     backends: Sequence[str] = ("torch", "onnxruntime", "openvino"),
     batch: int = 1,
     seconds: float = 5.0,
+    rounds: int = 10,
+    against: str | Path | None = None,
+    scaling: Sequence[int] = (),
+    prompts: Sequence[int] = (1, 64),
+    weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time every backend on the same images in the same run; see `bench.suites.bench`."""
     from clouds_deploy.bench.suites import bench as run
 
     return run(
-        [Path(b) for b in bundles], out=Path(out), backends=tuple(backends), batch=batch, seconds=seconds
+        [Path(b) for b in bundles],
+        out=Path(out),
+        backends=tuple(backends),
+        batch=batch,
+        seconds=seconds,
+        rounds=rounds,
+        against=Path(against) if against else None,
+        scaling=scaling,
+        prompts=prompts,
+        weights=weights,
     )

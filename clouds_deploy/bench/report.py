@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from clouds_deploy.bench.charts import Bar, BarChart, LineChart, Series
-from clouds_deploy.bench.page import Details, Figures, Heading, Page, Paragraph, Table, as_json_text
+from clouds_deploy.bench.page import Details, Figures, Heading, Page, Paragraph, Section, Table, as_json_text
 
 COLUMNS = (
     "backend",
@@ -15,6 +16,8 @@ COLUMNS = (
     "p90 ms",
     "p99 ms",
     "images/s",
+    "GFLOP/s",
+    "of peak",
     "peak MiB",
     "calls",
 )
@@ -24,7 +27,9 @@ HOW = (
     "the first one of each round changes. A ratio is the median over the rounds of (torch eager's median / "
     "the backend's), with a bootstrap interval over the rounds. Labels are compared pixel by pixel, in "
     "the same process, with "
-    "PyTorch eager's on the images packed with the bundle. Peak memory is that of a process that only loads "
+    "PyTorch eager's on the images packed with the bundle, a SAM's masks with those packed with it. GFLOP/s "
+    "counts the graph's products and convolutions; `of peak` is their share of what a large matrix product "
+    "in PyTorch reaches here, of the same type. Peak memory is that of a process that only loads "
     "the backend and runs it once."
 )
 
@@ -39,6 +44,8 @@ def _row(entry: dict[str, Any]) -> list[str]:
         f"{entry['p90_ms']:.2f}",
         f"{entry['p99_ms']:.2f}",
         f"{entry['images_per_second']:.1f}",
+        "-" if entry.get("gflops") is None else f"{entry['gflops']:.0f}",
+        "-" if entry.get("peak_share") is None else f"{100 * entry['peak_share']:.0f} %",
         peak,
         str(entry["calls"]),
     ]
@@ -56,18 +63,60 @@ def _warnings(bundle: dict[str, Any]) -> list[str]:
     found = []
     if bundle["random_weights"]:
         found.append("The backbone's weights are RANDOM: speed means something here, labels do not.")
-    if bundle["classes_seen"] < 2:
+    if bundle["classes_seen"] is not None and bundle["classes_seen"] < 2:
         found.append("The reference labels hold one class only: equal labels prove little here.")
     found += [
         f"A gate failed at export: {gate['engine']} {gate['name']} {gate['shown']} ({gate['limit_shown']})."
         for gate in bundle["failed_gates"]
     ]
     found += [
-        f"{entry['backend']} does not give PyTorch's labels ({entry['agreement_shown']}): its speed is void."
+        f"{entry['backend']} does not give PyTorch's results ({entry['agreement_shown']}): its speed is void."
         for entry in bundle["results"]
         if not entry["passed"]
     ]
     return found
+
+
+AGAINST = ("graph", "backend", "change", "measured by", "verdict")
+
+
+def _columns(bundle: dict[str, Any]) -> list[str]:
+    compared = bundle.get("compared", "labels equal")
+    rows = "prompts/s" if "prompts" in bundle["shape"] else "images/s"
+    return [{"labels equal": compared, "images/s": rows}.get(c, c) for c in COLUMNS]
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _scaling_columns(scaling: dict[str, Any]) -> list[str]:
+    return ["backend", *(f"{scaling['what']} {size}, ms" for size in scaling["sizes"]), "exponent"]
+
+
+def _scaling_rows(scaling: dict[str, Any]) -> list[list[str]]:
+    return [
+        [name, *(f"{v:.1f}" for v in taken), _exponent(scaling["exponent"][name])]
+        for name, taken in scaling["p50_ms"].items()
+    ]
+
+
+def _exponent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _against_rows(against: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"{row['bundle']} {row['shape']}",
+            row["backend"],
+            f"{row['change']:.2f} ({row['low']:.2f}-{row['high']:.2f})",
+            row["measure"],
+            row["verdict"],
+        ]
+        for row in against["rows"]
+    ]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -82,8 +131,13 @@ def markdown(results: dict[str, Any]) -> str:
     for bundle in results["bundles"]:
         lines += ["", f"## {bundle['name']} {bundle['shape']}", ""]
         lines += [f"**{text}**\n" for text in _warnings(bundle)]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-        lines += ["| " + " | ".join(_row(entry)) + " |" for entry in bundle["results"]]
+        lines += _markdown_table(_columns(bundle), [_row(entry) for entry in bundle["results"]])
+        if "scaling" in bundle:
+            found = bundle["scaling"]
+            lines += ["", *_markdown_table(_scaling_columns(found), _scaling_rows(found))]
+    if "against" in results:
+        lines += ["", f"## Against {results['against']['file']}", ""]
+        lines += _markdown_table(AGAINST, _against_rows(results["against"]))
     return "\n".join([*lines, "", HOW, "", f"    {results['command']}", ""])
 
 
@@ -107,7 +161,8 @@ def html(results: dict[str, Any]) -> str:
             if best["speedup"] is not None and best["backend"] != "torch":
                 interval = f"95 %: {best['speedup_low']:.2f}-{best['speedup_high']:.2f}"
                 figures.append((f"{best['speedup']:.2f} x", f"as quick as PyTorch eager ({interval})"))
-            figures.append((best["agreement_shown"], f"labels equal, {best['backend']}"))
+            compared = bundle.get("compared", "labels equal")
+            figures.append((best["agreement_shown"], f"{compared}, {best['backend']}"))
             page.add(Figures(figures))
         page.add(
             BarChart(
@@ -126,7 +181,7 @@ def html(results: dict[str, Any]) -> str:
                 "ms, shorter is better",
             ),
             Table(
-                COLUMNS,
+                _columns(bundle),
                 [_row(e) for e in entries],
                 bad=frozenset(i for i, e in enumerate(entries) if not e["passed"]),
             ),
@@ -137,6 +192,15 @@ def html(results: dict[str, Any]) -> str:
                 "ms",
             ),
         )
+        if "scaling" in bundle:
+            page.add(*_scaling_sections(bundle["scaling"]))
+    if "against" in results:
+        rows = results["against"]["rows"]
+        slower = frozenset(i for i, row in enumerate(rows) if row["verdict"] == "slower")
+        page.add(
+            Heading("Against an earlier run", f"{results['against']['file']}. Over 1 is quicker now."),
+            Table(AGAINST, _against_rows(results["against"]), bad=slower),
+        )
     page.add(
         Heading("How it was measured"),
         Paragraph(HOW),
@@ -144,3 +208,20 @@ def html(results: dict[str, Any]) -> str:
         Details("Machine and versions", as_json_text(results["machine"])),
     )
     return page.html()
+
+
+def _scaling_sections(scaling: dict[str, Any]) -> list[Section]:
+    what, sizes = scaling["what"], scaling["sizes"]
+    return [
+        LineChart(
+            f"How cost grows with {what}: milliseconds of a call",
+            [Series(name, list(zip(sizes, taken, strict=True))) for name, taken in scaling["p50_ms"].items()],
+            what,
+            "ms",
+        ),
+        Table(
+            _scaling_columns(scaling),
+            _scaling_rows(scaling),
+            caption="The exponent b fits milliseconds = a x size^b; 1 is proportional.",
+        ),
+    ]

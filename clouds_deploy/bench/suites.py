@@ -14,20 +14,29 @@ from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
     environment,
+    read_json,
     sha256,
     write_json,
     write_manifest,
     write_text,
 )
+from clouds_deploy.bench.against import compare, read_results
+from clouds_deploy.bench.entries import flops, gather, judge, say_wrong
 from clouds_deploy.bench.memory import peak_memory
+from clouds_deploy.bench.peak import matmul_peak
+from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.report import html, markdown
-from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.console import busy, say, warn
+from clouds_deploy.bench.sam_suite import bench_sam
+from clouds_deploy.bench.scaling import scale_segmenter
+from clouds_deploy.bench.timing import measure
+from clouds_deploy.console import busy, say
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.models.graph import LABELS
+from clouds_deploy.runtime import sam_bundle
 from clouds_deploy.runtime.agreement import label_agreement, run_batched
-from clouds_deploy.runtime.backends import BACKENDS, open_session
+from clouds_deploy.runtime.backends import BACKENDS, BF16, open_session
 from clouds_deploy.runtime.bundle import Bundle, open_bundle
+from clouds_deploy.runtime.sam_bundle import SamBundle, open_sam_bundle
 from clouds_deploy.runtime.session import Array, Session
 
 KIND = "bench"
@@ -43,6 +52,10 @@ def bench(
     seconds: float = 5.0,
     rounds: int = 10,
     memory: bool = True,
+    against: Path | None = None,
+    scaling: Sequence[int] = (),
+    prompts: Sequence[int] = (1, 64),
+    weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time backends against each other and say beside each speed whether its labels are right.
 
@@ -53,11 +66,15 @@ def bench(
         batch: Images per call.
         seconds: About how long each backend is timed on each bundle.
         rounds: Turns the backends take.
-        memory: Whether to find each backend's peak memory too, in a process of its own.
+        memory: Whether to find each backend's peak memory too, in a process of its own; segmenters only.
+        against: An earlier results.json to compare with.
+        scaling: Batches (for a SAM's decoder: prompts) to time too, for how cost grows.
+        prompts: Prompts a call of a SAM's decoder, each timed.
+        weights: A SAM's weight file, for PyTorch, where its bundle was made from one.
 
     Returns:
-        What results.json holds: `machine`, `settings`, `bundles` (each `name`, `shape`, `results`), and
-        `out`, `report`.
+        What results.json holds: `machine`, `settings`, `bundles` (each `name`, `shape`, `results`),
+        `against` where asked for, and `out`, `report`.
 
     Raises:
         CloudsError: A bundle does not hold; a backend is unknown, not installed or cannot run.
@@ -68,14 +85,28 @@ def bench(
     if not bundles:
         raise CloudsError("no bundle was given", "give the path of at least one bundle")
     names = list(dict.fromkeys(backends))
+    before = None if against is None else read_results(against)
     with atomic_directory(out) as directory:
-        opened = [open_bundle(path) for path in bundles]
+        opened = [_open(path) for path in bundles]
+        with busy("measuring what a matrix product reaches here"):
+            peak = matmul_peak()
+        plan = Plan(names, batch, seconds, rounds, peak, tuple(scaling), tuple(prompts))
+        found: list[dict[str, Any]] = []
+        for one in opened:
+            if isinstance(one, SamBundle):
+                found += bench_sam(one, plan, weights)
+            else:
+                found.append(_bench_one(one, names, batch, seconds, rounds, memory, peak))
+                if scaling:
+                    found[-1]["scaling"] = scale_segmenter(one, plan)
         results: dict[str, Any] = {
-            "machine": environment() | {"threads": _threads(), "load": _load()},
+            "machine": environment() | {"threads": _threads(), "load": _load(), "peak_gflops": peak},
             "settings": {"batch": batch, "seconds": seconds, "rounds": rounds, "backends": names},
             "command": _command(bundles, names, batch, seconds, out),
-            "bundles": [_bench_one(b, names, batch, seconds, rounds, memory) for b in opened],
+            "bundles": found,
         }
+        if before is not None:
+            results["against"] = compare(before, results) | {"file": str(against)}
         write_json(directory / "results.json", results)
         write_text(directory / "summary.md", markdown(results))
         write_text(directory / "report.html", html(results))
@@ -88,8 +119,21 @@ def bench(
     return results | {"out": str(out), "report": str(out / "report.html")}
 
 
+def _open(path: Path) -> Bundle | SamBundle:
+    manifest = path / MANIFEST
+    if manifest.is_file() and read_json(manifest).get("kind") == sam_bundle.KIND:
+        return open_sam_bundle(path)
+    return open_bundle(path)
+
+
 def _bench_one(
-    bundle: Bundle, names: list[str], batch: int, seconds: float, rounds: int, memory: bool
+    bundle: Bundle,
+    names: list[str],
+    batch: int,
+    seconds: float,
+    rounds: int,
+    memory: bool,
+    peak: dict[str, float],
 ) -> dict[str, Any]:
     images, packed = bundle.reference()
     fed = np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))
@@ -103,7 +147,9 @@ def _bench_one(
         for name, session in sessions.items():
             labels = run_batched(session, images, batch)[LABELS]
             expected = packed[LABELS] if truth is None else truth
-            agreements[name] = _agreement(labels, expected, name, limit, truth is not None)
+            value = label_agreement(labels, expected)
+            least = limit if name != BF16 else min(limit, bundle.recipe.export.fp16.label_agreement)
+            agreements[name] = judge(value, least, name, truth is not None)
         say(f"  bench        {bundle.path.name}: {len(names)} backends, about {seconds:g} s each")
         candidates = {name: _call(session, fed) for name, session in sessions.items()}
         with busy(f"timing {', '.join(names)} in turns"):
@@ -112,24 +158,16 @@ def _bench_one(
     finally:
         for session in sessions.values():
             session.close()
-    results = []
-    for name in names:
-        entry: dict[str, Any] = {"backend": name, "device": devices[name]} | timings[name].to_json()
-        entry["images_per_second"] = 1000 * batch / entry["p50_ms"]
-        entry |= agreements[name]
-        entry["speedup"] = entry["speedup_low"] = entry["speedup_high"] = None
-        if REFERENCE in timings:
-            found = ratio(timings[REFERENCE], timings[name])
-            entry |= {"speedup": found.value, "speedup_low": found.low, "speedup_high": found.high}
-        entry["speedup_shown"] = _speedup_shown(entry)
-        entry["round_ms"] = [float(v) for v in timings[name].rounds]
-        entry["peak_mib"] = peak_memory(bundle.path, name, batch) if memory else None
+    speeds = {name: flops(bundle.facts, batch) for name in names}
+    results = gather(names, timings, agreements, devices, batch, speeds, peak)
+    for entry in results:
+        entry["peak_mib"] = peak_memory(bundle.path, entry["backend"], batch) if memory else None
         if not entry["passed"]:
-            warn(f"{name} disagrees with PyTorch on {bundle.path.name}: {entry['agreement_shown']}")
-        results.append(entry)
+            say_wrong(entry, bundle.path.name)
     failed = [gate for gate in bundle.gates() if not gate["passed"]]
     return {
         "name": bundle.path.name,
+        "compared": "labels equal",
         "path": str(bundle.path),
         "shape": f"{batch}x{bundle.height}x{bundle.width}",
         "height": bundle.height,
@@ -149,29 +187,6 @@ def _bench_one(
 def _call(session: Session, images: Array) -> Callable[[], object]:
     feeds = {session.inputs[0].name: images}
     return lambda: session.run(feeds)
-
-
-def _agreement(labels: Array, expected: Array, name: str, limit: float, live: bool) -> dict[str, Any]:
-    value = label_agreement(labels, expected)
-    shown = "reference" if live and name == REFERENCE else f"{100 * value:.4f} %"
-    passed = value >= limit
-    return {
-        "agreement": value,
-        "agreement_limit": limit,
-        "agreement_reference": "torch, same run" if live else "packed with the bundle",
-        "passed": passed,
-        "agreement_shown": shown if passed else f"{shown} FAILED",
-    }
-
-
-def _speedup_shown(entry: dict[str, Any]) -> str:
-    """Print no speed-up that wrong labels bought."""
-    if entry["speedup"] is None:
-        return "-"
-    if entry["backend"] == REFERENCE:
-        return "1"
-    shown = f"{entry['speedup']:.2f} ({entry['speedup_low']:.2f}-{entry['speedup_high']:.2f})"
-    return shown if entry["passed"] else f"{shown} LABELS DIFFER"
 
 
 def _threads() -> int:

@@ -18,13 +18,50 @@ def bench(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each backend.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns the backends take.")] = 10,
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier results.json: what became slower? Exit code 1 if any.")
+    ] = None,
+    scaling: Annotated[
+        str | None, typer.Option(help="Time these batches (a SAM's prompts) too, e.g. 1,2,4,8.")
+    ] = None,
+    prompts: Annotated[str, typer.Option(help="Prompts a call of a SAM's decoder, e.g. 1,64.")] = "1,64",
+    weights: Annotated[
+        str | None, typer.Option(help="A SAM's weight file for PyTorch, where its bundle has one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time every backend on the same images in the same run, agreement beside each speed."""
     from clouds_deploy.api import bench as run
 
     backends = tuple(backend or ("torch", "onnxruntime", "openvino"))
-    deliver(run(bundles, out=out, backends=backends, batch=batch, seconds=seconds), as_json, _render)
+    result = run(
+        bundles,
+        out=out,
+        backends=backends,
+        batch=batch,
+        seconds=seconds,
+        rounds=rounds,
+        against=against,
+        scaling=_numbers("--scaling", scaling) if scaling else (),
+        prompts=_numbers("--prompts", prompts),
+        weights=weights,
+    )
+    deliver(result, as_json, _render)
+    if result.get("against", {}).get("slower"):
+        raise typer.Exit(1)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    from clouds_deploy.errors import CloudsError
+
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise CloudsError(f"{option} {text} is no list of numbers from 1 on", "give them as 1,2,4")
+    return found
 
 
 def _render(result: dict[str, Any]) -> None:
@@ -40,6 +77,9 @@ def _render(result: dict[str, Any]) -> None:
             ]
             for entry in bundle["results"]
         ]
-        columns = ["backend", "p50 ms", "p90 ms", "p99 ms", "x torch", "labels equal"]
+        columns = ["backend", "p50 ms", "p90 ms", "p99 ms", "x torch", bundle["compared"]]
         table(f"{bundle['name']}  {bundle['shape']}", columns, rows)
+    for row in result.get("against", {}).get("rows", []):
+        change = f"{row['change']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+        typer.echo(f"against: {row['bundle']} {row['backend']}: {change}, {row['verdict']}")
     typer.echo(f"report: {result['report']}")

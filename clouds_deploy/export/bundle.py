@@ -19,6 +19,7 @@ from clouds_deploy.console import busy, say, warn
 from clouds_deploy.engines.build import FOLDER, build_engine, engine_version, profiles
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.export.flops import flops_by_type
 from clouds_deploy.export.half import HALF, engine_gate, flops_gate, prove_half, prove_rounded, type_segmenter
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
@@ -134,7 +135,8 @@ def export(
         packed = {name: array[:REFERENCE_IMAGES] for name, array in {"image": pictures, **kept}.items()}
         save_arrays(directory / REFERENCE, packed)
         nodes, size = len(list(shipped.graph)), sum(p.stat().st_size for p in directory.glob(f"{GRAPH}*"))
-        facts |= {"nodes": nodes, "raw_nodes": exported.raw_nodes, "bytes": size}
+        operations = flops_by_type(directory / GRAPH)
+        facts |= {"nodes": nodes, "raw_nodes": exported.raw_nodes, "bytes": size, "flops": operations}
         specs = [TensorSpec.from_json(value) for value in facts["inputs"]]
         others = {name: array.shape for name, array in extra.items()}
         built = []

@@ -14,6 +14,7 @@ from clouds_deploy.engines.build import FOLDER, build_engine, engine_version
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.export.bundle import save_arrays
+from clouds_deploy.export.flops import flops_by_type
 from clouds_deploy.export.half import HALF, engine_gate, flops_gate
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import save
@@ -168,7 +169,11 @@ def export_sam(
             with busy("proving them with every float16 tensor rounded"):
                 gates += _prove_rounded(plain, case, expected, limits.fp16)
             require_passed(gates)
-        facts |= {"nodes": graphs.nodes, "raw_nodes": graphs.raw_nodes}
+        operations = {
+            name.removesuffix(".onnx"): flops_by_type(directory / name, {**COUNTED, "prompts": 1})
+            for name in (ENCODER, DECODER)
+        }
+        facts |= {"nodes": graphs.nodes, "raw_nodes": graphs.raw_nodes, "flops": operations}
         save_arrays(directory / REFERENCE, {**case.encoder, **case.prompts, **expected})
         facts["engines"] = _build(directory, model, builds)
         if fp16:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from clouds_deploy.errors import CloudsError, nearest
@@ -11,6 +12,9 @@ from clouds_deploy.runtime.options import Options, Precision
 from clouds_deploy.runtime.session import Session
 from clouds_deploy.runtime.vocabulary import FixedInputs, Vocabulary
 
+BF16 = "openvino-bf16"
+"""OpenVINO computing in bfloat16, never silently."""
+
 
 def open_graph(graph: Path, backend: str, options: Options | None = None) -> Session:
     """Load an ONNX file into a runtime.
@@ -18,11 +22,13 @@ def open_graph(graph: Path, backend: str, options: Options | None = None) -> Ses
     Raises:
         CloudsError: The backend is unknown, does not read ONNX, is not installed or refuses the graph.
     """
+    if backend == BF16:
+        options = replace(options or Options(), precision="bf16")
     if backend == "onnxruntime":
         from clouds_deploy.runtime.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(graph, options or Options())
-    if backend == "openvino":
+    if backend in ("openvino", BF16):
         from clouds_deploy.runtime.openvino_session import OpenVinoSession
 
         return OpenVinoSession(graph, options or Options())
@@ -43,6 +49,16 @@ def _openvino(bundle: Bundle, options: Options) -> Session:
     return open_graph(bundle.graph, "openvino", options)
 
 
+def _openvino_bf16(bundle: Bundle, options: Options) -> Session:
+    return open_graph(bundle.graph, BF16, options)
+
+
+def _torch_compile(bundle: Bundle, options: Options) -> Session:
+    from clouds_deploy.runtime.torch_session import open_torch
+
+    return open_torch(bundle, options).compile()
+
+
 GRAPH_BACKENDS = ("onnxruntime", "openvino")
 """The backends that run the bundle's ONNX file."""
 
@@ -50,8 +66,11 @@ BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
     "torch": _torch,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "torch-compile": _torch_compile,
+    BF16: _openvino_bf16,
 }
-"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference."""
+"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, and
+`torch-compile` the same through Inductor, which needs a C++ compiler."""
 
 
 def open_session(

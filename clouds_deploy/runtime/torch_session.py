@@ -63,6 +63,15 @@ class TorchSession:
         results = (results,) if isinstance(results, torch.Tensor) else results
         return {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, results, strict=True)}
 
+    def compile(self) -> TorchSession:
+        """Have Inductor compile the graph; the first run of every shape takes long. Returns the session."""
+        import torch
+
+        if self._graph is not None:
+            self._graph = torch.compile(self._graph, dynamic=False)  # type: ignore[assignment]
+        self.backend = "torch-compile"
+        return self
+
     def close(self) -> None:
         """Let go of the model."""
         self._graph = None

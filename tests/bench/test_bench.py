@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.bench import report
@@ -44,20 +45,21 @@ def test_leaves_pages_for_people_and_the_command_to_repeat_it(benched: Path) -> 
 def test_a_wrong_answer_is_printed_beside_the_speed_it_spoils(benched: Path) -> None:
     results = json.loads((benched / "results.json").read_text())
     entry = results["bundles"][0]["results"][1]
-    entry |= {"passed": False, "agreement_shown": "12.0000 % FAILED", "speedup_shown": "9 LABELS DIFFER"}
+    entry |= {"passed": False, "agreement_shown": "12.0000 % FAILED", "speedup_shown": "9 RESULTS DIFFER"}
     for text in (report.markdown(results), report.html(results)):
         assert "12.0000 % FAILED" in text
-        assert "LABELS DIFFER" in text
+        assert "RESULTS DIFFER" in text
         assert "its speed is void" in text
 
 
 def test_wrong_weights_fail_the_agreement(small_bundle: Path) -> None:
     import numpy as np
 
-    from clouds_deploy.bench.suites import _agreement
+    from clouds_deploy.bench.entries import judge
+    from clouds_deploy.runtime.agreement import label_agreement
 
     labels = np.zeros((2, 4, 4), np.uint8)
-    found = _agreement(labels + 1, labels, "openvino", 0.99, True)
+    found = judge(label_agreement(labels + 1, labels), 0.99, "openvino", True)
     assert not found["passed"]
     assert "FAILED" in found["agreement_shown"]
 
@@ -72,3 +74,46 @@ def test_memory_is_the_childs_own(small_bundle: Path) -> None:
     found = peak_memory(small_bundle, "onnxruntime", 1)
     assert found is None or 30 < found < 400
     assert peak_memory(small_bundle, "no such backend", 1) is None
+
+
+def test_growth_and_an_earlier_run_are_in_the_report(
+    benched: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    found = bench(
+        [small_bundle], out=tmp_path / "b", backends=("onnxruntime", "torch"), seconds=0.2, rounds=2,
+        memory=False, scaling=(1, 2), against=benched / "results.json",
+    )  # fmt: skip
+    scaling = found["bundles"][0]["scaling"]
+    assert scaling["what"] == "batch"
+    assert all(len(taken) == 2 for taken in scaling["p50_ms"].values())
+    assert {row["backend"] for row in found["against"]["rows"]} == {"onnxruntime"}
+    assert found["against"]["missing"] == [f"{small_bundle.name} {found['bundles'][0]['shape']} openvino"]
+    page = (tmp_path / "b" / "report.html").read_text()
+    assert "How cost grows with batch" in page
+    assert "Against an earlier run" in page
+    entry = found["bundles"][0]["results"][0]
+    assert 0 < entry["peak_share"] < 1.5
+
+
+def test_a_sam_is_timed_against_segment_anything(tmp_path: Path) -> None:
+    """The encoder and the decoder, PyTorch being the official modules with the same random weights."""
+    from clouds_deploy.export.sam_bundle import export_sam
+    from clouds_deploy.models.sam.build import SamModel, build
+    from clouds_deploy.sam_recipe import SamExportConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sam = build("sam_tiny").eval().requires_grad_(False)
+    model = SamModel(sam, "sam_tiny", "random", None, 256)
+    export_sam(model, tmp_path / "sam", engines=("onnxruntime",), limits=SamExportConfig())
+    found = bench(
+        [tmp_path / "sam"], out=tmp_path / "b", backends=("torch", "onnxruntime"), seconds=0.1, rounds=2,
+        prompts=(1, 3), scaling=(1, 2),
+    )  # fmt: skip
+    assert [b["shape"] for b in found["bundles"]] == ["1x256x256", "1 prompts", "3 prompts"]
+    for bundle in found["bundles"]:
+        assert [entry["backend"] for entry in bundle["results"]] == ["torch", "onnxruntime"]
+        assert all(entry["passed"] and entry["agreement"] > 0.999 for entry in bundle["results"])
+        assert bundle["results"][0]["gflops"] > 0
+    assert found["bundles"][-1]["scaling"]["what"] == "prompts"
+    assert "mask IoU" in (tmp_path / "b" / "summary.md").read_text()

@@ -1,0 +1,29 @@
+"""What a bench is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to time.
+
+    Attributes:
+        names: Backends.
+        batch: Images per call.
+        seconds: About how long each backend is timed on each graph.
+        rounds: Turns the backends take.
+        peak: What this machine's matrix product reaches, see `peak.matmul_peak`.
+        scaling: Batches, or prompts, to time too.
+        prompts: Prompts a call of a SAM's decoder.
+    """
+
+    names: Sequence[str]
+    batch: int
+    seconds: float
+    rounds: int
+    peak: Mapping[str, float]
+    scaling: tuple[int, ...] = ()
+    prompts: tuple[int, ...] = (1, 64)

@@ -21,6 +21,7 @@ from clouds_deploy.cli import (
     recipes,
     refine,
     train,
+    tune_diffusion,
 )
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
 app.command(name="prompts")(prompts.prompts)
 app.command(name="generate")(generate.generate)
+app.command(name="tune-diffusion")(tune_diffusion.tune_diffusion)
 app.command(name="refine")(refine.refine)
 app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)

@@ -160,7 +160,9 @@ def test_the_loss_is_the_definition(
         noisy = share.sqrt() * z + (1 - share).sqrt() * noise
         velocity = share.sqrt() * noise - (1 - share).sqrt() * z
         found = [
-            pipeline.encode_prompt(p, "cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+            pipeline.encode_prompt(
+                p, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
             for p in (PROMPT, PROMPT, CLASS_PROMPT, CLASS_PROMPT)
         ]
         added = {}

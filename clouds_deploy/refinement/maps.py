@@ -18,15 +18,17 @@ class Maps:
         address: A folder of PNGs, of shards with the names that the images' shards have, what `predict` made,
             or one shard.
         folder: The folder in it where `predict` puts such maps.
-        kind: What follows a key in a shard that holds other things too: `labels.png`.
+        kinds: What may follow their key in a shard: `labels.png`, or `png` where a shard holds nothing else.
         endings: What may follow an image's name in a folder.
 
     Raises:
         CloudsError: There is no such folder.
     """
 
-    def __init__(self, address: str | Path, folder: str, kind: str, endings: Sequence[str]) -> None:
-        self.kind, self.endings = kind, tuple(endings)
+    def __init__(
+        self, address: str | Path, folder: str, kinds: Sequence[str], endings: Sequence[str]
+    ) -> None:
+        self.kinds, self.endings = frozenset(kinds), tuple(endings)
         self.shards: Mapping[str, str]
         if str(address).endswith(TAR):
             head, name = split_address(address)
@@ -86,7 +88,7 @@ class Maps:
                     self.place.fetch(file, folder / f"{name}.png")
         else:
             own = unit.shard and unit.told() == self.place.told(shard)
-            kinds = {self.kind} if own else {self.kind, "png"}
+            kinds = self.kinds - {"png"} if own else self.kinds  # a PNG beside an image is an image
             wanted = set(names)
 
             def choose(member: str) -> str | None:

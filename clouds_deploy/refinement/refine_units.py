@@ -48,9 +48,10 @@ class RefineWork:
         overlays: int = 4,
     ) -> None:
         self.make, self.batch, self.overlays = make, batch, overlays
-        self.labels = Maps(labels, LABELS, MEMBERS[LABELS], ENDINGS)
-        sure = Maps(confidences or labels, CONFIDENCES, MEMBERS[CONFIDENCES], (".png",))
+        self.labels = Maps(labels, LABELS, (MEMBERS[LABELS], "png"), ENDINGS)
         self.asked = confidences is not None
+        kinds = (MEMBERS[CONFIDENCES], *(["png"] if self.asked else []))
+        sure = Maps(confidences or labels, CONFIDENCES, kinds, (".png",))
         self.confidences = sure if self.asked or sure.shards or sure.prefix else None
         self.first = ""
         self._refiner: Refiner | None = None

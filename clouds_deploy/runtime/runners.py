@@ -29,7 +29,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise CloudsError("--runner ray needs Ray", 'pip install "clouds-deploy[scale]"') from error
+        raise CloudsError("--runner ray needs Ray", 'pip install "clouds-deploy[ray]"') from error
     return ray
 
 

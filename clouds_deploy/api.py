@@ -232,8 +232,9 @@ def predict(
     from clouds_deploy.runtime.segmenter import open_predictor
 
     predictor = open_predictor(Path(model), backend=backend)
-    given = [Path(p) for p in paths]
-    return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
+    return predict_paths(
+        predictor, [*map(Path, paths)], Path(out), overlays=overlays, confidences=confidences
+    )
 
 
 def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str | Path) -> dict[str, Any]:
@@ -318,10 +319,9 @@ def refine(
     make = SamRefiner(sam, weights, config)
     given = [images, labels, *([confidences] if confidences else [])]
     if shards or runner != "local" or is_spread(given, out):
-        from clouds_deploy.refinement.refine_units import RefineWork, check_apart, refine_units
+        from clouds_deploy.refinement.refine_units import RefineWork, refine_units
         from clouds_deploy.runtime.runners import load_runner
 
-        check_apart(out, given)
         work = RefineWork(make, labels, confidences=confidences, batch=batch, overlays=overlays)
         return refine_units(work, images, out, shards=shards, runner=load_runner(runner))
     folders = [Path(images), Path(labels), Path(out)]

@@ -54,9 +54,10 @@ class Place:
     def __str__(self) -> str:
         return self.address
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as the address."""
-        return Place, (self.address,)
+    def holds(self, other: Place) -> bool:
+        """Say whether another folder is this one or inside of it."""
+        same = self.fs.protocol == other.fs.protocol
+        return same and f"{other.root.rstrip('/')}/".startswith(f"{self.root.rstrip('/')}/")
 
     def path(self, name: str) -> Path:
         """Give a file's path; for places of this machine only."""

@@ -122,7 +122,9 @@ def find_units(paths: Sequence[str | Path], size: int) -> list[Unit]:
         names = place.files()
         shards = [name for name in names if name.endswith(TAR)]
         units += [Unit(name.removesuffix(TAR), place, (name,), True) for name in shards]
-        images = [] if shards else [n for n in names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
+        images = [n for n in names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
+        if shards and images:
+            raise CloudsError(f"{path} holds shards and images", "give the one or the other")
         if not shards and not images:
             raise CloudsError(f"{path} holds no shards and no images", "give .tar files, or a folder")
         before = sum(not unit.shard for unit in units)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.sam.build import RANDOM, load_sam
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.self_training import RefineConfig
 
@@ -28,11 +29,15 @@ class SamRefiner:
     weights: str | Path | None
     config: RefineConfig
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with a path that means the same in another folder."""
+        own = None if self.weights in (None, RANDOM) else Path(str(self.weights)).absolute()
+        return SamRefiner, (self.sam, own or self.weights, self.config)
+
     def __call__(self) -> Refiner:
         """Load SAM, onto the GPU if there is one."""
         import torch
 
-        from clouds_deploy.models.sam.build import load_sam
         from clouds_deploy.runtime.sam import torch_sam
 
         with torch.random.fork_rng(devices=[]):
@@ -59,7 +64,6 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
             "training learns from label maps, which cannot hold a pixel of two classes",
             "set joint.refine.remove_intersections=true",
         )
-    from clouds_deploy.models.sam.build import load_sam
     from clouds_deploy.runtime.sam import torch_sam
 
     sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)

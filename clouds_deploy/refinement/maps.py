@@ -30,11 +30,12 @@ class Maps:
     ) -> None:
         self.kinds, self.endings = frozenset(kinds), tuple(endings)
         self.shards: Mapping[str, str]
+        self.given = Place(address)
         if str(address).endswith(TAR):
             head, name = split_address(address)
             self.place, names = Place(head), [name]
         else:
-            self.place = Place(address)
+            self.place = self.given
             names = self.place.files()
         self.shards = {n.removesuffix(TAR): n for n in names if n.endswith(TAR)}
         self.prefix = f"{folder}/" if any(n.startswith(f"{folder}/") for n in names) else ""

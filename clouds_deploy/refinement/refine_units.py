@@ -9,7 +9,6 @@ from typing import Any
 
 from clouds_deploy.data.storage import Place
 from clouds_deploy.data.units import Unit, find_units
-from clouds_deploy.errors import CloudsError
 from clouds_deploy.refinement.changes import add_changes, summarize_changes
 from clouds_deploy.refinement.ledger import Entry, open_ledger, parse_entry
 from clouds_deploy.refinement.maps import Maps
@@ -19,7 +18,7 @@ from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.refinement.workplace import ELSEWHERE, KIND, LEDGER
 from clouds_deploy.runtime.predict import CONFIDENCES, LABELS, list_items
 from clouds_deploy.runtime.results import MEMBERS, Outcome, Results
-from clouds_deploy.runtime.spread import Runner, fault_entry, rename_fault, run_here, run_units
+from clouds_deploy.runtime.spread import Runner, check_apart, fault_entry, rename_fault, run_here, run_units
 
 BLOCK = 256
 """Images of a folder that make a unit."""
@@ -65,6 +64,10 @@ class RefineWork:
         if self._refiner is None:
             self._refiner = self.make()
         return self._refiner
+
+    def places(self) -> list[Place]:
+        """Say what is read beside the images."""
+        return [maps.given for maps in (self.labels, self.confidences) if maps is not None]
 
     def settings(self) -> dict[str, Any]:
         """See `Work`."""
@@ -149,6 +152,7 @@ def refine_units(
         CloudsError: See `find_units`, `Maps` and `run_units`.
     """
     units = find_units([images], BLOCK)
+    check_apart(Place(out), [Place(images), *work.places()])
     work.first = units[0].name
     results = Results(Place(out), units[0].shard if shards is None else shards)
     records, failed, now = run_units(work, units, results, runner)
@@ -165,10 +169,3 @@ def refine_units(
         KIND, records, **told, images=len(entries), seed=work.refiner.config.seed, **facts, **summary
     )
     return {"out": str(out), "images": len(entries), "units_done": now, "failed": failed, **summary}
-
-
-def check_apart(out: str | Path, given: list[str | Path]) -> None:
-    """Refuse to write into what is read."""
-    for address in given:
-        if f"{str(out).rstrip('/')}/".startswith(f"{str(address).rstrip('/')}/"):
-            raise CloudsError(f"--out {out} is inside {address}, which is read", "choose another --out")

@@ -12,7 +12,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.predict import KIND, Item, label_image, list_items
 from clouds_deploy.runtime.results import Outcome, Results
 from clouds_deploy.runtime.segmenter import Predictor, open_predictor
-from clouds_deploy.runtime.spread import Runner, fault_entry, rename_fault, run_here, run_units
+from clouds_deploy.runtime.spread import Runner, check_apart, fault_entry, rename_fault, run_here, run_units
 
 BLOCK = 256
 """Images of a folder that make a unit."""
@@ -45,7 +45,7 @@ class PredictWork:
         self._predictor = predictor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_predictor": None}
+        return {**vars(self), "model": self.model.absolute(), "_predictor": None}
 
     @property
     def predictor(self) -> Predictor:
@@ -57,7 +57,8 @@ class PredictWork:
     def settings(self) -> dict[str, Any]:
         """See `Work`."""
         told = {"overlays": self.overlays, "confidences": self.confidences}
-        return {"predictor": self.predictor.describe(), **told}
+        model = {k: v for k, v in self.predictor.describe().items() if k not in ("path", "device")}
+        return {"predictor": model, **told}
 
     def identity(self, unit: Unit) -> dict[str, str]:
         """See `Work`."""
@@ -115,6 +116,7 @@ def predict_units(
         CloudsError: See `find_units` and `run_units`.
     """
     units = find_units(paths, BLOCK)
+    check_apart(Place(out), map(Place, paths))
     chosen = all(unit.shard for unit in units) if shards is None else shards
     results = Results(Place(out), chosen)
     records, failed, _ = run_units(work, units, results, runner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from clouds_deploy.artifacts import MANIFEST
 from clouds_deploy.console import progress
+from clouds_deploy.data.storage import Place
 from clouds_deploy.data.units import Unit
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.results import Results, Work
@@ -89,6 +90,13 @@ def run_here(work: Work, units: Sequence[Unit], results: Results) -> Iterator[di
             pool.shutdown(wait=True, cancel_futures=True)
             for _, folder, _ in waiting:
                 folder.cleanup()
+
+
+def check_apart(out: Place, given: Iterable[Place]) -> None:
+    """Refuse to write into a folder that is read."""
+    for place in given:
+        if place.holds(out):
+            raise CloudsError(f"--out {out} is inside {place}, which is read", "choose another --out")
 
 
 def run_units(

@@ -144,3 +144,18 @@ def test_a_package_that_is_missing() -> None:
         assert "clouds-deploy[cloud]" in caught.value.hint
     else:
         pytest.skip("s3fs is installed")
+
+
+def test_one_place_in_another(tmp_path: Path) -> None:
+    assert Place(tmp_path).holds(Place(f"file://{tmp_path}/out"))
+    assert Place(tmp_path).holds(Place(tmp_path))
+    assert not Place(tmp_path / "a").holds(Place(tmp_path / "ab"))
+    assert not Place("memory://x").holds(Place(tmp_path))
+    assert Place("memory://x").holds(Place("memory://x/y"))
+
+
+def test_shards_beside_images(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", {"x.txt": b""})
+    (tmp_path / "a.png").touch()
+    with pytest.raises(CloudsError, match="holds shards and images"):
+        find_units([tmp_path], 4)

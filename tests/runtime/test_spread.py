@@ -267,6 +267,8 @@ def test_faults_name_the_shard(shards: Path, pictures: Path, tmp_path: Path) -> 
 
 
 def test_nothing_that_can_be_done(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(CloudsError, match="is inside"):
+        predict_units(work(), [pictures], pictures / "out", shards=True)
     (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
     with pytest.raises(CloudsError, match="nothing of 1 units could be done") as caught:
         predict_units(work(), [tmp_path / "bad.tar"], tmp_path / "out")

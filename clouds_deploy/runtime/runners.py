@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from clouds_deploy.data.units import Unit
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.runtime.results import Results, Work
 from clouds_deploy.runtime.spread import Failed, Runner, do_unit, run_here
+
+_DEATHS = 4
+"""Workers that may die of the same unit."""
 
 
 def load_runner(name: str) -> Runner:
@@ -44,6 +48,9 @@ class Worker:
     def __init__(self, work: Work, results: Results) -> None:
         self.work, self.results = work, results
 
+    def ready(self) -> None:
+        """Answer, once there is a machine for it."""
+
     def do(self, unit: Unit) -> dict[str, Any] | Failed | CloudsError:
         """Do one; an error a user can act on comes back as a value, for Ray would wrap it."""
         try:
@@ -55,34 +62,58 @@ class Worker:
 def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[dict[str, Any] | Failed]:
     """Do units on the machines of a Ray cluster, one worker a GPU, or a CPU core where there are none.
 
-    A worker that dies is started again, and does its unit again, to the same files. Inputs and outputs must
-    be where every machine can reach them.
+    The cluster is the one that `RAY_ADDRESS` names, or this machine. What a worker that died was at is given
+    to another, and becomes the same files; a new worker takes its place when there is a machine for it, and
+    nobody waits for that. Inputs and outputs must be where every machine can reach them.
 
     Raises:
-        CloudsError: Ray is missing; results cannot be written.
+        CloudsError: Ray is missing; results cannot be written; a unit was the end of several workers.
     """
     ray = _ray()
     if not units:
         return
     if not ray.is_initialized():
-        ray.init(address=None, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level="ERROR")
     found = ray.cluster_resources()
     gpus, cores = int(found.get("GPU", 0)), int(found.get("CPU", 1))
     options: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-    remote = ray.remote(max_restarts=-1, max_task_retries=-1, **options)(Worker)
-    workers = [remote.remote(work, results) for _ in range(max(1, min(gpus or cores, len(units))))]
-    left = list(units)
-    running = {worker.do.remote(left.pop(0)): worker for worker in workers}
+    remote = ray.remote(**options)(Worker)
+    left, deaths = deque(units), Counter[str]()
+    running: dict[Any, tuple[Any, Unit | None]] = {}
+
+    def start() -> None:
+        worker = remote.remote(work, results)
+        running[worker.ready.remote()] = (worker, None)
+
     try:
-        while running:
+        for _ in range(max(1, min(gpus or cores, len(units)))):
+            start()
+        while left or any(unit is not None for _, unit in running.values()):
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            worker = running.pop(ready)
-            outcome = ray.get(ready)
+            worker, unit = running.pop(ready)
+            try:
+                outcome = ray.get(ready)
+            except ray.exceptions.RayActorError as error:
+                ray.kill(worker)  # it may only be out of reach
+                if unit is not None:
+                    left.appendleft(unit)
+                    deaths[unit.name] += 1
+                    if deaths[unit.name] >= _DEATHS:
+                        raise CloudsError(
+                            f"{unit.told()} was the end of {_DEATHS} workers",
+                            "look into their logs; for want of memory, lower --batch or make smaller shards",
+                        ) from error
+                start()
+                continue
             if isinstance(outcome, CloudsError):
                 raise outcome
             if left:
-                running[worker.do.remote(left.pop(0))] = worker
-            yield outcome
+                following = left.popleft()
+                running[worker.do.remote(following)] = (worker, following)
+            else:
+                ray.kill(worker)
+            if outcome is not None:
+                yield outcome
     finally:
-        for worker in workers:
+        for worker, _ in running.values():
             ray.kill(worker)

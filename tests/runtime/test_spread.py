@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -320,39 +319,3 @@ def test_the_verb(small_bundle: Path, pictures: Path, shards: Path, tmp_path: Pa
     )
     assert result.exit_code != 0
     assert "did you mean `ray`" in str(result.exception)
-
-
-class DiesOnce(PredictWork):
-    """Takes its process down with it, the first time it meets a certain unit."""
-
-    marker = ""
-
-    def work(self, unit: Any, folder: Path) -> Any:
-        if unit.name == "part-1" and not Path(self.marker).exists():
-            Path(self.marker).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().work(unit, folder)
-
-    @property
-    def predictor(self) -> Any:
-        return Sums()
-
-
-@pytest.mark.slow
-def test_ray_makes_the_same_files_though_a_worker_dies(shards: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install clouds-deploy[ray]")
-    import ray
-
-    from clouds_deploy.runtime.runners import load_runner
-
-    predict_units(work(), [shards], tmp_path / "here")
-    dying = DiesOnce(Path("none"), confidences=True)
-    dying.marker = str(tmp_path / "died")
-    try:
-        result = predict_units(dying, [shards], tmp_path / "ray", runner=load_runner("ray"))
-    finally:
-        ray.shutdown()
-    assert Path(dying.marker).exists()
-    assert result["images"] == 5
-    for name in ("part-0.tar", "part-1.tar", "records/part-0.json", "records/part-1.json"):
-        assert sha256(tmp_path / "ray" / name) == sha256(tmp_path / "here" / name)

@@ -36,6 +36,7 @@ class RefineWork:
     """
 
     kind = KIND
+    gpu = True
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class PredictWork:
     """
 
     kind = KIND
+    gpu = False
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class Work(Protocol):
     """What is done with each unit; it can travel to another process."""
 
     kind: str
+    gpu: bool
+    """Whether it is computed on a GPU where there is one."""
 
     def settings(self) -> dict[str, Any]:
         """Say all that results depend on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clouds_deploy.data.units import Unit
@@ -59,8 +59,24 @@ class Worker:
             return error
 
 
+def _share(nodes: Sequence[Mapping[str, Any]], gpu: bool) -> tuple[int, dict[str, Any]]:
+    """Say how many workers there are to be, and what each takes of the cluster.
+
+    A worker has a GPU, where the work can use one. Otherwise it has a whole machine, as a local run has: the
+    runtimes use all its cores, and every further worker would hold one more model in memory. Of machines that
+    differ, larger ones get as many as the smallest fits in.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = sum(int(resources.get("GPU", 0)) for resources in alive)
+    if gpu and gpus:
+        return gpus, {"num_gpus": 1}
+    cores = [int(resources["CPU"]) for resources in alive if resources.get("CPU", 0) >= 1]
+    least = min(cores, default=1)
+    return max(1, sum(own // least for own in cores)), {"num_cpus": least}
+
+
 def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[dict[str, Any] | Failed]:
-    """Do units on the machines of a Ray cluster, one worker a GPU, or a CPU core where there are none.
+    """Do units on the machines of a Ray cluster, one worker a GPU or a machine; see `_share`.
 
     The cluster is the one that `RAY_ADDRESS` names, or this machine. What a worker that died was at is given
     to another, and becomes the same files; a new worker takes its place when there is a machine for it, and
@@ -74,9 +90,7 @@ def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[
         return
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="ERROR")
-    found = ray.cluster_resources()
-    gpus, cores = int(found.get("GPU", 0)), int(found.get("CPU", 1))
-    options: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+    count, options = _share(ray.nodes(), work.gpu)
     remote = ray.remote(**options)(Worker)
     left, deaths = deque(units), Counter[str]()
     running: dict[Any, tuple[Any, Unit | None]] = {}
@@ -86,7 +100,7 @@ def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[
         running[worker.ready.remote()] = (worker, None)
 
     try:
-        for _ in range(max(1, min(gpus or cores, len(units)))):
+        for _ in range(min(count, len(units))):
             start()
         while left or any(unit is not None for _, unit in running.values()):
             (ready, *_), _ = ray.wait(list(running), num_returns=1)

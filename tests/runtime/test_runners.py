@@ -18,7 +18,7 @@ from clouds_deploy.artifacts import sha256
 from clouds_deploy.data.streets import render
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.predict_units import PredictWork, predict_units
-from clouds_deploy.runtime.runners import load_runner
+from clouds_deploy.runtime.runners import _share, load_runner
 from clouds_deploy.runtime.spread import run_here
 from tests.runtime.test_spread import Sums
 
@@ -95,6 +95,16 @@ def test_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CloudsError) as caught:
         load_runner("ray")
     assert "clouds-deploy[ray]" in caught.value.hint
+
+
+def test_what_a_worker_gets() -> None:
+    def node(**resources: float) -> dict[str, Any]:
+        return {"Alive": True, "Resources": resources}
+
+    nodes = [node(CPU=16.0, GPU=2.0), node(CPU=4.0), node(memory=1.0), {"Alive": False, "Resources": {}}]
+    assert _share(nodes, True) == (2, {"num_gpus": 1})
+    assert _share(nodes, False) == (5, {"num_cpus": 4})
+    assert _share(nodes[1:], True) == (1, {"num_cpus": 4})
 
 
 @pytest.mark.slow

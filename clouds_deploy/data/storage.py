@@ -14,6 +14,8 @@ from clouds_deploy.errors import CloudsError
 
 _CLOUD = 'pip install "clouds-deploy[cloud]"'
 
+_FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
+
 
 def is_url(text: str | Path) -> bool:
     """Say whether a path is an address for fsspec and not one of this machine's own."""
@@ -124,6 +126,12 @@ class Place:
             else:
                 self.fs.get_file(self._at(name), str(to))
 
+    def _make_folder(self, name: str) -> None:
+        """Make a file's folder; not in object stores, which have none, and where this would make a bucket."""
+        protocol = self.fs.protocol
+        if not _FLAT.intersection([protocol] if isinstance(protocol, str) else protocol):
+            self.fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
+
     def put(self, file: Path, name: str) -> None:
         """Copy a file of this machine there; what is there is replaced."""
         if self.local:
@@ -131,7 +139,7 @@ class Place:
                 shutil.copyfile(file, temporary)
             return
         with self._asked(name):
-            self.fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
+            self._make_folder(name)
             self.fs.put_file(str(file), self._at(name))
 
     def remove(self, name: str) -> None:
@@ -160,6 +168,6 @@ class Place:
                 temporary.write_bytes(data)
             return data
         with self._asked(name):
-            self.fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
+            self._make_folder(name)
             self.fs.pipe_file(self._at(name), data)
         return data

@@ -232,9 +232,8 @@ def predict(
     from clouds_deploy.runtime.segmenter import open_predictor
 
     predictor = open_predictor(Path(model), backend=backend)
-    return predict_paths(
-        predictor, [*map(Path, paths)], Path(out), overlays=overlays, confidences=confidences
-    )
+    given = [Path(path) for path in paths]
+    return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
 
 
 def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str | Path) -> dict[str, Any]:
@@ -289,8 +288,7 @@ def refine(
     shards: bool | None = None,
     runner: str = "local",
 ) -> dict[str, Any]:
-    """Mend pseudo-labels with a promptable segmenter; see `refinement.pipeline.refine_folder`. For
-    tar shards and addresses (`s3://...`) `refinement.refine_units.refine_units`.
+    """Mend pseudo-labels with a SAM; see `refinement.pipeline.refine_folder`, and `refine_units` for shards.
 
     Args:
         sam: A SAM's name; see `models.sam.build.load_sam`.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from clouds_deploy.data.streets import render
+from clouds_deploy.generation.tune_diffusion import tune_diffusion
 from clouds_deploy.torchvision_compat import ensure_torchvision
+from tests.generation.tuning_cases import PROMPT, QUICK
 
 
 def _tokenizer(folder: Path) -> tuple[Any, int]:
@@ -108,3 +113,29 @@ def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     pipeline.save_pretrained(folder / "model")
     return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny layers gain nothing from more threads, and lose much where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shots")
+    for i in range(3):
+        Image.fromarray(render("photo", 7, i, 64, 128).image).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    one_thread: None, tiny_diffusion: Path, shots: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("tuned") / "lora"
+    tune_diffusion(str(tiny_diffusion), shots, out=out, prompt=PROMPT, tuning=QUICK)
+    return out

@@ -74,23 +74,10 @@ def train(
 
 
 def _online_refiner(recipe: Recipe) -> Any:
-    """Give what mends pseudo-labels in self-training, or None where the recipe wants none."""
-    joint = recipe.joint
-    if joint is None or joint.refine is None or joint.pseudo_labels == "off":
-        return None
-    if joint.refine.mode == "official" and not joint.refine.remove_intersections:
-        raise CloudsError(
-            "training learns from label maps, which cannot hold a pixel of two classes",
-            "set joint.refine.remove_intersections=true",
-        )
-    from clouds_deploy.models.sam.build import load_sam
-    from clouds_deploy.refinement.refiner import Refiner
-    from clouds_deploy.runtime.sam import torch_sam
+    from clouds_deploy.refinement.build import online_refiner
     from clouds_deploy.training.processes import local_device
 
-    sam = torch_sam(load_sam(joint.sam, joint.sam_weights), local_device())
-    refiner = Refiner(sam, joint.refine)
-    return lambda *given: [refined.labels for refined in refiner.refine(*given)]
+    return online_refiner(recipe, local_device())
 
 
 def evaluate(
@@ -165,8 +152,11 @@ def predict(
     backend: str = "onnxruntime",
     overlays: bool = True,
     confidences: bool = False,
+    shards: bool | None = None,
+    runner: str = "local",
 ) -> dict[str, Any]:
-    """Label images, folders of images and videos; see `runtime.predict.predict_paths`.
+    """Label images, folders of images and videos; see `runtime.predict.predict_paths`. For tar shards and
+    addresses (`s3://...`) `runtime.predict_units.predict_units`.
 
     Args:
         model: A finished run, or a bundle.
@@ -175,12 +165,22 @@ def predict(
         backend: Bundles only: the runtime.
         overlays: Whether to draw overlays with a legend too.
         confidences: Whether to write how sure the labels are, too.
+        shards: Whether to write tar shards; None writes them where shards are read.
+        runner: `local`, or `ray`: on all machines of a Ray cluster.
     """
+    from clouds_deploy.data.units import is_spread
+
+    if shards or runner != "local" or is_spread(paths, out):
+        from clouds_deploy.runtime.predict_units import PredictWork, predict_units
+        from clouds_deploy.runtime.runners import load_runner
+
+        work = PredictWork(Path(model), backend, overlays=overlays, confidences=confidences)
+        return predict_units(work, paths, out, shards=shards, runner=load_runner(runner))
     from clouds_deploy.runtime.predict import predict_paths
     from clouds_deploy.runtime.segmenter import open_predictor
 
     predictor = open_predictor(Path(model), backend=backend)
-    given = [Path(p) for p in paths]
+    given = [Path(path) for path in paths]
     return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
 
 
@@ -235,8 +235,10 @@ def refine(
     overlays: int = 4,
     backend: str | None = None,
     precision: Precision = "f32",
+    shards: bool | None = None,
+    runner: str = "local",
 ) -> dict[str, Any]:
-    """Mend pseudo-labels with a promptable segmenter; see `refinement.pipeline.refine_folder`.
+    """Mend pseudo-labels with a SAM; see `refinement.pipeline.refine_folder`, and `refine_units` for shards.
 
     Args:
         sam: A SAM's name, see `models.sam.build.load_sam`, or the folder of its bundle.
@@ -252,19 +254,27 @@ def refine(
         overlays: Draw this many images before and after.
         backend: Bundles only: the runtime, ONNX Runtime by default.
         precision: `bf16` computes in bfloat16 (openvino).
+        shards: Whether to write tar shards; None writes them where shards are read.
+        runner: `local`, or `ray`: on all machines of a Ray cluster.
     """
     from clouds_deploy.config import settings
+    from clouds_deploy.data.units import is_spread
+    from clouds_deploy.refinement.build import SamRefiner
     from clouds_deploy.refinement.pipeline import refine_folder
-    from clouds_deploy.refinement.refiner import Refiner
-    from clouds_deploy.runtime.sam_bundle import find_sam
     from clouds_deploy.self_training import RefineConfig
 
     config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
-    model = find_sam(sam, weights, backend, precision=precision, seed=config.seed)
+    make = SamRefiner(sam, weights, config, backend, precision)
+    given = [images, labels, *([confidences] if confidences else [])]
+    if shards or runner != "local" or is_spread(given, out):
+        from clouds_deploy.refinement.refine_units import RefineWork, refine_units
+        from clouds_deploy.runtime.runners import load_runner
+
+        work = RefineWork(make, labels, confidences=confidences, batch=batch, overlays=overlays)
+        return refine_units(work, images, out, shards=shards, runner=load_runner(runner))
     folders = [Path(images), Path(labels), Path(out)]
     sure = Path(confidences) if confidences else None
-    refiner = Refiner(model, config)
-    return refine_folder(refiner, *folders, confidences=sure, batch=batch, overlays=overlays)
+    return refine_folder(make(), *folders, confidences=sure, batch=batch, overlays=overlays)
 
 
 def import_checkpoint(

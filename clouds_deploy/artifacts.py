@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
@@ -207,16 +207,27 @@ def write_manifest(directory: Path, kind: str, *, ignore: str = "", **facts: Any
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path != directory / MANIFEST and path.relative_to(directory).parts[0] != ignore
     }
-    manifest = {
+    manifest = make_manifest(kind, files, facts)
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def make_manifest(kind: str, files: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a manifest says; see `write_manifest`.
+
+    Args:
+        kind: What the directory is.
+        files: Its files' `bytes` and `sha256`, by path.
+        facts: What else to record.
+    """
+    return {
         "format": FORMAT,
         "kind": kind,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
         "environment": environment(),
-        "files": files,
+        "files": dict(files),
     }
-    write_json(directory / MANIFEST, manifest)
-    return manifest
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from clouds_deploy.cli import (
     refine,
     selftest,
     train,
+    tune_diffusion,
 )
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
 app.command(name="prompts")(prompts.prompts)
 app.command(name="generate")(generate.generate)
+app.command(name="tune-diffusion")(tune_diffusion.tune_diffusion)
 app.command(name="refine")(refine.refine)
 app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)

@@ -32,7 +32,11 @@ def generate(
     negative: Annotated[str, typer.Option(help="What should not be seen.")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the denoiser first.")] = False,
-    adapter: Annotated[str | None, typer.Option("--lora", help="A LoRA of the model.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--lora", help="A LoRA of the model: a folder, a file or a hub id.")
+    ] = None,
+    lora_scale: Annotated[float, typer.Option(help="How strongly it acts; 0: not at all.")] = 1.0,
+    suffix: Annotated[str, typer.Option(help="Put after every prompt: words a LoRA was tuned on.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make images of prompts with a diffusion model; a killed run goes on where it was.
@@ -45,7 +49,7 @@ def generate(
     settings = Settings(height, width, steps, guidance, negative, precision, compiled)
     result = make(
         out, prompts=prompts, model=model, count=count, seed=seed, batch=batch, shard=shard, adapter=adapter,
-        settings=settings,
+        adapter_scale=lora_scale, suffix=suffix, settings=settings,
     )  # fmt: skip
     deliver(result, as_json, _render)
 

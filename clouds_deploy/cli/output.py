@@ -10,6 +10,12 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, last on stdout.")]
 
+Shards = Annotated[
+    bool | None,
+    typer.Option("--shards/--no-shards", help="Write tar shards; default: where shards are read."),
+]
+Runner = Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")]
+
 
 def deliver(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
     """Print a verb's result.

@@ -72,6 +72,8 @@ def generate(
     shard: str = "0/1",
     attempts: int = 3,
     adapter: str | None = None,
+    adapter_scale: float = 1.0,
+    suffix: str = "",
     settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Make images of prompts (CLOUDS, section 3.2: "Image generation"), or go on making them.
@@ -85,7 +87,9 @@ def generate(
         batch: Images made at once; it is among the settings, for kernels may round by it.
         shard: `k/n`: this process makes every n-th image, from number k; start one for each k from 0.
         attempts: Draws of an image that is blank or refused.
-        adapter: A LoRA of the model.
+        adapter: A LoRA of the model: what `tune_diffusion` made, a hub id, a folder or a file.
+        adapter_scale: How strongly it acts; 0 is the model without it.
+        suffix: Put after every prompt: the words that a LoRA was tuned on.
         settings: How images are made.
 
     Returns:
@@ -96,7 +100,7 @@ def generate(
             of other settings.
     """
     chosen = settings or Settings()
-    texts = _read_prompts(Path(prompts)) if prompts is not None else []
+    texts = [text + suffix for text in _read_prompts(Path(prompts))] if prompts is not None else []
     if not texts and model != STREETS:
         raise CloudsError(f"{model} needs prompts", "make some: clouds-deploy prompts --out prompts")
     if not texts and count is None:
@@ -107,7 +111,7 @@ def generate(
         raise CloudsError(f"`{shard}` is no shard", "0/2 is the first of two, 1/2 the second")
     if wanted < 1 or batch < 1 or attempts < 1:
         raise CloudsError(f"count {wanted}, batch {batch}, attempts {attempts}", "each is 1 at least")
-    painter = load_painter(model, chosen, adapter)
+    painter = load_painter(model, chosen, adapter, adapter_scale)
     facts = {
         **painter.describe(),
         **asdict(chosen),

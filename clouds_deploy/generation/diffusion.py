@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from clouds_deploy.artifacts import sha256
+from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256
 from clouds_deploy.console import warn
 from clouds_deploy.data.streets import render
 from clouds_deploy.errors import CloudsError
@@ -18,7 +18,10 @@ from clouds_deploy.torchvision_compat import ensure_torchvision
 
 STREETS = "streets"
 """The model that needs no weights: drawn streets of the domain `imagined`, which no prompt describes."""
-_INSTALL = 'pip install "clouds-deploy[generate]"'
+INSTALL = 'pip install "clouds-deploy[generate]"'
+LORA, SETTINGS = "lora", "settings.json"
+"""The kind of directory that `tune_diffusion` makes, and the file that is in it from the start."""
+_ADAPTER = "clouds"
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
@@ -90,35 +93,29 @@ class Diffusion:
     Args:
         model: A hub id or a folder in the hub's form.
         settings: How images are made.
-        adapter: A LoRA of that model: a hub id, a folder or a file.
+        adapter: A LoRA of that model: what `tune_diffusion` made, a hub id, a folder or a file.
+        adapter_scale: How strongly it acts; 0 is the model without it.
 
     Raises:
         CloudsError: diffusers is missing, or the model or the adapter cannot be had.
     """
 
-    def __init__(self, model: str, settings: Settings, adapter: str | None = None) -> None:
-        ensure_torchvision()
-        try:
-            import diffusers
-            import torch
-        except ImportError as error:
-            raise CloudsError("generating images needs diffusers", _INSTALL) from error
-        self.settings, self.model, self.adapter = settings, model, adapter
+    def __init__(
+        self, model: str, settings: Settings, adapter: str | None = None, adapter_scale: float = 1.0
+    ) -> None:
+        import torch
+
+        self.settings, self.model, self.adapter, self.adapter_scale = settings, model, adapter, adapter_scale
+        self._adapter_sums = _sums_of_adapter(adapter)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         auto = "fp16" if self.device == "cuda" else "fp32"
         self.precision = auto if settings.precision == "auto" else settings.precision
         kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        try:
-            auto_pipeline: Any = diffusers.AutoPipelineForText2Image
-            pipeline = auto_pipeline.from_pretrained(model, torch_dtype=kind)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise CloudsError(
-                f"the diffusion model {model} cannot be had: {_first_line(error)}",
-                f"give a text-to-image pipeline's hub id or folder; `{STREETS}` needs no weights",
-            ) from error
+        pipeline = load_pipeline(model, kind)
         if adapter is not None:
             try:
-                pipeline.load_lora_weights(adapter)
+                pipeline.load_lora_weights(adapter, adapter_name=_ADAPTER)
+                pipeline.set_adapters([_ADAPTER], [adapter_scale])
             except Exception as error:
                 raise CloudsError(
                     f"the LoRA {adapter} does not fit {model}: {_first_line(error)}",
@@ -137,11 +134,8 @@ class Diffusion:
         """See `Painter`."""
         import diffusers
 
-        folder = Path(self.model)
-        sums = {
-            path.relative_to(folder).as_posix(): sha256(path)
-            for path in (sorted(folder.rglob("*.safetensors")) if folder.is_dir() else ())
-        }
+        sums = weight_sums(Path(self.model))
+        used = {"adapter_scale": self.adapter_scale, "adapter_sha256": self._adapter_sums}
         return {
             "model": self.model,
             "pipeline": type(self.pipeline).__name__,
@@ -150,6 +144,7 @@ class Diffusion:
             "adapter": self.adapter,
             "diffusers": diffusers.__version__,
             "safety_checker": getattr(self.pipeline, "safety_checker", None) is not None,
+            **(used if self.adapter is not None else {}),
             **({"sha256": sums} if sums else {}),
         }
 
@@ -179,13 +174,66 @@ class Diffusion:
         ]
 
 
-def load_painter(model: str, settings: Settings, adapter: str | None = None) -> Painter:
+def load_pipeline(model: str, kind: Any) -> Any:
+    """Load a text-to-image pipeline, onto the CPU.
+
+    Args:
+        model: A hub id or a folder in the hub's form.
+        kind: The torch dtype of its weights, or one for each part by name and `default`.
+
+    Raises:
+        CloudsError: diffusers is missing, or the model cannot be had.
+    """
+    ensure_torchvision()
+    try:
+        import diffusers
+    except ImportError as error:
+        raise CloudsError("diffusion models need diffusers", INSTALL) from error
+    try:
+        auto_pipeline: Any = diffusers.AutoPipelineForText2Image
+        return auto_pipeline.from_pretrained(model, torch_dtype=kind)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CloudsError(
+            f"the diffusion model {model} cannot be had: {_first_line(error)}",
+            f"give a text-to-image pipeline's hub id or folder; `{STREETS}` needs no weights",
+        ) from error
+
+
+def weight_sums(folder: Path) -> dict[str, str]:
+    """Give the sha256 of every safetensors file in a folder, by path; of none where there is no folder."""
+    paths = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else ()
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
+def _sums_of_adapter(adapter: str | None) -> dict[str, str]:
+    """Give the sha256 of a LoRA's files where they are on this disk; one that was tuned here must hold."""
+    if adapter is None:
+        return {}
+    path = Path(adapter)
+    if path.is_file():
+        return {path.name: sha256(path)}
+    if (path / SETTINGS).is_file():
+        if not (path / MANIFEST).is_file():
+            raise CloudsError(
+                f"the tuning in {path} is not finished", "go on with it: tune-diffusion --resume"
+            )
+        read_manifest(path, LORA)
+    sums = {file.name: sha256(file) for file in sorted(path.glob("*.safetensors"))} if path.is_dir() else {}
+    if path.is_dir() and not sums:
+        raise CloudsError(f"{path} holds no LoRA", "give what `clouds-deploy tune-diffusion` made, or a file")
+    return sums
+
+
+def load_painter(
+    model: str, settings: Settings, adapter: str | None = None, adapter_scale: float = 1.0
+) -> Painter:
     """Load what makes images.
 
     Args:
         model: `streets`, or a text-to-image pipeline; see `Diffusion`.
         settings: How images are made.
         adapter: See `Diffusion`.
+        adapter_scale: See `Diffusion`.
 
     Raises:
         CloudsError: A setting is wrong, or the model cannot be had.
@@ -195,7 +243,7 @@ def load_painter(model: str, settings: Settings, adapter: str | None = None) -> 
             f"there is no precision `{settings.precision}`", f"choose one of {', '.join(PRECISIONS)}"
         )
     if model != STREETS:
-        return Diffusion(model, settings, adapter)
+        return Diffusion(model, settings, adapter, adapter_scale)
     if adapter is not None:
         raise CloudsError(f"`{STREETS}` takes no LoRA", "name a diffusion model with --model")
     return Streets(settings)

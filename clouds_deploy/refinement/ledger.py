@@ -43,6 +43,11 @@ class Entry:
         return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
+def parse_entry(fields: dict[str, Any]) -> Entry:
+    """Read an entry back from what `Entry.to_line` wrote, parsed."""
+    return Entry(**{**fields, "changes": np.array(fields["changes"], np.int64).reshape(-1, 3)})
+
+
 class Ledger:
     """An append-only file of finished images.
 
@@ -75,9 +80,7 @@ def read_ledger(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            fields: dict[str, Any] = json.loads(line)
-            fields["changes"] = np.array(fields["changes"], np.int64).reshape(-1, 3)
-            entry = Entry(**fields)
+            entry = parse_entry(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
             raise CloudsError(
                 f"{path}, line {number}, is not what refinement wrote", "choose another --out"

@@ -16,7 +16,7 @@ from clouds_deploy.refinement.prompts import Floats
 from clouds_deploy.runtime.predict import CONFIDENCES, LABELS, list_items
 from clouds_deploy.runtime.sam import Picture
 
-_ENDINGS = (".png", "_labelTrainIds.png")
+ENDINGS = (".png", "_labelTrainIds.png")
 """What follows an image's name in its label map's: from `predict`, and as Cityscapes and the authors do."""
 
 
@@ -82,7 +82,7 @@ def find_pairs(images: Path, labels: Path, confidences: Path | None = None) -> l
         Pair(
             item.name,
             item.path,
-            next((p for e in _ENDINGS if (p := root / f"{item.name}{e}").is_file()), None),
+            next((p for e in ENDINGS if (p := root / f"{item.name}{e}").is_file()), None),
             confidences / f"{item.name}.png" if confidences else None,
         )
         for item in list_items([images])

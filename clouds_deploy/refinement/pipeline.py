@@ -39,7 +39,7 @@ class _Ready:
 
 
 @dataclass(frozen=True)
-class _Bad:
+class Bad:
     """An image that cannot."""
 
     pair: Pair
@@ -85,7 +85,7 @@ def refine_folder(
     pairs = find_pairs(images, labels, confidences)
     given = [images, labels, *([confidences] if confidences else [])]
     enter(out, refiner.describe(), given)
-    run = _Run(refiner, out, _spread(pairs, overlays))
+    run = Pass(refiner, out, spread(pairs, overlays))
     failed: list[dict[str, str]] = []
     with open_ledger(out / LEDGER) as ledger, progress("refine", len(pairs), "image") as advance:
         done = finished(out, pairs)
@@ -126,19 +126,19 @@ def refine_folder(
     }
 
 
-class _Run:
+class Pass:
     """One pass over what is left to do."""
 
     def __init__(self, refiner: Refiner, out: Path, drawn: set[str]) -> None:
         self.refiner, self.out, self.drawn = refiner, out, drawn
 
-    def __call__(self, todo: Sequence[Pair], batch: int, ledger: Ledger) -> Iterator[Entry | _Bad]:
+    def __call__(self, todo: Sequence[Pair], batch: int, ledger: Ledger) -> Iterator[Entry | Bad]:
         """Refine; outcomes come in order, the bad ones a little early."""
         writing: deque[Future[Entry]] = deque()
         with _pool() as pool:
             ahead = _ahead(pool, self._prepare, todo, 2 * batch)
             for group in _groups(ahead, batch):
-                yield from (one for one in group if isinstance(one, _Bad))
+                yield from (one for one in group if isinstance(one, Bad))
                 ready = [one for one in group if isinstance(one, _Ready)]
                 if ready:
                     (self.out / MANIFEST).unlink(missing_ok=True)  # no seal while something is missing
@@ -150,13 +150,13 @@ class _Run:
             while writing:
                 yield writing.popleft().result()
 
-    def _prepare(self, pair: Pair) -> _Ready | _Bad:
+    def _prepare(self, pair: Pair) -> _Ready | Bad:
         try:
             loaded = load_pair(pair)
             plan = self.refiner.plan(loaded.labels, loaded.confidence, zlib.crc32(pair.name.encode()))
             return _Ready(pair, loaded, plan, pair.hashes())
         except CloudsError as fault:
-            return _Bad(pair, fault)
+            return Bad(pair, fault)
 
     def _finish(self, one: _Ready, answer: Proposals, ledger: Ledger) -> Entry:
         before = one.loaded.labels
@@ -182,11 +182,9 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, prepare: Any, todo: Sequence[Pair], most: int
-) -> Iterator[_Ready | _Bad]:
+def _ahead(pool: ThreadPoolExecutor, prepare: Any, todo: Sequence[Pair], most: int) -> Iterator[_Ready | Bad]:
     """Prepare images in the pool, in order, never more than `most` ahead."""
-    waiting: deque[Future[_Ready | _Bad]] = deque()
+    waiting: deque[Future[_Ready | Bad]] = deque()
     for pair in todo:
         waiting.append(pool.submit(prepare, pair))
         if len(waiting) > most:
@@ -195,9 +193,9 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _groups(stream: Iterable[_Ready | _Bad], batch: int) -> Iterator[list[_Ready | _Bad]]:
+def _groups(stream: Iterable[_Ready | Bad], batch: int) -> Iterator[list[_Ready | Bad]]:
     """Cut a stream so that every part but the last holds `batch` good images."""
-    group: list[_Ready | _Bad] = []
+    group: list[_Ready | Bad] = []
     good = 0
     for one in stream:
         group.append(one)
@@ -209,7 +207,7 @@ def _groups(stream: Iterable[_Ready | _Bad], batch: int) -> Iterator[list[_Ready
         yield group
 
 
-def _spread(pairs: Sequence[Pair], count: int) -> set[str]:
+def spread(pairs: Sequence[Pair], count: int) -> set[str]:
     """Choose `count` names, evenly spaced."""
     few = min(count, len(pairs))
     return {pairs[(2 * i + 1) * len(pairs) // (2 * few)].name for i in range(few)}

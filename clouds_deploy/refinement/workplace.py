@@ -18,7 +18,7 @@ SETTINGS = "settings.json"
 LEDGER = "ledger.jsonl"
 _HALF = ".*.tmp-*"
 """What `atomic_path` calls a file that is not whole yet."""
-_ELSEWHERE = ("backend", "device")
+ELSEWHERE = ("backend", "device")
 """What may differ between a run and its resumption: where SAM is computed."""
 
 
@@ -41,7 +41,7 @@ def enter(out: Path, facts: Mapping[str, Any], inputs: Sequence[Path]) -> None:
     for folder in inputs:
         if out.resolve().is_relative_to(folder.resolve()):
             raise CloudsError(f"--out {out} is inside {folder}, which is read", "choose another --out")
-    settings = {"kind": KIND, **facts, "sam": {k: v for k, v in facts["sam"].items() if k not in _ELSEWHERE}}
+    settings = {"kind": KIND, **facts, "sam": {k: v for k, v in facts["sam"].items() if k not in ELSEWHERE}}
     begun = out / SETTINGS
     if begun.is_file():
         different = _differences(read_json(begun), settings)

@@ -70,7 +70,7 @@ def predict_paths(
                     frame_count(item.path)  # opens it, so that a bad one leaves no folder
                     frames += _video(predictor, item, directory, overlays, advance, done)
                 else:
-                    _image(predictor, item, directory, overlays, confidences)
+                    label_image(predictor, item, directory, overlays, confidences)
                     images += 1
             except CloudsError as error:
                 failed.append({"path": str(item.path), "fault": error.message, "fix": error.hint})
@@ -116,7 +116,8 @@ def list_items(paths: Sequence[Path]) -> Iterator[Item]:
             yield Item(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
 
 
-def _image(predictor: Predictor, item: Item, directory: Path, overlays: bool, confidences: bool) -> None:
+def label_image(predictor: Predictor, item: Item, directory: Path, overlays: bool, confidences: bool) -> None:
+    """Label one image and write down what was asked for; see `predict_paths`."""
     from clouds_deploy.data.images import read_image, write_png
     from clouds_deploy.data.overlay import overlay_with_legend
 

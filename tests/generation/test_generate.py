@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,46 +23,8 @@ from clouds_deploy.generation import images as making
 from clouds_deploy.generation.api import generate
 from clouds_deploy.generation.diffusion import Settings, load_painter
 from clouds_deploy.generation.images import fault, generate_images, image_seed
-from clouds_deploy.torchvision_compat import ensure_torchvision
 
 SMALL = Settings(height=32, width=64, steps=2)
-
-
-@pytest.fixture(scope="session")
-def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion of 100,000 random parameters, in the form of the hub."""
-    ensure_torchvision()
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("diffusion")
-    letters = [chr(c) for c in range(33, 127)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    torch.manual_seed(0)
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=32,
-        ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                num_attention_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-            )
-        ),
-        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77),
-        unet=UNet2DConditionModel(
-            sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=4,
-        ),
-        scheduler=DDIMScheduler(clip_sample=False),
-        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder / "model")
-    return folder / "model"
 
 
 @pytest.fixture

@@ -1,0 +1,173 @@
+"""Files here or far away (`s3://`, `gs://`, `memory://`, ...) behind one narrow door, through fsspec."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clouds_deploy.artifacts import atomic_path, sha256
+from clouds_deploy.errors import CloudsError
+
+_CLOUD = 'pip install "clouds-deploy[cloud]"'
+
+_FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
+
+
+def is_url(text: str | Path) -> bool:
+    """Say whether a path is an address for fsspec and not one of this machine's own."""
+    return "://" in str(text)
+
+
+class Place:
+    """A folder, or a file in it, wherever it is.
+
+    Reading and writing is of whole files. Here a file appears by one rename; in an object store it does so
+    by itself. Elsewhere (SFTP and the like) half of a file may be seen while it is written: what is done is
+    what a record says, which is written afterwards.
+
+    Args:
+        address: A path, or an address that fsspec understands.
+
+    Raises:
+        CloudsError: There is no such kind of address, or its package is missing.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
+
+        self.address = str(address).rstrip("/") or "/"
+        try:
+            fs, root = url_to_fs(self.address)
+        except ImportError as error:
+            raise CloudsError(f"{address} needs a package: {error}", _CLOUD) from error
+        except ValueError as error:
+            raise CloudsError(
+                f"{address} cannot be read: {error}", "use a path, or s3://, gs://, memory://, file://"
+            ) from error
+        self.fs: Any = fs
+        self.root = str(root)
+        self.local = isinstance(fs, LocalFileSystem)
+
+    def __str__(self) -> str:
+        return self.address
+
+    def holds(self, other: Place) -> bool:
+        """Say whether another folder is this one or inside of it."""
+        same = self.fs.protocol == other.fs.protocol
+        return same and f"{other.root.rstrip('/')}/".startswith(f"{self.root.rstrip('/')}/")
+
+    def path(self, name: str) -> Path:
+        """Give a file's path; for places of this machine only."""
+        return Path(self.root) / name
+
+    def _at(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+    def told(self, name: str = "") -> str:
+        """Say a file's address, for people."""
+        return f"{self.address}/{name}" if name else self.address
+
+    @contextmanager
+    def _asked(self, name: str) -> Iterator[None]:
+        """Turn whatever a file system raises into the one error users see."""
+        try:
+            yield
+        except CloudsError:
+            raise
+        except FileNotFoundError as error:
+            raise CloudsError(f"there is no {self.told(name)}", "check the address") from error
+        except Exception as error:  # each kind of store has errors of its own
+            text = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise CloudsError(
+                f"{self.told(name)} cannot be used: {text}", "check address, credentials, network and space"
+            ) from error
+
+    def is_file(self, name: str = "") -> bool:
+        """Say whether there is such a file."""
+        with self._asked(name):
+            return bool(self.fs.isfile(self._at(name)))
+
+    def files(self) -> list[str]:
+        """List the files in the folder, in all its subfolders, sorted; hidden ones don't count.
+
+        Raises:
+            CloudsError: There is no such folder.
+        """
+        with self._asked(""):
+            if not self.fs.isdir(self.root):
+                raise CloudsError(f"there is no folder {self.address}", "check the address")
+            self.fs.invalidate_cache()
+            found = [str(path) for path in self.fs.find(self.root)]
+        root = self.root.rstrip("/") + "/"
+        inside = [path.removeprefix(root) for path in found]
+        return sorted(name for name in inside if not name.rpartition("/")[2].startswith("."))
+
+    def identity(self, name: str) -> str:
+        """Give what changes when a file does: its sha256 here, what the store says of it elsewhere."""
+        with self._asked(name):
+            return sha256(self.path(name)) if self.local else str(self.fs.ukey(self._at(name)))
+
+    def size(self, name: str) -> int:
+        """Give a file's size in bytes, -1 where there is none."""
+        with self._asked(name):
+            return int(self.fs.size(self._at(name))) if self.fs.isfile(self._at(name)) else -1
+
+    def fetch(self, name: str, to: Path) -> None:
+        """Copy a file onto this machine."""
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with self._asked(name):
+            if self.local:
+                shutil.copyfile(self.path(name), to)
+            else:
+                self.fs.get_file(self._at(name), str(to))
+
+    def _make_folder(self, name: str) -> None:
+        """Make a file's folder; not in object stores, which have none, and where this would make a bucket."""
+        protocol = self.fs.protocol
+        if not _FLAT.intersection([protocol] if isinstance(protocol, str) else protocol):
+            self.fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
+
+    def put(self, file: Path, name: str) -> None:
+        """Copy a file of this machine there; what is there is replaced."""
+        if self.local:
+            with atomic_path(self.path(name)) as temporary:
+                shutil.copyfile(file, temporary)
+            return
+        with self._asked(name):
+            self._make_folder(name)
+            self.fs.put_file(str(file), self._at(name))
+
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        with self._asked(name):
+            if self.fs.isfile(self._at(name)):
+                self.fs.rm_file(self._at(name))
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a file."""
+        with self._asked(name):
+            return bytes(self.fs.cat_file(self._at(name)))
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file."""
+        try:
+            return json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise CloudsError(f"{self.told(name)} is not valid JSON: {error}", "make it again") from error
+
+    def write_json(self, name: str, value: Any) -> bytes:
+        """Write a JSON file; gives its bytes."""
+        data = (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode()
+        if self.local:
+            with atomic_path(self.path(name)) as temporary:
+                temporary.write_bytes(data)
+            return data
+        with self._asked(name):
+            self._make_folder(name)
+            self.fs.pipe_file(self._at(name), data)
+        return data

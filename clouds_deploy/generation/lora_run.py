@@ -1,0 +1,191 @@
+"""The folder a LoRA is tuned in: settings from the start, checkpoints on the way, the manifest last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clouds_deploy.artifacts import (
+    MANIFEST,
+    atomic_directory,
+    read_json,
+    sha256,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from clouds_deploy.console import warn
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.generation.diffusion import LORA, SETTINGS
+from clouds_deploy.models.store import read_tensors, write_tensors
+
+CHECKPOINTS, METRICS, CLASS = "checkpoints", "metrics.jsonl", "class"
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+_KEPT = 2
+"""Checkpoints that stay; the one before the newest is for a disk that damages it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a tuning was.
+
+    Attributes:
+        step: Steps done.
+        lora: Its weights.
+        moments: The optimiser's tensors, called `<moment> <weight>`.
+        scaler: The state of the gradient scaler; empty where there is none.
+    """
+
+    step: int
+    lora: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    scaler: dict[str, Any]
+
+
+def moments_of(optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give an optimiser's tensors by the names of `Checkpoint.moments`."""
+    state = optimizer.state
+    return {f"{key} {name}": value for name, p in trained.items() for key, value in state[p].items()}
+
+
+def restore(
+    checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.Tensor]
+) -> None:
+    """Put a checkpoint's tensors where they were."""
+    for name, parameter in trained.items():
+        parameter.data.copy_(checkpoint.lora[name])
+    for key, value in checkpoint.moments.items():
+        moment, _, name = key.partition(" ")
+        place = trained[name].device if moment != "step" else "cpu"
+        optimizer.state[trained[name]][moment] = value.to(place)
+
+
+class LoraRun:
+    """A folder that a tuning fills, and that one that was killed is gone on with in.
+
+    Args:
+        out: The folder.
+        settings: All that the LoRA depends on, and that is known before the model is loaded.
+        resume: Whether to go on with what is there.
+
+    Raises:
+        CloudsError: Something is there and it isn't said to go on; nothing is there to go on with; it was
+            begun with other settings.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+        self.out = out
+        path = out / SETTINGS
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        if resume:
+            if not path.is_file():
+                raise CloudsError(f"there is no tuning to resume in {out}", "start it without --resume")
+            found = read_json(path)
+            other = sorted(k for k in {*found, *self.settings} if found.get(k) != self.settings.get(k))
+            if other:
+                raise CloudsError(
+                    f"the tuning in {out} was begun with other settings ({', '.join(other)})",
+                    "go on with the same command, or choose another --out",
+                )
+        elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            begun = path.is_file() and not self.finished
+            hint = "; an interrupted tuning goes on with --resume" if begun else ""
+            raise CloudsError(f"{out} exists already", "choose another --out, or delete it first" + hint)
+
+    @property
+    def finished(self) -> bool:
+        """Say whether it is sealed."""
+        return (self.out / MANIFEST).is_file()
+
+    def begin(self) -> None:
+        """Write down the settings, and tidy what a killed process left."""
+        for left in (*self.out.glob(".*.tmp-*"), *(self.out / CHECKPOINTS).glob(".*.tmp-*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        if not (self.out / SETTINGS).is_file():
+            write_json(self.out / SETTINGS, self.settings)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted((self.out / CHECKPOINTS).glob("step_*"), reverse=True)
+
+    def save(self, at: Checkpoint, base: str) -> None:
+        """Write a checkpoint, which appears whole; older ones go.
+
+        Args:
+            at: The checkpoint.
+            base: sha256 of the model that is tuned.
+
+        Raises:
+            CloudsError: The disk is full; earlier checkpoints are untouched.
+        """
+        target = self.out / CHECKPOINTS / f"step_{at.step:08d}"
+        if target.is_dir():  # a damaged one, or one of a moment ago
+            shutil.rmtree(target)
+        with atomic_directory(target) as folder:
+            tensors = {f"lora {name}": t for name, t in at.lora.items()}
+            write_tensors(folder / _TENSORS, {**tensors, **at.moments})
+            state = {"step": at.step, "base": base, "scaler": at.scaler}
+            write_json(folder / _STATE, {**state, "sha256": sha256(folder / _TENSORS)})
+        for old in self._newest_first()[_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self, base: str) -> Checkpoint | None:
+        """Give the newest checkpoint that holds, if there is one.
+
+        Args:
+            base: sha256 of the model that is to be tuned.
+
+        Raises:
+            CloudsError: The checkpoint is of another model.
+        """
+        for path in self._newest_first():
+            try:
+                state = read_json(path / _STATE)
+                if sha256(path / _TENSORS) != state["sha256"]:
+                    raise CloudsError(f"{_TENSORS} is not what was written")
+                tensors = read_tensors(path / _TENSORS)
+            except (CloudsError, OSError, KeyError, TypeError) as error:
+                warn(f"checkpoint {path} is damaged ({error}); going back to the one before")
+                continue
+            if state["base"] != base:
+                raise CloudsError(
+                    f"the tuning in {self.out} was begun on other weights of {self.settings['model']}",
+                    "put the model back as it was, or start again in another --out",
+                )
+            lora = {k.removeprefix("lora "): t for k, t in tensors.items() if k.startswith("lora ")}
+            moments = {k: t for k, t in tensors.items() if not k.startswith("lora ")}
+            return Checkpoint(state["step"], lora, moments, state["scaler"])
+        return None
+
+    def keep_lines(self, step: int) -> None:
+        """Drop the losses that were written after a checkpoint of this step."""
+        lines = [line for line in self.lines() if line["step"] <= step]
+        write_text(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Read the losses; a line that a kill cut short is left out."""
+        path = self.out / METRICS
+        found: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def note(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append losses."""
+        with (self.out / METRICS).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def seal(self, **facts: Any) -> dict[str, Any]:
+        """Write the manifest, then the checkpoints go; a kill in between leaves a run that is finished."""
+        manifest = write_manifest(self.out, LORA, ignore=CHECKPOINTS, **facts)
+        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        return manifest

@@ -106,6 +106,16 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path, smal
 
 
 @pytest.fixture(scope="session")
+def sam_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`sam_tiny` with the weights that the package ships, exported and proven once."""
+    from clouds_deploy.api import export
+
+    out = tmp_path_factory.mktemp("sam") / "bundle"
+    export("sam:sam_tiny", out=out, engines=("onnxruntime",))
+    return out
+
+
+@pytest.fixture(scope="session")
 def half_bundle(
     tmp_path_factory: pytest.TempPathFactory,
     small_recipe: Recipe,

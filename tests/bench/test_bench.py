@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.bench import report
@@ -95,19 +94,10 @@ def test_growth_and_an_earlier_run_are_in_the_report(
     assert 0 < entry["peak_share"] < 1.5
 
 
-def test_a_sam_is_timed_against_segment_anything(tmp_path: Path) -> None:
-    """The encoder and the decoder, PyTorch being the official modules with the same random weights."""
-    from clouds_deploy.export.sam_bundle import export_sam
-    from clouds_deploy.models.sam.build import SamModel, build
-    from clouds_deploy.sam_recipe import SamExportConfig
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        sam = build("sam_tiny").eval().requires_grad_(False)
-    model = SamModel(sam, "sam_tiny", "random", None, 256)
-    export_sam(model, tmp_path / "sam", engines=("onnxruntime",), limits=SamExportConfig())
+def test_a_sam_is_timed_against_segment_anything(sam_bundle: Path, tmp_path: Path) -> None:
+    """The encoder and the decoder, PyTorch being the official modules with the same weights."""
     found = bench(
-        [tmp_path / "sam"], out=tmp_path / "b", backends=("torch", "onnxruntime"), seconds=0.1, rounds=2,
+        [sam_bundle], out=tmp_path / "b", backends=("torch", "onnxruntime"), seconds=0.1, rounds=2,
         prompts=(1, 3), scaling=(1, 2),
     )  # fmt: skip
     assert [b["shape"] for b in found["bundles"]] == ["1x256x256", "1 prompts", "3 prompts"]

@@ -47,6 +47,18 @@ def test_refine(tree: Path, mode: str) -> None:
             assert np.array_equal(a, b)
 
 
+def test_a_bundle_mends_as_the_model_does(tree: Path, sam_bundle: Path) -> None:
+    """Through ONNX Runtime and through PyTorch, with the weights that the package ships."""
+    last_json(run("refine", "--sam", "sam_tiny", *given(tree, "torch"), "--json"))
+    words = ("--sam", sam_bundle, "--backend", "onnxruntime")
+    result = last_json(run("refine", *words, *given(tree, "engine"), "--json"))
+    assert result["refined"] == 3
+    assert read_manifest(tree / "engine", "refinement")["sam"]["backend"] == "onnxruntime"
+    for name in ("000.png", "001.png", "002.png"):
+        a, b = (read_label_ids(tree / out / "labels" / name) for out in ("torch", "engine"))
+        assert np.mean(a == b) > 0.999
+
+
 def test_bad_files_make_exit_code_one(tree: Path) -> None:
     spoil(tree)
     done = run("refine", *TINY, *given(tree), "--json")
@@ -62,7 +74,8 @@ def test_bad_files_make_exit_code_one(tree: Path) -> None:
     [
         (("--sam", "sam_tinny"), "no SAM `sam_tinny`", "`sam_tiny`"),
         (("--sam", "vit_b"), "needs its weights", "sam_vit_b_01ec64.pth"),
-        (("--sam", "/tmp"), "not built yet", "name"),
+        (("--sam", "/tmp"), "/tmp has no manifest.json", "make it again"),
+        (("--sam", "vit_b", "--backend", "openvino"), "only a bundle runs on other", "export sam:vit_b"),
         ((*TINY, "--mode", "offical"), "`mode` is `offical`", "mode"),
         ((*TINY, "robust.point=3"), "unknown key `robust.point`", "`robust.points`"),
         ((*TINY, "robust.coverage=2"), "`robust.coverage` is `2`", "robust.coverage"),

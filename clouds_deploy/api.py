@@ -315,11 +315,12 @@ def export(
     `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
     All else is a run; see `export.bundle.export`.
 
-    Of `engines`, those that run on this machine prove the graph, and those in `engines.options.ENGINES` are
+    Of `engines`, those that run on this machine prove the graph, and those in `runtime.preflight.ENGINES` are
     built from it; where only such are named, ONNX Runtime proves it.
     """
-    from clouds_deploy.engines.options import ENGINES, EngineOptions
+    from clouds_deploy.engines.options import EngineOptions
     from clouds_deploy.export.bundle import export as make
+    from clouds_deploy.runtime.preflight import ENGINES
 
     built = [name for name in engines if name in ENGINES]
     if sms and "tensorrt-rtx" not in built:

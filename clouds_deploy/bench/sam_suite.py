@@ -18,8 +18,8 @@ from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.build import RANDOM, load_seeded
 from clouds_deploy.runtime.agreement import mask_overlaps
-from clouds_deploy.runtime.backends import BF16, open_graph
-from clouds_deploy.runtime.sam_bundle import SamBundle
+from clouds_deploy.runtime.backends import BF16
+from clouds_deploy.runtime.sam_bundle import SamBundle, open_part
 from clouds_deploy.runtime.session import Array
 
 Feeds = dict[str, Array]
@@ -58,7 +58,7 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
                 encoders[name], decoders[name] = found
                 devices[name] = "cpu"
                 continue
-            encoder, decoder = open_graph(bundle.encoder, name), open_graph(bundle.decoder, name)
+            encoder, decoder = (open_part(bundle, part, name) for part in ("encoder", "decoder"))
             stack.callback(encoder.close)
             stack.callback(decoder.close)
             encoders[name], decoders[name] = encoder.run, decoder.run

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_directory, read_json, sha256, write_json
-from clouds_deploy.engines.options import ENGINES, EngineOptions
+from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.session import TensorSpec
 
 FOLDER = "engines"

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.runtime.preflight import ENGINES
 
-ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""The module of every engine that is built from a graph."""
 SMS = ("75", "80", "86", "89", "120", "121")
 """Compute capabilities that TensorRT-RTX 1.7 builds for ahead of time; 90 (H100, H200) is not among them."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.runtime.bundle import Bundle, open_bundle
 from clouds_deploy.runtime.options import Options, Precision
+from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.session import Session
 from clouds_deploy.runtime.vocabulary import FixedInputs, Vocabulary
 
@@ -53,6 +54,15 @@ def _openvino_bf16(bundle: Bundle, options: Options) -> Session:
     return open_graph(bundle.graph, BF16, options)
 
 
+def _engine(name: str) -> Callable[[Bundle, Options], Session]:
+    def open_it(bundle: Bundle, options: Options) -> Session:
+        from clouds_deploy.runtime.engine_session import open_engine
+
+        return open_engine(name, bundle.graph.stem, bundle.facts.get("engines", ()), bundle.path, options)
+
+    return open_it
+
+
 def _torch_compile(bundle: Bundle, options: Options) -> Session:
     from clouds_deploy.runtime.torch_session import open_torch
 
@@ -68,9 +78,11 @@ BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
     "openvino": _openvino,
     "torch-compile": _torch_compile,
     BF16: _openvino_bf16,
+    **{name: _engine(name) for name in ENGINES},
 }
 """Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, and
-`torch-compile` the same through Inductor, which needs a C++ compiler."""
+`torch-compile` the same through Inductor, which needs a C++ compiler; `tensorrt` and `tensorrt-rtx` run the
+engines in the bundle."""
 
 
 def open_session(

@@ -10,15 +10,18 @@ import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, open_graph
+from clouds_deploy.runtime.backends import BF16, GRAPH_BACKENDS, open_graph
 from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.runtime.options import Options, Precision
+from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.sam import Sam, torch_sam
-from clouds_deploy.runtime.session import Array, TensorSpec
+from clouds_deploy.runtime.session import Array, Session, TensorSpec
 
 KIND = "sam_bundle"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+SAM_BACKENDS = (*GRAPH_BACKENDS, BF16, *ENGINES)
+"""The runtimes of a SAM's bundle."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,17 @@ def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Op
 
     Args:
         bundle: Its directory, or the bundle already opened.
-        backend: `onnxruntime` or `openvino`.
+        backend: Of `SAM_BACKENDS`.
         options: How to run.
 
     Raises:
         CloudsError: The bundle does not hold; the backend is unknown, not installed, or refuses a graph.
     """
-    if backend not in GRAPH_BACKENDS:
-        raise CloudsError(f"there is no backend `{backend}`", nearest(backend, GRAPH_BACKENDS))
+    if backend not in SAM_BACKENDS:
+        raise CloudsError(f"there is no backend `{backend}` for a SAM", nearest(backend, SAM_BACKENDS))
     opened = bundle if isinstance(bundle, SamBundle) else open_sam_bundle(bundle)
-    encoder = open_graph(opened.encoder, backend, options)
-    decoder = open_graph(opened.decoder, backend, options)
+    encoder = open_part(opened, "encoder", backend, options)
+    decoder = open_part(opened, "decoder", backend, options)
     facts = {
         "bundle": str(opened.path),
         "bundle_sha256": sha256(opened.path / MANIFEST),
@@ -131,6 +134,18 @@ def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Op
         "precision": opened.precision,
     }
     return Sam(encoder, decoder, opened.name, facts=facts)
+
+
+def open_part(
+    bundle: SamBundle, part: str, backend: str = "onnxruntime", options: Options | None = None
+) -> Session:
+    """Load one of the two graphs, `encoder` or `decoder`, or its engine, into a runtime; see `open_sam`."""
+    if backend in ENGINES:
+        from clouds_deploy.runtime.engine_session import open_engine
+
+        built = bundle.facts.get("engines", ())
+        return open_engine(backend, part, built, bundle.path, options or Options("cuda"))
+    return open_graph(bundle.path / f"{part}.onnx", backend, options)
 
 
 def find_sam(

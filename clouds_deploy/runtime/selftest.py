@@ -12,7 +12,7 @@ from clouds_deploy.artifacts import MANIFEST, environment, read_json
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime import sam_bundle
 from clouds_deploy.runtime.agreement import label_agreement, mask_overlaps, run_batched
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, open_graph, open_session
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS, open_session
 from clouds_deploy.runtime.bundle import KIND, open_bundle
 from clouds_deploy.runtime.options import Options, Precision
 
@@ -116,7 +116,7 @@ def _sam(path: Path, backends: tuple[str, ...], options: Options) -> tuple[list[
     (inputs, _), (prompts, _) = bundle.specs["encoder"], bundle.specs["decoder"]
     checks = []
     for backend in backends:
-        encoder, decoder = (open_graph(g, backend, options) for g in (bundle.encoder, bundle.decoder))
+        encoder, decoder = (sam_bundle.open_part(bundle, g, backend, options) for g in ("encoder", "decoder"))
         try:
             rows = [
                 encoder.run({spec.name: arrays[spec.name][i : i + 1] for spec in inputs})["image_embeddings"]

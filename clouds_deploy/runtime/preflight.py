@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import sha256
-from clouds_deploy.engines.options import ENGINES
 from clouds_deploy.errors import CloudsError
 
+ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""The module of every engine that is built from a graph."""
 _LEAST_DRIVER = 580
 """CUDA 13's, which the wheels of TensorRT-RTX 1.7 and TensorRT 11 are made for."""
 

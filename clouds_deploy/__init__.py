@@ -26,6 +26,7 @@ _VERBS = (
     "import_checkpoint",
     "predict",
     "quickstart",
+    "serve",
     "train",
 )
 

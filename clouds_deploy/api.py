@@ -6,7 +6,8 @@ what the command line prints with `--json`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from clouds_deploy.errors import CloudsError
 if TYPE_CHECKING:
     from clouds_deploy.config import Recipe
     from clouds_deploy.data.dataset import Source
+    from clouds_deploy.serving.limits import Limits
     from clouds_deploy.training.evaluate import Evaluation
 
 
@@ -123,90 +125,28 @@ def evaluate(
     Raises:
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
-    from clouds_deploy.artifacts import MANIFEST, read_json
-    from clouds_deploy.training.domains import name_domains, parse_domain
+    from clouds_deploy.training.candidate import open_candidate
+    from clouds_deploy.training.domains import chosen_source, name_domains, parse_domain
     from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
 
-    if metric not in (None, "native", "official"):
-        raise CloudsError(f"there is no metric `{metric}`", "known: `native`, `official`")
-    path = Path(model)
-    is_bundle = (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
-    if is_bundle and metric == "official":
-        raise CloudsError("a bundle's labels have the image's own size", "use --metric native, or the run")
-    predict, recipe, device = _bundle(path, backend) if is_bundle else _run(path)
-    chosen = "native" if is_bundle else (metric or recipe.evaluate.metric)
+    candidate = open_candidate(Path(model), backend, metric)
+    recipe = candidate.recipe
 
     def measure(source: Source) -> Evaluation:
         with progress("evaluating", len(source), "image") as advance:
-            return run(predict, source, "official" if chosen == "official" else "native", advance)
+            return run(candidate.predict, source, candidate.metric, advance)
 
-    about = {"model": str(model), "backend": device}
+    about = {"model": str(model), "backend": candidate.backend}
     given = [data] if isinstance(data, str | Path) else list(data or ())
     if len(given) < 2:
-        source, what = _source(recipe, given[0] if given else None, layout, split, domain, images)
+        one = given[0] if given else None
+        source, what = chosen_source(recipe, one, layout, split, domain, images)
         return {**about, "data": what, **measure(source).to_dict()}
     usual = recipe.data.val_layout or recipe.data.layout
     domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in given])
     sources = {name: domain.source(images) for name, domain in domains.items()}  # faults show first
     return {**about, **summarize({name: measure(source) for name, source in sources.items()})}
-
-
-def _run(path: Path) -> tuple[Any, Recipe, str]:
-    import torch
-
-    from clouds_deploy.models.store import load_run
-    from clouds_deploy.training.evaluate import torch_predictor
-
-    recipe, segmenter = load_run(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch_predictor(segmenter, recipe.evaluate, device), recipe, "torch"
-
-
-def _bundle(path: Path, backend: str) -> tuple[Any, Recipe, str]:
-    import numpy as np
-
-    from clouds_deploy.runtime.segmenter import BundleSegmenter
-
-    segmenter = BundleSegmenter(path, backend)
-
-    def predict(batch: Any) -> Any:
-        return np.stack([segmenter.predict(image) for image in batch])
-
-    return predict, segmenter.bundle.recipe, backend
-
-
-def _source(
-    recipe: Recipe,
-    data: str | Path | None,
-    layout: str | None,
-    split: str,
-    domain: str | None,
-    images: int | None,
-) -> tuple[Source, str]:
-    """Open what to evaluate on: the recipe's validation images, with what was asked for put on top."""
-    from clouds_deploy.training.domains import parse_domain
-    from clouds_deploy.training.sources import STREETS, val_source
-
-    section = recipe.data
-    usual = section.val_layout or section.layout
-    if data is not None:
-        if layout == STREETS or (domain is not None and layout is None):
-            raise CloudsError(f"`streets` are drawn, they have no folder {data}", "leave --data out")
-        given = parse_domain(data, layout=layout, split=split, usual=usual)
-        return given.source(images), str(given)
-    name = STREETS if domain is not None and layout is None else layout or usual
-    root = None if name == STREETS else section.val_root or section.root
-    changes = {
-        "val_layout": name,
-        "val_root": root,
-        "val_split": split,
-        "domain": domain or section.domain,
-        "val_images": images or (section.val_images if layout is None else None),
-    }
-    chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
-    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
-    return val_source(chosen), what
 
 
 def predict(
@@ -254,22 +194,11 @@ def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str
         CloudsError: The run has the linear head; a class has no name; there are more than 255;
             the text tower cannot be had, or its weights are random, so that nothing fits them.
     """
-    import numpy as np
+    from clouds_deploy.runtime.vocabulary import embed
 
-    from clouds_deploy.models.segmenter import embed_names
-    from clouds_deploy.models.store import load_run
-    from clouds_deploy.models.vocabulary import class_synonyms
-    from clouds_deploy.runtime.vocabulary import Vocabulary
-
-    model = load_run(Path(run))[0].model
-    vectors = embed_names(model, classes)
-    seen = {name for names in class_synonyms() for name in names}
-    share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
-    names = tuple(names[0] for names in classes)
-    made = Vocabulary(names, vectors.numpy(), np.array(share, np.float32))
-    made.check("the vocabulary")
+    made = embed(Path(run), classes)
     made.save(Path(out))
-    return {"out": str(out), "classes": list(names), "width": vectors.shape[-1]}
+    return {"out": str(out), "classes": list(made.names), "width": made.vectors.shape[-1]}
 
 
 def refine(
@@ -393,3 +322,68 @@ def bench(
     return run(
         [Path(b) for b in bundles], out=Path(out), backends=tuple(backends), batch=batch, seconds=seconds
     )
+
+
+def serve(
+    bundle: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    backend: str = "onnxruntime",
+    name: str | None = None,
+    sam: str | None = "sam_tiny",
+    sam_weights: str | Path | None = None,
+    batch: int = 8,
+    delay_ms: float = 2.0,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    started: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Serve a bundle over HTTP until SIGTERM; see `serving`.
+
+    Args:
+        bundle: What `export` made.
+        host: Where to listen; there is no access control, so mind what reaches it.
+        port: 0 takes any that is free.
+        backend: The runtime.
+        name: What clients of the KServe protocol call the model; None takes the recipe's name.
+        sam: The SAM that answers clicks and mends labels; None serves neither.
+        sam_weights: Its weight file, or `random`; None for those that the package has.
+        batch: Images per engine call at most.
+        delay_ms: Milliseconds that the first image of a call may wait for others.
+        threads: Threads per engine call; None leaves it to the runtime.
+        limits: What the server takes on.
+        started: Told the address once requests are taken.
+
+    Returns:
+        How many requests were `accepted`, of these `answered`, and `refused` at the door.
+    """
+    from clouds_deploy.serving.limits import Limits
+    from clouds_deploy.serving.model import Batching
+    from clouds_deploy.serving.server import Service
+    from clouds_deploy.serving.server import serve as run
+
+    bounds = limits or Limits()
+    service = Service(
+        Path(bundle),
+        backend,
+        name=name,
+        threads=threads,
+        batching=Batching(batch, delay_ms / 1e3, bounds.waiting),
+        limits=bounds,
+        host=host,
+        port=port,
+    )
+    return run(service, partial(_promptable, sam, sam_weights) if sam else None, started)
+
+
+def _promptable(name: str, weights: str | Path | None) -> tuple[Any, Any]:
+    """Give a SAM, and what mends one image's labels with it."""
+    from clouds_deploy.models.sam.build import load_sam
+    from clouds_deploy.refinement.refiner import Refiner
+    from clouds_deploy.runtime.sam import torch_sam
+    from clouds_deploy.self_training import RefineConfig
+
+    sam = torch_sam(load_sam(name, weights))
+    refiner = Refiner(sam, RefineConfig())
+    return sam, lambda image, labels: refiner.refine([image], [labels])[0].labels

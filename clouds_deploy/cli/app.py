@@ -20,6 +20,7 @@ from clouds_deploy.cli import (
     quickstart,
     recipes,
     refine,
+    serve,
     train,
 )
 
@@ -64,3 +65,4 @@ app.command(name="ablate")(ablate.ablate)
 app.command(name="import")(import_.import_)
 app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)
+app.command(name="serve")(serve.serve)

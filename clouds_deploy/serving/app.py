@@ -23,7 +23,7 @@ from clouds_deploy.serving.refusal import Refusal
 from clouds_deploy.serving.uploads import Workshop
 
 PAGE = Path(__file__).parent / "page"
-_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:"
 _HINTS = {
     404: "see docs/serving.md for what there is",

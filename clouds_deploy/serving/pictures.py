@@ -139,6 +139,7 @@ class Pictures:
         async with self.workshop.room(upload, *([given] if given else [])):
             image, fitted, box = await self.workshop.run(lambda: self._fit(upload, True))
             assert image is not None
+            at = laps.add("decode", at)
             if given:
                 map_file = given
                 labels = await self.workshop.run(lambda: self.workshop.train_ids(map_file))
@@ -147,7 +148,7 @@ class Pictures:
             if image.shape[:2] != labels.shape:  # only now: an EXIF orientation may turn the image
                 sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (image.shape, labels.shape))
                 raise Refusal(422, f"`image` and `labels` differ: {sizes} pixels", "send them of one size")
-            laps.add("decode", at)
+            laps.add("label", at)
             done = await asyncio.wrap_future(sam.refine(image, labels))
             laps.engine(done)
             at = time.perf_counter()

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/serve_load.py BUNDLE --out benchmarks/results/serve_load.json
 
-For each setting `clouds-deploy serve` is started in a process of its own, and loaded over loopback by this one
+For each setting `clouds-deploy serve` is started in its own process, and loaded over loopback by this one
 for `--seconds`. Every good request must be answered 200 with what was asked for, every bad one 4xx with a
 reason, and the server's memory must not grow. Then it is loaded again and told to stop half way: it must
 answer all that it let in, and exit 0. Server and clients share the machine's cores, so the figures are those
@@ -183,15 +183,62 @@ def mean_batch(server: Server) -> float:
     )
 
 
-def run(bundle: Path, clients: int, seconds: float, options: tuple[str, ...], sam: bool) -> dict[str, Any]:
-    """One setting, loaded for its time and stopped when all is quiet."""
-    server = Server(bundle, *options, *(() if sam else ("--sam", "none")))
-    log, memory = asyncio.run(load(server, clients, seconds, sam=sam))
-    result = {"options": list(options), "sam": sam, **figures(log, memory, seconds)}
-    result["mean_batch"] = round(mean_batch(server), 2)
+def everything(bundle: Path, clients: int, seconds: float, options: tuple[str, ...]) -> dict[str, Any]:
+    """All kinds of requests, with clicks and refinement, at a server as it comes."""
+    server = Server(bundle, *options)
+    log, memory = asyncio.run(load(server, clients, seconds))
+    result = {**figures(log, memory, seconds), "mean_batch": mean_batch(server)}
     server.signal()
     code, tally, said = server.wait()
     return {**result, "exit_code": code, "tally": tally, "said": said}
+
+
+def batching(
+    bundle: Path, clients: int, seconds: float, options: tuple[str, ...], rounds: int = 6
+) -> dict[str, Any]:
+    """Two servers without SAM, one that gathers up to 8 images a call and one that does not, in turns."""
+    servers = {size: Server(bundle, *options, "--sam", "none", "--batch", size) for size in ("8", "1")}
+    logs: dict[str, list[Log]] = {size: [] for size in servers}
+    memory: dict[str, list[float]] = {size: [] for size in servers}
+    for turn in range(rounds):
+        for size in sorted(servers, reverse=bool(turn % 2)):
+            log, seen = asyncio.run(load(servers[size], clients, seconds / rounds, sam=False))
+            logs[size].append(log)
+            memory[size] += seen
+    made: dict[str, Any] = {"clients": clients}
+    for size, server in servers.items():
+        made[f"up to {size} per call"] = {
+            **figures(merge(logs[size]), memory[size], seconds),
+            "mean_batch": mean_batch(server),
+        }
+        server.signal()
+        code, tally, said = server.wait()
+        made[f"up to {size} per call"] |= {"exit_code": code, "tally": tally, "said": said}
+    ratios = [answered(a) / answered(b) for a, b in zip(logs["8"], logs["1"], strict=True)]
+    made["throughput_ratio"] = {
+        "median": round(float(np.median(ratios)), 3),
+        "rounds": [round(ratio, 3) for ratio in ratios],
+    }
+    return made
+
+
+def answered(log: Log) -> int:
+    """Count good requests that were answered well."""
+    return sum(map(len, log.good.values()))
+
+
+def merge(logs: list[Log]) -> Log:
+    """Put rounds together."""
+    whole = Log()
+    for log in logs:
+        for name, values in log.good.items():
+            whole.good.setdefault(name, []).extend(values)
+        whole.failed += log.failed
+        whole.bad += log.bad
+        whole.strange += log.strange
+        whole.answers += log.answers
+        whole.unanswered += log.unanswered
+    return whole
 
 
 def stop(bundle: Path, clients: int, seconds: float) -> dict[str, Any]:
@@ -203,7 +250,7 @@ def stop(bundle: Path, clients: int, seconds: float) -> dict[str, Any]:
         "exit_code": code,
         "tally": tally,
         "answers_read": log.answers,
-        "good": sum(map(len, log.good.values())),
+        "good": answered(log),
         "good_failed": dict(log.failed),
         "unanswered": log.unanswered,
         "said": said,
@@ -229,16 +276,15 @@ def main() -> None:
         "share_of_bad": SHARE_OF_BAD,
         "runs": {},
     }
-    for name, options, sam in (
-        ("everything, with clicks and refinement", ("--batch", "8"), True),
-        ("segmentation, up to 8 images per call", ("--batch", "8"), False),
-        ("segmentation, one image per call", ("--batch", "1"), False),
-    ):
-        result = run(given.bundle, given.clients, given.seconds, (*backend, *options), sam)
-        report["runs"][name] = result
-        print(f"{name}\n  {json.dumps(result)}", flush=True)
-    report["stopped"] = stop(given.bundle, given.clients, 5.0)
-    print(f"stopped half way\n  {json.dumps(report['stopped'])}")
+    for name, make in {
+        "everything": lambda: everything(given.bundle, given.clients, given.seconds, backend),
+        "batching": lambda: batching(given.bundle, given.clients, given.seconds, backend),
+        "batching, 4 clients": lambda: batching(given.bundle, 4, given.seconds / 2, backend),
+        "one client": lambda: batching(given.bundle, 1, given.seconds / 4, backend),
+        "stopped half way": lambda: stop(given.bundle, given.clients, 5.0),
+    }.items():
+        report["runs"][name] = make()
+        print(f"{name}\n  {json.dumps(report['runs'][name])}", flush=True)
     if given.out:
         write_json(given.out, report)
 

@@ -103,5 +103,5 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, __: Exception) -> Response:
-    """Answer a fault of ours without inner detail; Starlette raises it again, and uvicorn logs it."""
+    """Answer a fault of ours without inner detail; Starlette raises it again, and the gate logs it."""
     return JSONResponse({"error": "the server failed on this request", "hint": "its log says why"}, 500)

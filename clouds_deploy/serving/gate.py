@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 
@@ -15,6 +16,7 @@ from clouds_deploy.serving.limits import Limits
 from clouds_deploy.serving.metrics import Metrics
 from clouds_deploy.serving.refusal import Refusal
 
+_LOG = logging.getLogger("uvicorn.error")
 _PATIENCE = 2.0
 """Seconds for which a refused body is still read, so that its sender gets to read the answer."""
 
@@ -79,6 +81,11 @@ class Gate:
                 await visit.refuse(refusal)
                 return
             await self._serve(visit)
+        except Exception as error:
+            if not visit.complete:
+                raise
+            # told already; let out, uvicorn would close the connection on the next request of an innocent
+            _LOG.error("%s %s", scope["method"], scope["path"], exc_info=error)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(visit.status)).inc()

@@ -101,7 +101,7 @@ def parse(
     arrays: dict[str, Array] = {}
     for one in given:
         name = one.get("name")
-        if name not in specs or name in arrays:
+        if not isinstance(name, str) or name not in specs or name in arrays:
             known = ", ".join(f"`{known}`" for known in specs)
             raise Refusal(422, f"the model has no input `{str(name)[:100]}` (or twice)", f"it takes {known}")
         arrays[name] = _array(one, specs[name], tail)

@@ -219,7 +219,7 @@ def test_refine_example_and_faults(browser: Any, served: Live, tmp_path: Path) -
     Image.fromarray(scene(2)[0]).save(moving)
     page.find("file").send_keys(str(moving))  # the browser shows it, the server refuses it
     page.until(lambda: "PNG, JPEG" in page.text("fault"))
-    assert json.dumps(page.complaints()).count("422") == len(page.complaints())
+    assert [c for c in page.complaints() if "422" not in c] == []
 
 
 def test_without_a_sam(browser: Any, small_bundle: Path, photo: Path) -> None:

@@ -11,8 +11,8 @@ from clouds_deploy.cli.output import Json, deliver, table
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
-    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    run: Annotated[Path, typer.Argument(help="A finished run; with --triton also a bundle.")],
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder.")] = None,
     engine: Annotated[
         list[str] | None,
         typer.Option(help="Prove it on this runtime, or build it: tensorrt-rtx, tensorrt. Repeatable."),
@@ -32,6 +32,11 @@ def export(
         typer.Option("--sm", help="Build for this compute capability, such as 89. Repeatable."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Images an engine takes: least, likeliest, most.")] = "1,1,8",
+    triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository here.")] = None,
+    triton_backend: Annotated[
+        str, typer.Option(help="Of Triton: onnxruntime, openvino or tensorrt.")
+    ] = "onnxruntime",
+    triton_sam: Annotated[Path | None, typer.Option(help="A SAM's bundle: Triton refines, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """Export a run to ONNX, prove that it still computes the same, and build engines from it.
@@ -41,6 +46,11 @@ def export(
     from clouds_deploy.api import export as make
     from clouds_deploy.errors import CloudsError
 
+    if triton is not None and is_bundle(run):
+        deliver(_triton(run, triton, triton_backend, triton_sam), as_json, _render_triton)
+        return
+    if out is None:
+        raise CloudsError("export has no --out", "say where the bundle is to be: --out bundles/a")
     try:
         least, likeliest, most = (int(size) for size in batch.split(","))
     except ValueError:
@@ -59,7 +69,31 @@ def export(
         sms=tuple(sm or ()),
         batch=(least, likeliest, most),
     )
+    if triton is not None:
+        result["triton"] = _triton(out, triton, triton_backend, triton_sam)
     deliver(result, as_json, _render)
+
+
+def is_bundle(path: Path) -> bool:
+    """Say whether a directory is a segmenter's bundle."""
+    from clouds_deploy.artifacts import MANIFEST, read_json
+
+    return (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
+
+
+def _triton(bundle: Path, out: Path, backend: str, sam: Path | None) -> dict[str, Any]:
+    from clouds_deploy.export.triton import write_repository
+    from clouds_deploy.export.triton_config import TritonOptions
+
+    return write_repository(bundle, out, TritonOptions(backend), sam=sam)
+
+
+def _render_triton(result: dict[str, Any]) -> None:
+    for name, backend in result["models"].items():
+        typer.echo(f"{name}: {backend}")
+    if result["build"]:
+        typer.echo(f"first, in Triton's container on the GPU that serves: sh {result['build']}")
+    typer.echo(f"tritonserver --model-repository={result['repository']}")
 
 
 def _render(result: dict[str, Any]) -> None:
@@ -78,3 +112,5 @@ def _render(result: dict[str, Any]) -> None:
         how = f"built in {engine['seconds']:.1f} s" + (", cached" if engine["cached"] else "")
         typer.echo(f"{engine['file']}: {engine['bytes'] / 2**20:.1f} MiB for {where}, {how}")
     typer.echo(f"{result['out']}: {result['size_mib']:.1f} MiB, {result['nodes']} nodes")
+    if "triton" in result:
+        _render_triton(result["triton"])

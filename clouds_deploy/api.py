@@ -358,6 +358,9 @@ def serve(
     Returns:
         How many requests were `accepted`, of these `answered`, and `refused` at the door.
     """
+    from clouds_deploy.serving.packages import require_packages
+
+    require_packages()
     from clouds_deploy.serving.limits import Limits
     from clouds_deploy.serving.model import Batching
     from clouds_deploy.serving.server import Service

@@ -63,6 +63,7 @@ def is_file(value: Any) -> bool:
 def live(
     bundle: Path,
     *,
+    backend: str = "onnxruntime",
     limits: Limits | None = None,
     batching: Batching | None = None,
     wrap: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None,
@@ -71,7 +72,7 @@ def live(
 ) -> Iterator[Live]:
     """Serve a bundle; `wrap` goes around the engine's calls. The SAM sees flat colours as things."""
     metrics = Metrics()
-    model = ServedModel(bundle, batching=batching, metrics=metrics)
+    model = ServedModel(bundle, backend, batching=batching, metrics=metrics)
     if wrap:
         model.queue._run = wrap(model.queue._run)
     colours = ColourSam() if sam else None

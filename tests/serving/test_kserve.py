@@ -80,6 +80,17 @@ def test_inference_equals_the_session(served: Live, small_bundle: Path, count: i
         assert answer["outputs"][0]["data"] == labels.ravel().tolist()
 
 
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+def test_other_backends(small_bundle: Path, backend: str) -> None:
+    batch = images(3)
+    expected = open_session(small_bundle, backend).run({"image": batch})["labels"]
+    with live(small_bundle, backend=backend, sam=False) as running:
+        content, headers = binary(batch)
+        labels = read(running.http.post(INFER, content=content, headers=headers))
+        assert (labels == expected).mean() > 0.9999
+        assert running.http.get("/v1/model").json()["backend"] == backend
+
+
 def test_refusals_reach_the_client(served: Live) -> None:
     refused(served.http.post(INFER, content=b"{"), 400, "not JSON")
     refused(served.http.post(INFER, json={"inputs": []}), 422, "missing")

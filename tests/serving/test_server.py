@@ -136,6 +136,16 @@ def test_what_is_typed_wrong(small_bundle: Path, words: tuple[str, ...], said: s
     assert said in done.stderr
 
 
+def test_packages_that_are_not_there(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clouds_deploy.serving import packages
+
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "python_multipart" else object())
+    done = run("serve", small_bundle)
+    assert done.returncode == 2
+    assert "serving needs python-multipart" in done.stderr
+    assert "clouds-deploy[serve]" in done.stderr
+
+
 def test_no_bundle(tmp_path: Path) -> None:
     done = run("serve", tmp_path / "none", "--port", "0")
     assert done.returncode == 2

@@ -50,6 +50,7 @@ class Log:
         answers: Answers read to their end, whatever they were.
         unanswered: Requests whose connection ended without an answer: never let in, if the server keeps its
             word.
+        seconds: From the first question to the last answer.
     """
 
     good: dict[str, list[float]] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Log:
     strange: Counter[str] = field(default_factory=Counter)
     answers: int = 0
     unanswered: int = 0
+    seconds: float = 0.0
 
 
 class Server:
@@ -143,10 +145,11 @@ async def load(
                 server.signal()
                 told = True
         await asyncio.gather(*jobs)
+        log.seconds = time.perf_counter() - start
     return log, memory
 
 
-def figures(log: Log, memory: list[float], seconds: float) -> dict[str, Any]:
+def figures(log: Log, memory: list[float]) -> dict[str, Any]:
     """Sum up."""
     everything = [value for values in log.good.values() for value in values]
     quarter = max(1, len(memory) // 4)
@@ -155,7 +158,7 @@ def figures(log: Log, memory: list[float], seconds: float) -> dict[str, Any]:
         "good_failed": dict(log.failed),
         "bad_refused": {str(status): count for status, count in sorted(log.bad.items())},
         "bad_not_refused": dict(log.strange),
-        "good_per_second": round(len(everything) / seconds, 2),
+        "good_per_second": round(len(everything) / log.seconds, 2),
         **{f"p{share}_ms": round(float(np.percentile(everything, share)), 1) for share in (50, 90, 99)},
         "by_kind": {
             name: {"count": len(values), "p99_ms": round(float(np.percentile(values, 99)), 1)}
@@ -187,7 +190,7 @@ def everything(bundle: Path, clients: int, seconds: float, options: tuple[str, .
     """All kinds of requests, with clicks and refinement, at a server as it comes."""
     server = Server(bundle, *options)
     log, memory = asyncio.run(load(server, clients, seconds))
-    result = {**figures(log, memory, seconds), "mean_batch": mean_batch(server)}
+    result = {**figures(log, memory), "mean_batch": mean_batch(server)}
     server.signal()
     code, tally, said = server.wait()
     return {**result, "exit_code": code, "tally": tally, "said": said}
@@ -208,13 +211,14 @@ def batching(
     made: dict[str, Any] = {"clients": clients}
     for size, server in servers.items():
         made[f"up to {size} per call"] = {
-            **figures(merge(logs[size]), memory[size], seconds),
+            **figures(merge(logs[size]), memory[size]),
             "mean_batch": mean_batch(server),
         }
         server.signal()
         code, tally, said = server.wait()
         made[f"up to {size} per call"] |= {"exit_code": code, "tally": tally, "said": said}
-    ratios = [answered(a) / answered(b) for a, b in zip(logs["8"], logs["1"], strict=True)]
+    rates = {size: [answered(log) / log.seconds for log in logs[size]] for size in logs}
+    ratios = [a / b for a, b in zip(rates["8"], rates["1"], strict=True)]
     made["throughput_ratio"] = {
         "median": round(float(np.median(ratios)), 3),
         "rounds": [round(ratio, 3) for ratio in ratios],
@@ -238,6 +242,7 @@ def merge(logs: list[Log]) -> Log:
         whole.strange += log.strange
         whole.answers += log.answers
         whole.unanswered += log.unanswered
+        whole.seconds += log.seconds
     return whole
 
 
@@ -280,7 +285,6 @@ def main() -> None:
     for name, make in {
         "everything": lambda: everything(given.bundle, given.clients, given.seconds, backend),
         "batching": lambda: batching(given.bundle, given.clients, given.seconds, backend),
-        "batching, 4 clients": lambda: batching(given.bundle, 4, given.seconds / 2, backend),
         "one client": lambda: batching(given.bundle, 1, given.seconds / 4, backend),
         "stopped half way": lambda: stop(given.bundle, given.clients, 5.0),
     }.items():

@@ -133,7 +133,7 @@ class _Visit:
     def __init__(self, scope: Scope, receive: Receive, send: Send, largest: int) -> None:
         self.scope, self._receive, self._send, self._largest = scope, receive, send, largest
         length = Headers(scope=scope).get("content-length", "")
-        self.length = int(length) if length.isascii() and length.isdigit() else None
+        self.length = int(length[:20]) if length.isascii() and length.isdigit() else None
         self.status = 0
         self.complete = self.whole = self.asked = False
         self._got = 0

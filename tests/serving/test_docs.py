@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from benchmarks.serve_load import Server
 from clouds_deploy.data.streets import render
+from tests.cli.test_cli import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,13 +27,7 @@ def commands(page: str) -> list[str]:
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = command.replace("clouds-deploy", f"{sys.executable} -m clouds_deploy", 1)
-    command = re.sub(r"^python ", f"{sys.executable} ", command)
-    command = command.replace("engines/triton/", f"{ROOT}/engines/triton/")
-    return subprocess.run(
-        ["sh", "-c", command], cwd=folder, env=where, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +59,14 @@ def test_serving(server: Server, tmp_path: Path) -> None:
     assert '"datatype":"UINT8"' in said["/v2/models/tiny"]
 
 
-def test_triton(small_bundle: Path, tmp_path: Path) -> None:
+def test_triton(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / "a").symlink_to(small_bundle)
+    monkeypatch.chdir(tmp_path)
     for command in commands("triton.md"):
-        done = shell(command, tmp_path)
+        tool, *words = shlex.split(command)
+        assert tool == "clouds-deploy"
+        done = run(*words)
         assert done.returncode == 0, (command, done.stderr)
     assert (tmp_path / "repository" / "models" / "clouds" / "1" / "model.onnx").is_file()
     assert (tmp_path / "repository_tensorrt" / "build_plans.sh").is_file()

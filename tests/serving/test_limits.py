@@ -63,6 +63,13 @@ def test_who_announces_too_much_is_not_read(narrow: Live) -> None:
     assert b'"hint"' in answer
 
 
+@pytest.mark.parametrize("length", [b"9" * 19, b"9" * 5000, b"-5", b"x"])
+def test_lengths_that_are_none(narrow: Live, length: bytes) -> None:
+    head = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
+    assert raw(narrow, head + length + b"\r\n\r\n")[9:12] in (b"400", b"413")
+    assert narrow.http.get("/health").status_code == 200
+
+
 def test_too_many_pixels(narrow: Live) -> None:
     assert narrow.post("/v1/segment", PHOTO).status_code == 200
     refused(narrow.post("/v1/segment", np.zeros((65, 64, 3), np.uint8)), 413, "4096 pixels")

@@ -95,6 +95,7 @@ def test_a_signal_in_the_middle(small_bundle: Path, sign: signal.Signals) -> Non
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_many_clients_for_a_while(small_bundle: Path) -> None:
     """The short version of benchmarks/serve_load.py: good and bad requests, then SIGTERM under load."""
     server = Server(small_bundle, "--sam", "none")

@@ -174,9 +174,11 @@ def test_a_photo_its_classes_and_a_click(
     page.until(lambda: page.js("return state.points.length") == 2)
     assert [point[2] for point in page.js("return state.points")] == [1, 0]
     page.until(lambda: page.js("return document.getElementById('busy').hidden"))
+    assert len(browser.find_elements("css selector", "#dots i.off")) == 1
     page.shoot(f"{width}_clicked")
     page.find("clear").click()
     assert not page.canvas("mask").any()
+    assert not browser.find_elements("css selector", "#dots i")
     assert page.text("found") == ""
 
     wide = page.js("return [document.documentElement.scrollWidth, innerWidth]")

@@ -192,17 +192,13 @@ function drawMask(mask) {
     }
     context.putImageData(image, 0, 0);
   }
-  const shown = $("picture").clientWidth || width;
-  const radius = (6 * width) / shown;
-  for (const [x, y, sign] of state.points) {
-    context.beginPath();
-    context.arc(x * state.scale, y * state.scale, radius, 0, 7);
-    context.fillStyle = sign ? "#18b368" : "#e5383b";
-    context.strokeStyle = "#fff";
-    context.lineWidth = radius / 2.5;
-    context.fill();
-    context.stroke();
-  }
+  $("dots").replaceChildren(...state.points.map(([x, y, sign]) => {
+    const dot = document.createElement("i");
+    dot.className = sign ? "on" : "off";
+    dot.style.left = `${(100 * x * state.scale) / width}%`;
+    dot.style.top = `${(100 * y * state.scale) / height}%`;
+    return dot;
+  }));
   $("picture").classList.toggle("asked", state.points.length > 0);
   $("undo").disabled = $("clear").disabled = !state.points.length;
   if (!state.points.length) $("found").textContent = "";

@@ -17,15 +17,26 @@ from clouds_deploy.errors import CloudsError
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "ablate": "ablation",
+    "generate": "generation.api",
+    "quickstart": "quickstart",
+    "serve": "service",
+}
 _VERBS = (
+    "ablate",
     "bench",
     "data_check",
     "doctor",
     "evaluate",
     "export",
+    "generate",
     "import_checkpoint",
     "predict",
     "quickstart",
+    "refine",
+    "selftest",
+    "serve",
     "train",
 )
 
@@ -34,8 +45,7 @@ __all__ = ["CloudsError", "__version__", *_VERBS]
 
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
-        home = "clouds_deploy.quickstart" if name == "quickstart" else "clouds_deploy.api"
-        return getattr(import_module(home), name)
+        return getattr(import_module(f"clouds_deploy.{_HOMES.get(name, 'api')}"), name)
     raise AttributeError(f"module `clouds_deploy` has no attribute `{name}`")
 
 

@@ -113,30 +113,23 @@ def evaluate(
     Raises:
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
-    from clouds_deploy.artifacts import MANIFEST, read_json
-    from clouds_deploy.evaluation import evaluation_source, predict_bundle, predict_run
-    from clouds_deploy.training.domains import name_domains, parse_domain
+    from clouds_deploy.training.candidate import open_candidate
+    from clouds_deploy.training.domains import chosen_source, name_domains, parse_domain
     from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
 
-    if metric not in (None, "native", "official"):
-        raise CloudsError(f"there is no metric `{metric}`", "known: `native`, `official`")
-    path = Path(model)
-    is_bundle = (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
-    if is_bundle and metric == "official":
-        raise CloudsError("a bundle's labels have the image's own size", "use --metric native, or the run")
-    predict, recipe, device = predict_bundle(path, backend) if is_bundle else predict_run(path)
-    chosen = "native" if is_bundle else (metric or recipe.evaluate.metric)
+    candidate = open_candidate(Path(model), backend, metric)
+    recipe = candidate.recipe
 
     def measure(source: Source) -> Evaluation:
         with progress("evaluating", len(source), "image") as advance:
-            return run(predict, source, "official" if chosen == "official" else "native", advance)
+            return run(candidate.predict, source, candidate.metric, advance)
 
-    about = {"model": str(model), "backend": device}
+    about = {"model": str(model), "backend": candidate.backend}
     given = [data] if isinstance(data, str | Path) else list(data or ())
     if len(given) < 2:
         one = given[0] if given else None
-        source, what = evaluation_source(recipe, one, layout, split, domain, images)
+        source, what = chosen_source(recipe, one, layout, split, domain, images)
         return {**about, "data": what, **measure(source).to_dict()}
     usual = recipe.data.val_layout or recipe.data.layout
     domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in given])
@@ -202,22 +195,11 @@ def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str
         CloudsError: The run has the linear head; a class has no name; there are more than 255;
             the text tower cannot be had, or its weights are random, so that nothing fits them.
     """
-    import numpy as np
+    from clouds_deploy.runtime.vocabulary import embed
 
-    from clouds_deploy.models.segmenter import embed_names
-    from clouds_deploy.models.store import load_run
-    from clouds_deploy.models.vocabulary import class_synonyms
-    from clouds_deploy.runtime.vocabulary import Vocabulary
-
-    model = load_run(Path(run))[0].model
-    vectors = embed_names(model, classes)
-    seen = {name for names in class_synonyms() for name in names}
-    share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
-    names = tuple(names[0] for names in classes)
-    made = Vocabulary(names, vectors.numpy(), np.array(share, np.float32))
-    made.check("the vocabulary")
+    made = embed(Path(run), classes)
     made.save(Path(out))
-    return {"out": str(out), "classes": list(names), "width": vectors.shape[-1]}
+    return {"out": str(out), "classes": list(made.names), "width": made.vectors.shape[-1]}
 
 
 def refine(

@@ -181,6 +181,7 @@ _LOOKS: dict[str, Callable[[], tuple[Verdict, str, str]]] = {
         "tensorrt", "tensorrt", 'pip install "clouds-deploy[tensorrt]" (needs NVIDIA\'s index)'
     ),
     "tensorrt-rtx": _optional("tensorrt-rtx", "tensorrt_rtx", 'pip install "clouds-deploy[tensorrt-rtx]"'),
+    "serve (starlette)": _optional("starlette", "starlette", 'pip install "clouds-deploy[serve]"'),
     "video (av)": _optional("av", "av", 'pip install "clouds-deploy[video]"'),
     "tensorboard": _optional("tensorboard", "tensorboard", "pip install tensorboard"),
 }

@@ -21,6 +21,7 @@ from clouds_deploy.cli import (
     recipes,
     refine,
     selftest,
+    serve,
     train,
     tune_diffusion,
 )
@@ -68,3 +69,4 @@ app.command(name="import")(import_.import_)
 app.command(name="export")(export.export)
 app.command(name="selftest")(selftest.selftest)
 app.command(name="bench")(bench.bench)
+app.command(name="serve")(serve.serve)

@@ -12,9 +12,12 @@ from clouds_deploy.cli.output import Json, deliver, table
 
 def export(
     run: Annotated[
-        str, typer.Argument(metavar="RUN|sam:NAME", help="A finished run, or a SAM such as sam:sam_tiny.")
+        str,
+        typer.Argument(
+            metavar="RUN|sam:NAME", help="A finished run, a SAM (sam:sam_tiny), or with --triton a bundle."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder.")] = None,
     engine: Annotated[
         list[str] | None,
         typer.Option(help="Prove it on this runtime, or build it: tensorrt-rtx, tensorrt. Repeatable."),
@@ -37,6 +40,11 @@ def export(
     weights: Annotated[
         str | None, typer.Option(help="SAMs only: the weight file, or `random` for a dry run.")
     ] = None,
+    triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository here.")] = None,
+    triton_backend: Annotated[
+        str, typer.Option(help="Of Triton: onnxruntime, openvino or tensorrt.")
+    ] = "onnxruntime",
+    triton_sam: Annotated[Path | None, typer.Option(help="A SAM's bundle: Triton refines, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """Export a run or a SAM to ONNX, prove that it still computes the same, and build engines from it.
@@ -46,6 +54,11 @@ def export(
     from clouds_deploy.api import export as make
     from clouds_deploy.errors import CloudsError
 
+    if triton is not None and is_bundle(Path(run)):
+        deliver(_triton(Path(run), triton, triton_backend, triton_sam), as_json, _render_triton)
+        return
+    if out is None:
+        raise CloudsError("export has no --out", "say where the bundle is to be: --out bundles/a")
     try:
         least, likeliest, most = (int(size) for size in batch.split(","))
     except ValueError:
@@ -65,7 +78,31 @@ def export(
         batch=(least, likeliest, most),
         weights=weights,
     )
+    if triton is not None:
+        result["triton"] = _triton(out, triton, triton_backend, triton_sam)
     deliver(result, as_json, _render)
+
+
+def is_bundle(path: Path) -> bool:
+    """Say whether a directory is a segmenter's bundle."""
+    from clouds_deploy.artifacts import MANIFEST, read_json
+
+    return (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
+
+
+def _triton(bundle: Path, out: Path, backend: str, sam: Path | None) -> dict[str, Any]:
+    from clouds_deploy.export.triton import write_repository
+    from clouds_deploy.export.triton_config import TritonOptions
+
+    return write_repository(bundle, out, TritonOptions(backend), sam=sam)
+
+
+def _render_triton(result: dict[str, Any]) -> None:
+    for name, backend in result["models"].items():
+        typer.echo(f"{name}: {backend}")
+    if result["build"]:
+        typer.echo(f"first, in Triton's container on the GPU that serves: sh {result['build']}")
+    typer.echo(f"tritonserver --model-repository={result['repository']}")
 
 
 def _render(result: dict[str, Any]) -> None:
@@ -84,3 +121,5 @@ def _render(result: dict[str, Any]) -> None:
         how = f"built in {engine['seconds']:.1f} s" + (", cached" if engine["cached"] else "")
         typer.echo(f"{engine['file']}: {engine['bytes'] / 2**20:.1f} MiB for {where}, {how}")
     typer.echo(f"{result['out']}: {result['size_mib']:.1f} MiB, {result['nodes']} nodes")
+    if "triton" in result:
+        _render_triton(result["triton"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,20 +18,24 @@ from clouds_deploy.errors import CloudsError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+"""What `IMAGE_SUFFIXES` stand for in Pillow's words: all that is decoded from bytes of strangers."""
+
 Pixels = npt.NDArray[np.uint8]
 
 
-def _open(path: Path, lower_bytes: bool = False) -> Image.Image:
+def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> Image.Image:
     """Open and decode a file whole, so that a truncated one shows here.
 
     Args:
-        path: The file.
+        path: The file, or only its name where `data` is given.
         lower_bytes: Of a PNG with 16-bit colour channels give the lower byte of each sample. Pillow has no
             mode for such files and keeps the upper bytes: asked to read the samples, which are big-endian,
             as little-endian ones, it keeps the lower. Files of other kinds are read as ever.
+        data: The file's bytes, of one of `FORMATS`; None reads the file.
     """
     try:
-        image = Image.open(path)
+        image = Image.open(path) if data is None else Image.open(io.BytesIO(data), formats=FORMATS)
         if lower_bytes and image.mode in ("RGB", "RGBA"):
             image.tile = [
                 tile._replace(args=f"{image.mode};16L") if tile.args == f"{image.mode};16B" else tile
@@ -64,7 +69,44 @@ def read_image(path: Path) -> Pixels:
     Raises:
         CloudsError: There is no such file, or it is no image, or damaged.
     """
-    image = _open(path)
+    return _to_rgb(_open(path))
+
+
+def decode_image(data: bytes, name: str) -> Pixels:
+    """Read an image as RGB from bytes; see `read_image`, and `measure_image` for what to ask before.
+
+    Args:
+        data: The file's bytes, of one of `FORMATS`.
+        name: What to call it in messages.
+    """
+    return _to_rgb(_open(Path(name), data=data))
+
+
+def measure_image(data: bytes, name: str) -> tuple[int, int]:
+    """Give the height and width that an image's header claims; nothing is decoded.
+
+    A few kB can claim, and decode to, gigabytes: whoever takes images from strangers asks this first.
+
+    Args:
+        data: The file's bytes, of one of `FORMATS`.
+        name: What to call it in messages.
+
+    Raises:
+        CloudsError: It is no image.
+    """
+    largest = Image.MAX_IMAGE_PIXELS
+    try:
+        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+    except UnidentifiedImageError as error:
+        raise CloudsError(f"{name} is not an image", f"send one of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError:
+        return 2**31, largest or 1  # more than Pillow will ever decode
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CloudsError(f"{name} is a damaged image: {error}", "send it again, whole") from error
+    return height, width
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
     with contextlib.suppress(SyntaxError, ValueError, OSError, KeyError, struct.error):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scale
@@ -88,7 +130,15 @@ def read_label_ids(path: Path) -> Pixels:
     Raises:
         CloudsError: There is no such file, it is no image, damaged, or a colour picture.
     """
-    image = _open(path)
+    return _to_ids(_open(path), str(path))
+
+
+def decode_label_ids(data: bytes, name: str) -> Pixels:
+    """Read a label map's raw ids from bytes; see `read_label_ids` and `decode_image`."""
+    return _to_ids(_open(Path(name), data=data), name)
+
+
+def _to_ids(image: Image.Image, path: str) -> Pixels:
     if image.mode in ("L", "P"):
         return np.array(image, np.uint8)
     if image.mode == "1":  # one bit is what an optimiser leaves of a map with nothing but 0 and 255

@@ -105,6 +105,26 @@ class Vocabulary:
         return {name: array for name, array in arrays.items() if name in specs}
 
 
+def embed(run: Path, classes: Sequence[Sequence[str]]) -> Vocabulary:
+    """Make a vocabulary with the text tower of a run; see `api.embed_classes`.
+
+    Args:
+        run: A finished run with the text head.
+        classes: For each class its synonyms, the first of which becomes its name.
+    """
+    from clouds_deploy.models.segmenter import embed_names
+    from clouds_deploy.models.store import load_run
+    from clouds_deploy.models.vocabulary import class_synonyms
+
+    model = load_run(run)[0].model
+    vectors = embed_names(model, classes)
+    seen = {name for names in class_synonyms() for name in names}
+    share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
+    made = Vocabulary(tuple(names[0] for names in classes), vectors.numpy(), np.array(share, np.float32))
+    made.check("the vocabulary")
+    return made
+
+
 class FixedInputs:
     """A session whose other inputs are always the same: to its user it takes the rest; see `Session`.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clouds_deploy.errors import CloudsError, nearest
 
 if TYPE_CHECKING:
+    from clouds_deploy.config import Recipe
     from clouds_deploy.data.dataset import Source
 
 _SPEC = re.compile(r"(?P<layout>[A-Za-z][\w.-]+)(?:@(?P<split>[\w.-]+))?:(?P<root>.+)", re.DOTALL)
@@ -101,3 +102,50 @@ def name_domains(domains: Sequence[Domain]) -> dict[str, Domain]:
             raise CloudsError(f"--data {domain} is given twice", "name each dataset once")
         named[name] = domain
     return named
+
+
+def chosen_source(
+    recipe: Recipe,
+    data: str | Path | None,
+    layout: str | None,
+    split: str,
+    domain: str | None,
+    images: int | None,
+) -> tuple[Source, str]:
+    """Open what to evaluate on: the recipe's validation images, with what was asked for put on top.
+
+    Args:
+        recipe: The model's.
+        data: `--data`, or None for what the recipe names.
+        layout: Its layout, or `streets`.
+        split: Its split.
+        domain: Of drawn streets.
+        images: This many only.
+
+    Returns:
+        The images, and what to call them.
+
+    Raises:
+        CloudsError: They cannot be had.
+    """
+    from clouds_deploy.training.sources import STREETS, val_source
+
+    section = recipe.data
+    usual = section.val_layout or section.layout
+    if data is not None:
+        if layout == STREETS or (domain is not None and layout is None):
+            raise CloudsError(f"`streets` are drawn, they have no folder {data}", "leave --data out")
+        given = parse_domain(data, layout=layout, split=split, usual=usual)
+        return given.source(images), str(given)
+    name = STREETS if domain is not None and layout is None else layout or usual
+    root = None if name == STREETS else section.val_root or section.root
+    changes = {
+        "val_layout": name,
+        "val_root": root,
+        "val_split": split,
+        "domain": domain or section.domain,
+        "val_images": images or (section.val_images if layout is None else None),
+    }
+    chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
+    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
+    return val_source(chosen), what

@@ -1,0 +1,341 @@
+"""Segmenter and SAM in float16 on an NVIDIA GPU: PyTorch eager, compiled, ahead of time, and ONNX's engines.
+
+    python benchmarks/gpu/bench_gpu.py --out benchmarks/results/gpu
+    python benchmarks/gpu/bench_gpu.py --device cpu --case sam_tiny --rounds 2 --seconds 0.5   # a dry run
+
+Everything is fed tensors that lie on the device already and timed until the device has finished: transfers
+and files are left out. Candidates take turns (`bench.timing`); ratios are against the official formulation
+and files are left out. Candidates take turns (`bench.timing`); ratios are against the official formulation in
+official formulation in eager float32 and the share of what a large float16 product reaches here, by the
+operations that PyTorch counts for the official formulation. Weights are random: time does not depend on them,
+masks mean nothing. ONNX Runtime on CUDA and TensorRT is timed where onnxruntime-gpu is installed, from
+float16 graphs exported here; what is not installed is listed in the result, <date>_<GPU>.json in --out.
+
+Runs from a checkout with PYTHONPATH set to it; needs torch, timm, open_clip, segment_anything and what the
+package imports. It never ran on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from clouds_deploy.artifacts import environment, write_json
+from clouds_deploy.bench.timing import measure, ratio
+from clouds_deploy.torchvision_compat import ensure_torchvision
+
+OFFICIAL = "official, eager"
+SEGMENTER = "segmenter gta_convnext_l 1024x2048"
+CASES = ("sam_tiny", "vit_b", "vit_l", "vit_h", "decoder", "segmenter")
+GOALS = {"vit_h encoder": 11.0, "vit_b encoder": 2.0, SEGMENTER: 7.0}
+"""Milliseconds at batch 1 in float16 that were asked for."""
+
+
+@dataclass
+class Case:
+    """One thing to time: its official formulation and ours, on the same inputs."""
+
+    name: str
+    inputs: tuple[torch.Tensor, ...]
+    official: Callable[..., Any]
+    ours: dict[str, nn.Module] = field(default_factory=dict)
+    graph: Callable[[Path], tuple[Path, list[str]]] | None = None
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--case", action="append", choices=CASES)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each candidate")
+    parser.add_argument("--no-compile", action="store_true")
+    given = parser.parse_args()
+    ensure_torchvision()
+    device = torch.device(given.device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    result: dict[str, Any] = {"environment": environment(), "date": today, "gpu": gpu, "weights": "random"}
+    result["float16_peak_tflops"] = peak(device)
+    result["goals_ms"] = GOALS
+    result["cases"] = {}
+    file = given.out / f"{today}_{gpu.replace(' ', '_')}.json" if given.out else None
+    for name in given.case or CASES[1:]:
+        for case in MAKERS[name](device):
+            result["cases"][case.name] = found = run(case, device, result["float16_peak_tflops"], given)
+            print(case.name, *(f"\n  {k}: {v}" for k, v in found["candidates"].items()), flush=True)
+            if file is not None:  # after every case: a borrowed machine may be taken back
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, result)
+
+
+def half(device: torch.device) -> Any:
+    """Compute in float16 where that is safe, as people deploy these models in PyTorch."""
+    kind = torch.float16 if device.type == "cuda" else torch.bfloat16
+    return torch.autocast(device.type, kind)
+
+
+def waiter(device: torch.device) -> Callable[[], None] | None:
+    """Give what waits for the device."""
+    return torch.cuda.synchronize if device.type == "cuda" else None
+
+
+def peak(device: torch.device) -> float:
+    """Time a large product in float16 (bfloat16 on a CPU); TFLOP/s of the quickest call."""
+    side = 8192 if device.type == "cuda" else 1024
+    kind = torch.float16 if device.type == "cuda" else torch.bfloat16
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    timing = measure({"": lambda: a @ b}, rounds=1, seconds=1.0, synchronize=waiter(device))[""]
+    return 2 * side**3 / timing.minimum / 1e9
+
+
+def run(case: Case, device: torch.device, most: float, given: argparse.Namespace) -> dict[str, Any]:
+    """Time a case's candidates against each other."""
+    with torch.inference_mode():
+        right = _flat(case.official(*case.inputs))
+        with FlopCounterMode(display=False) as counter:
+            case.official(*case.inputs)
+    operations = counter.get_total_flops()
+    candidates: dict[str, Callable[[], Any]] = {OFFICIAL: _call(case.official, case.inputs, device)}
+    missing: dict[str, str] = {}
+    for name, module in case.ours.items():
+        candidates[f"ours {name}, eager"] = _call(module, case.inputs, device)
+        if given.no_compile:
+            continue
+        for label, build in (("compiled", _compiled), ("ahead of time", _ahead)):
+            try:
+                call = _call(build(module, case.inputs, device), case.inputs, device)
+                with torch.inference_mode():
+                    call()
+                candidates[f"ours {name}, {label}"] = call
+            except Exception as error:
+                missing[f"ours {name}, {label}"] = str(error).strip().splitlines()[0][:200]
+    if case.graph is not None:
+        for provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+            try:
+                candidates[f"onnxruntime {provider}"] = _onnx(case, provider)
+            except Exception as error:
+                missing[f"onnxruntime {provider}"] = str(error).strip().splitlines()[0][:200]
+    with torch.inference_mode():
+        errors = {name: _error(_flat(call()), right) for name, call in candidates.items()}
+        timings = measure(candidates, rounds=given.rounds, seconds=given.seconds, synchronize=waiter(device))
+    lines = {}
+    for name, timing in timings.items():
+        found = ratio(timings[OFFICIAL], timing)
+        lines[name] = {
+            **timing.to_json(),
+            "times_official": found.value,
+            "times_official_low": found.low,
+            "times_official_high": found.high,
+            "relative_l2_error": errors[name],
+            "passed": errors[name] <= 0.02,
+            "share_of_peak": operations / timing.percentile(50) / 1e9 / most,
+        }
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return {"gflop": operations / 1e9, "candidates": lines, "missing": missing, "peak_mib": memory}
+
+
+def _call(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], device: torch.device) -> Any:
+    def call() -> Any:
+        with torch.inference_mode(), half(device):
+            return function(*inputs)
+
+    return call
+
+
+def _compiled(module: nn.Module, inputs: Any, device: torch.device) -> Any:
+    torch.compiler.reset()
+    mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
+    return torch.compile(module, mode=mode)
+
+
+def _ahead(module: nn.Module, inputs: tuple[torch.Tensor, ...], device: torch.device) -> Any:
+    """Compile into a package with AOTInductor; autocast is recorded only inside of the module."""
+    with torch.no_grad():
+        program = torch.export.export(_InHalf(module, device), inputs)
+    package = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(Path(tempfile.mkdtemp()) / "model.pt2")
+    )
+    return torch._inductor.aoti_load_package(package)
+
+
+class _InHalf(nn.Module):
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.module, self.device = module, device
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        with half(self.device):
+            return self.module(*inputs)
+
+
+def _onnx(case: Case, provider: str) -> Callable[[], Any]:
+    """Bind device tensors to an ONNX Runtime session that really runs on the provider."""
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise RuntimeError(f"{provider} is not in this onnxruntime")
+    assert case.graph is not None
+    graph, names = case.graph(Path(tempfile.mkdtemp()))
+    session = onnxruntime.InferenceSession(str(graph), providers=[provider])
+    if session.get_providers()[0] != provider:
+        raise RuntimeError(f"asked for {provider}, runs on {session.get_providers()[0]}")
+    kinds = {torch.uint8: np.uint8, torch.int32: np.int32, torch.int64: np.int64, torch.float32: np.float32}
+    binding = session.io_binding()
+    for name, tensor in zip(names, case.inputs, strict=True):
+        binding.bind_input(
+            name, "cuda", 0, kinds[tensor.dtype], tuple(tensor.shape), tensor.contiguous().data_ptr()
+        )
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cuda")
+
+    def call() -> Any:
+        session.run_with_iobinding(binding)
+        return [torch.from_numpy(value.numpy()) for value in binding.get_outputs()] if first else None
+
+    first = True
+    call()
+    first = False
+    return call
+
+
+def _flat(found: Any) -> torch.Tensor:
+    first = found[0] if isinstance(found, (tuple, list)) else found
+    return torch.zeros(0) if first is None else first.detach().float().cpu().flatten()
+
+
+def _error(found: torch.Tensor, right: torch.Tensor) -> float:
+    """Give the relative L2 norm of the difference; 0 where a candidate keeps its results to itself."""
+    if not len(found):
+        return 0.0
+    if len(found) != len(right):
+        return float("inf")
+    return float((found - right).norm() / right.norm().clamp_min(1e-12))
+
+
+def _fp16_graph(make: Callable[[], Any], names: list[str], samples: dict[str, Any], islands: Any) -> Any:
+    def write(folder: Path) -> tuple[Path, list[str]]:
+        from clouds_deploy.export.onnx import save
+        from clouds_deploy.export.precision import to_fp16
+
+        path = folder / "graph.onnx"
+        save(to_fp16(make().model, islands, [samples]).model, path, {})
+        return path, names
+
+    return write
+
+
+def encoder_case(name: str) -> Callable[[torch.device], list[Case]]:
+    """Make a SAM's encoder, from bytes to embeddings."""
+
+    def make(device: torch.device) -> list[Case]:
+        from clouds_deploy.export.sam_graphs import encoder_to_onnx
+        from clouds_deploy.models.sam.build import load_seeded
+        from clouds_deploy.models.sam.encoder import SamEncoder
+        from clouds_deploy.sam_recipe import SamExportConfig
+
+        sam = load_seeded(name, "random").sam
+        side = sam.image_encoder.img_size
+        image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
+        size = torch.full((1, 2), side, dtype=torch.int32)
+        graph = _fp16_graph(
+            lambda: encoder_to_onnx(sam.cpu()),
+            ["image", "size"],
+            {"image": image.numpy(), "size": size.numpy()},
+            SamExportConfig().islands,
+        )
+        forms = ("bias",) if name == "sam_tiny" else ("bias", "channels")
+        ours = {
+            form: SamEncoder(sam, window_form=form, global_form=form).to(device)  # type: ignore[arg-type]
+            for form in forms
+        }
+        sam = sam.to(device)
+
+        def official(image: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+            pixels = (image.permute(0, 3, 1, 2).float() - sam.pixel_mean) / sam.pixel_std
+            out: torch.Tensor = sam.image_encoder(pixels)
+            return out
+
+        return [Case(f"{name} encoder", (image.to(device), size.to(device)), official, ours, graph)]
+
+    return make
+
+
+def decoder_cases(device: torch.device) -> list[Case]:
+    """Make SAM's decoder, at 1, 64 and 256 prompts on one image."""
+    from clouds_deploy.models.sam.build import load_seeded
+    from clouds_deploy.models.sam.decoder import SamDecoder
+
+    sam = load_seeded("vit_b", "random").sam.to(device)
+    ours = SamDecoder(sam).to(device)
+    features = torch.randn(1, 256, 64, 64, device=device)
+
+    def official(
+        features: torch.Tensor, index: torch.Tensor, points: torch.Tensor, kinds: torch.Tensor
+    ) -> Any:
+        sparse, dense = sam.prompt_encoder(points=(points[:, :-1], kinds[:, :-1]), boxes=None, masks=None)
+        return sam.mask_decoder(
+            image_embeddings=features,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+
+    cases = []
+    for count in (1, 64, 256):
+        points = torch.rand(count, 2, 2, device=device) * 1024
+        kinds = torch.tensor([1.0, -1.0], device=device).expand(count, -1).contiguous()
+        index = torch.zeros(count, dtype=torch.int64, device=device)
+        inputs = (features, index, points, kinds)
+        cases.append(Case(f"vit_b decoder, {count} prompts", inputs, official, {"merged heads": ours}))
+    return cases
+
+
+def segmenter_case(device: torch.device) -> list[Case]:
+    """Make the published ConvNeXt-L segmenter, from bytes to class scores."""
+    from clouds_deploy.models.backbones import build_backbone
+    from clouds_deploy.models.graph import SegmenterGraph
+    from clouds_deploy.models.segmenter import Segmenter
+    from clouds_deploy.recipes import load_recipe
+
+    recipe = load_recipe("gta_convnext_l", ("model.backbone.weights=random",))
+    torch.manual_seed(0)
+    model = Segmenter(recipe.model, build_backbone(recipe.model.backbone)).to(device).eval()
+    image = torch.randint(0, 256, (1, 1024, 2048, 3), dtype=torch.uint8, device=device)
+
+    class Graph(nn.Module):
+        def __init__(self, form: str) -> None:
+            super().__init__()
+            self.form = form
+            self.graph = SegmenterGraph(model, inference="exact", scores=True)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            model.set_form(self.form)  # type: ignore[arg-type]
+            scores: torch.Tensor = self.graph(image)[1]
+            return scores
+
+    return [Case(SEGMENTER, (image,), Graph("grid_sample"), {"gather": Graph("gather")})]
+
+
+MAKERS: dict[str, Callable[[torch.device], list[Case]]] = {
+    **{name: encoder_case(name) for name in ("sam_tiny", "vit_b", "vit_l", "vit_h")},
+    "decoder": decoder_cases,
+    "segmenter": segmenter_case,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Segmentation over HTTP: the KServe v2 protocol for tensors, a small API for pictures, a page for people."""

@@ -1,0 +1,180 @@
+"""The door of the server: who gets in, how much they may bring, how long they may stay."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clouds_deploy.serving.budget import Budget
+from clouds_deploy.serving.limits import Limits
+from clouds_deploy.serving.metrics import Metrics
+from clouds_deploy.serving.refusal import Refusal
+
+_LOG = logging.getLogger("uvicorn.error")
+_PATIENCE = 2.0
+"""Seconds for which a refused body is still read, so that its sender gets to read the answer."""
+
+
+@dataclass
+class Tally:
+    """What the server did with the requests that bring something (POST).
+
+    Attributes:
+        accepted: Requests let in.
+        answered: Of these, answers sent to the last byte, whatever their status.
+        refused: Requests turned away at the door.
+    """
+
+    accepted: int = 0
+    answered: int = 0
+    refused: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Give the counts."""
+        return asdict(self)
+
+
+class Gate:
+    """ASGI middleware around the whole application.
+
+    POST requests are let in while the server is open and fewer than `Limits.waiting` are inside; bodies are
+    counted as they come in, and never held where they are too long; everything ends within
+    `Limits.seconds`. Other requests (health, metrics, the page) always get in: they must answer when nothing
+    else does.
+
+    Args:
+        app: What answers.
+        limits: The bounds.
+        metrics: Where answers are counted.
+
+    Attributes:
+        open: False lets no more POST in; the server sets it when it is told to stop.
+        tally: What came of the requests.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+        self.app, self.limits, self.metrics = app, limits, metrics
+        self.open = False
+        self.inside = 0
+        self.tally = Tally()
+        self._bodies = Budget(limits.held_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = _Visit(scope, receive, send, self.limits.body_bytes)
+        start = time.perf_counter()
+        try:
+            if scope["method"] != "POST":
+                await self.app(scope, receive, visit.answer)
+                return
+            if refusal := self._at_the_door(visit):
+                self.tally.refused += 1
+                await visit.refuse(refusal)
+                return
+            await self._serve(visit)
+        except Exception as error:
+            if not visit.complete:
+                raise
+            # told already; let out, uvicorn would close the connection on the next request of an innocent
+            _LOG.error("%s %s", scope["method"], scope["path"], exc_info=error)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(route, str(visit.status)).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
+
+    def _at_the_door(self, visit: _Visit) -> Refusal | None:
+        if not self.open:
+            return Refusal(503, "the server takes no requests now", "ask again, or ask another one")
+        if self.inside >= self.limits.waiting:
+            return Refusal(429, f"{self.inside} requests are being served already", "try again later")
+        if visit.length is not None and visit.length > self.limits.body_bytes:
+            return _too_long(self.limits.body_bytes)
+        return None
+
+    async def _serve(self, visit: _Visit) -> None:
+        self.inside += 1
+        self.tally.accepted += 1
+        self.metrics.in_flight.inc()
+        try:
+            with anyio.fail_after(self.limits.seconds):
+                async with self._bodies.take(
+                    self.limits.body_bytes if visit.length is None else visit.length
+                ):
+                    await self.app(visit.scope, visit.read, visit.answer)
+        except TimeoutError:
+            if not visit.status:
+                await visit.refuse(self._late(visit))
+        finally:
+            self.inside -= 1
+            self.metrics.in_flight.dec()
+            self.tally.answered += visit.complete
+
+    def _late(self, visit: _Visit) -> Refusal:
+        seconds = f"{self.limits.seconds:g} s"
+        if visit.asked and not visit.whole:
+            return Refusal(408, f"the request's body was not here after {seconds}", "send it faster")
+        return Refusal(
+            504, f"no answer within {seconds}", "send a smaller image, or ask when less is going on"
+        )
+
+
+class _Visit:
+    """One request on its way through: counts what it brings, notes what it is answered."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, largest: int) -> None:
+        self.scope, self._receive, self._send, self._largest = scope, receive, send, largest
+        length = Headers(scope=scope).get("content-length", "")
+        self.length = int(length[:20]) if length.isascii() and length.isdigit() else None
+        self.status = 0
+        self.complete = self.whole = self.asked = False
+        self._got = 0
+
+    async def read(self) -> Message:
+        """Receive, up to the limit."""
+        self.asked = True
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._got += len(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
+            if self._got > self._largest:
+                raise _too_long(self._largest)
+        return message
+
+    async def answer(self, message: Message) -> None:
+        """Send; an answer that comes before the whole body lets the sender finish first, a while.
+
+        Who still writes when the connection is closed may never get to read why.
+        """
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            await self._drain()
+        await self._send(message)
+        self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer without having listened."""
+        headers = {**refusal.headers, "Connection": "close"}
+        response = JSONResponse(refusal.body, refusal.status, headers)
+        await response(self.scope, self._receive, self.answer)
+
+    async def _drain(self) -> None:
+        """Throw away what still comes in, as it comes."""
+        if self.scope["method"] != "POST" or b"expect" in dict(self.scope["headers"]):
+            return
+        with anyio.move_on_after(_PATIENCE):
+            while not self.whole:
+                message = await self._receive()
+                self.whole = message["type"] != "http.request" or not message.get("more_body", False)
+
+
+def _too_long(largest: int) -> Refusal:
+    return Refusal(413, f"the request has more than {largest} bytes", "send a smaller image")

@@ -1,0 +1,140 @@
+"""The segmenter that is served: a bundle in a runtime, behind one queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.backends import open_session
+from clouds_deploy.runtime.bundle import Bundle, open_bundle
+from clouds_deploy.runtime.session import Array, Session, TensorSpec
+from clouds_deploy.serving.batcher import Batcher, Done
+from clouds_deploy.serving.metrics import Metrics
+
+Row = dict[str, Array]
+ENGINE = "segmenter"
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests share an engine call.
+
+    Attributes:
+        largest: Images per call; a graph of a fixed batch takes no more than that.
+        delay: Seconds that the first of a call may wait for others.
+        waiting: Images in the queue.
+    """
+
+    largest: int = 8
+    delay: float = 0.002
+    waiting: int = 128
+
+
+class ServedModel:
+    """A bundle that answers image by image, gathered into calls.
+
+    Args:
+        bundle: Its directory.
+        backend: The runtime.
+        name: What clients call it; None takes the recipe's name.
+        device: See `runtime.options.Options`.
+        threads: See `runtime.options.Options`.
+        batching: How requests share a call.
+        metrics: Where calls are counted.
+
+    Raises:
+        CloudsError: See `open_session`; the graph takes something else than one image.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        backend: str = "onnxruntime",
+        *,
+        name: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        batching: Batching | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.bundle: Bundle = open_bundle(bundle)
+        self.session: Session = open_session(self.bundle, backend, device=device, threads=threads)
+        self.name = name or self.bundle.recipe.name
+        self.image = self.session.inputs[0]
+        if len(self.session.inputs) != 1 or len(self.image.shape) != 4:
+            raise CloudsError(f"{bundle} takes more than an image", "export it again with this version")
+        chosen = batching or Batching()
+        counted = metrics or Metrics()
+        fixed = self.image.shape[0]
+        self.queue: Batcher[Array, Row] = Batcher(
+            self._run,
+            ENGINE,
+            largest=chosen.largest if fixed is None else min(chosen.largest, fixed),
+            delay=chosen.delay,
+            waiting=chosen.waiting,
+            observe=counted.observer(ENGINE),
+        )
+        counted.watch_queue(ENGINE, self.queue.__len__)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the graph gives; the first are the labels."""
+        return self.session.outputs
+
+    def classes(self) -> list[dict[str, Any]]:
+        """List the classes: `id`, `name`, `color` as RGB."""
+        vocabulary = self.bundle.vocabulary()
+        facts = self.bundle.facts
+        names = list(vocabulary.names) if vocabulary else list(facts["classes"])
+        colors = list(facts["palette"])
+        return [
+            {"id": i, "name": name, "color": colors[i] if i < len(colors) else _spread(i)}
+            for i, name in enumerate(names)
+        ]
+
+    def submit(self, images: Sequence[Array]) -> list[Future[Done[Row]]]:
+        """Queue images of the graph's size.
+
+        Args:
+            images: (H, W, 3) uint8 each.
+
+        Returns:
+            For each a future of its outputs by name, without the batch axis.
+
+        Raises:
+            Refusal: See `Batcher.submit`.
+        """
+        return self.queue.submit(images)
+
+    def warm_up(self) -> None:
+        """Run the smallest and the largest call once, so that no request pays for a first time."""
+        gray = np.full((self.bundle.height, self.bundle.width, 3), 127, np.uint8)
+        for count in sorted({1, self.queue.largest}):
+            self._run([gray] * count)
+
+    def close(self) -> None:
+        """Finish the queue, then let go of the graph."""
+        self.queue.close()
+        self.session.close()
+
+    def _run(self, images: list[Array]) -> list[Row]:
+        batch = np.stack(images)
+        missing = (self.image.shape[0] or len(batch)) - len(batch)
+        if missing > 0:  # a graph of a fixed batch: repeat the last image, drop its answers
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
+        outputs = self.session.run({self.image.name: batch})
+        return [{name: array[i] for name, array in outputs.items()} for i in range(len(images))]
+
+
+def _spread(index: int) -> list[int]:
+    """A colour for a class beyond the palette, away from its neighbours'."""
+    import colorsys
+
+    rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.9)
+    return [round(255 * value) for value in rgb]

@@ -1,0 +1,238 @@
+"""Tensors on the wire: the KServe v2 protocol's JSON and its binary extension, parsed and written.
+
+Source: "Predict Protocol - Version 2" of KServe, and Triton's "Binary Tensor Data Extension".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.runtime.session import Array, TensorSpec
+from clouds_deploy.serving.refusal import Refusal
+
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+"""The protocol's names of numpy's types."""
+
+HEADER_LENGTH = "inference-header-content-length"
+_GUIDE = "see docs/serving.md, or GET /v2/models/NAME for what the model takes"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One output that a client asked for."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A parsed request.
+
+    Attributes:
+        inputs: Arrays by name, checked against the model's specification.
+        outputs: What is to be answered.
+        identity: The client's own name of the request, echoed.
+    """
+
+    inputs: dict[str, Array]
+    outputs: tuple[Wanted, ...]
+    identity: str | None = None
+
+
+@dataclass
+class _Tail:
+    """The binary data behind a JSON header, handed out in order."""
+
+    data: memoryview
+    used: int = field(default=0)
+
+    def take(self, size: int, name: str) -> memoryview:
+        if size < 0 or self.used + size > len(self.data):
+            left = len(self.data) - self.used
+            raise Refusal(400, f"input `{name}` has {size} bytes of binary data, {left} came", _GUIDE)
+        self.used += size
+        return self.data[self.used - size : self.used]
+
+
+def metadata(spec: TensorSpec) -> dict[str, Any]:
+    """Describe an input or output as the protocol does; -1 is a free size."""
+    shape = [-1 if size is None else size for size in spec.shape]
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
+
+
+def parse(
+    body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> Inference:
+    """Read an inference request.
+
+    Args:
+        body: JSON, with binary data behind it where the header says so.
+        header_length: What the HTTP header `Inference-Header-Content-Length` says, or None.
+        inputs: What the model takes.
+        outputs: What it gives.
+
+    Raises:
+        Refusal: 400 where it is not of the protocol, 422 where it does not fit the model.
+    """
+    head, tail = _split(body, header_length)
+    try:
+        request = json.loads(head)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"the request is not JSON: {str(error)[:200]}", _GUIDE) from error
+    given = request.get("inputs") if isinstance(request, dict) else None
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise Refusal(400, "the request has no list `inputs`", _GUIDE)
+    specs = {spec.name: spec for spec in inputs}
+    arrays: dict[str, Array] = {}
+    for one in given:
+        name = one.get("name")
+        if not isinstance(name, str) or name not in specs or name in arrays:
+            known = ", ".join(f"`{known}`" for known in specs)
+            raise Refusal(422, f"the model has no input `{str(name)[:100]}` (or twice)", f"it takes {known}")
+        arrays[name] = _array(one, specs[name], tail)
+    if lacking := [name for name in specs if name not in arrays]:
+        raise Refusal(422, f"input `{lacking[0]}` is missing", f"send {specs[lacking[0]]}")
+    if tail.used != len(tail.data):
+        raise Refusal(400, f"{len(tail.data) - tail.used} bytes of binary data belong to no input", _GUIDE)
+    identity = request.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise Refusal(400, "`id` is no string", _GUIDE)
+    return Inference(arrays, _wanted(request, outputs), identity)
+
+
+def render(
+    name: str, version: str, inference: Inference, arrays: Mapping[str, Array]
+) -> tuple[bytes, dict[str, str]]:
+    """Write the answer.
+
+    Args:
+        name: The model's.
+        version: The model's.
+        inference: What was asked.
+        arrays: The model's outputs by name.
+
+    Returns:
+        The body and its HTTP headers.
+    """
+    outputs: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for wanted in inference.outputs:
+        array = np.ascontiguousarray(arrays[wanted.name])
+        about: dict[str, Any] = {
+            "name": wanted.name,
+            "datatype": DATATYPES[array.dtype.name],
+            "shape": list(array.shape),
+        }
+        if wanted.binary:
+            blobs.append(array.tobytes())
+            about["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            about["data"] = array.ravel().tolist()
+        outputs.append(about)
+    answer: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": outputs}
+    if inference.identity is not None:
+        answer["id"] = inference.identity
+    head = json.dumps(answer, separators=(",", ":")).encode()
+    if not blobs:
+        return head, {"Content-Type": "application/json"}
+    return b"".join([head, *blobs]), {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[bytes, _Tail]:
+    if header_length is None:
+        return body, _Tail(memoryview(b""))
+    if not (header_length.isascii() and header_length.isdigit()) or int(header_length[:12]) > len(body):
+        raise Refusal(400, f"Inference-Header-Content-Length is {header_length[:40]}", _GUIDE)
+    length = int(header_length)
+    return body[:length], _Tail(memoryview(body)[length:])
+
+
+def _array(one: dict[str, Any], spec: TensorSpec, tail: _Tail) -> Array:
+    """Make an input's array, or say what about it does not fit."""
+    shape, datatype = one.get("shape"), one.get("datatype")
+    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+        raise Refusal(422, f"input `{spec.name}` has no shape of whole numbers above 0", f"send {spec}")
+    if datatype != DATATYPES[spec.dtype]:
+        raise Refusal(
+            422, f"input `{spec.name}` is {str(datatype)[:40]}", f"send {DATATYPES[spec.dtype]}: {spec}"
+        )
+    fits = len(shape) == len(spec.shape) and all(
+        want in (None, have) for have, want in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise Refusal(422, f"input `{spec.name}` has shape {str(shape)[:100]}", f"send {spec}")
+    count = math.prod(shape)
+    dtype = np.dtype(spec.dtype)
+    parameters = one.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if size is not None:
+        if type(size) is not int or size != count * dtype.itemsize:
+            raise Refusal(
+                422,
+                f"input `{spec.name}` names {str(size)[:40]} bytes of binary data for the shape {shape}",
+                f"send {count * dtype.itemsize}",
+            )
+        return np.frombuffer(tail.take(size, spec.name), dtype).reshape(shape)
+    return _numbers(one.get("data"), spec, count).reshape(shape)
+
+
+def _numbers(data: Any, spec: TensorSpec, count: int) -> Array:
+    """Turn a list of numbers, flat or nested, into an array of the very type."""
+    if not isinstance(data, list):
+        raise Refusal(422, f"input `{spec.name}` has no list `data`", f"send {count} numbers")
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise Refusal(422, f"`data` of input `{spec.name}` is ragged", f"send {count} numbers") from error
+    dtype = np.dtype(spec.dtype)
+    if values.size != count:
+        raise Refusal(
+            422, f"`data` of input `{spec.name}` holds {values.size} values", f"send {count}: {spec}"
+        )
+    if values.dtype.kind not in ("iu" if dtype.kind in "iu" else "iuf"):
+        raise Refusal(422, f"`data` of input `{spec.name}` are no {spec.dtype} numbers", f"send {spec}")
+    if dtype.kind in "iu":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if values.min() < least or values.max() > most:
+            raise Refusal(422, f"`data` of input `{spec.name}` leaves {least}..{most}", f"send {spec}")
+    return values.astype(dtype)
+
+
+def _wanted(request: dict[str, Any], outputs: Sequence[TensorSpec]) -> tuple[Wanted, ...]:
+    names = [spec.name for spec in outputs]
+    usual = _flag(request, "binary_data_output")
+    listed = request.get("outputs")
+    if listed is None:
+        return tuple(Wanted(name, usual) for name in names)
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed) or not listed:
+        raise Refusal(400, "`outputs` is no list of objects", _GUIDE)
+    wanted = []
+    for one in listed:
+        if one.get("name") not in names:
+            known = ", ".join(f"`{name}`" for name in names)
+            raise Refusal(422, f"the model has no output `{str(one.get('name'))[:100]}`", f"known: {known}")
+        wanted.append(Wanted(one["name"], _flag(one, "binary_data", usual)))
+    return tuple(wanted)
+
+
+def _flag(owner: dict[str, Any], key: str, usual: bool = False) -> bool:
+    parameters = owner.get("parameters") or {}
+    return bool(parameters.get(key, usual)) if isinstance(parameters, dict) else usual

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,12 @@ from clouds_deploy.console import busy, say, warn
 from clouds_deploy.engines.build import FOLDER, build_engine, engine_version, profiles
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.export.bisect import explain
 from clouds_deploy.export.flops import flops_by_type
 from clouds_deploy.export.half import HALF, engine_gate, flops_gate, prove_half, prove_rounded, type_segmenter
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
-from clouds_deploy.export.parity import BATCH, drawn_images, prove, reference, require_passed
+from clouds_deploy.export.parity import BATCH, Gate, drawn_images, prove, reference, require_passed
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
@@ -110,7 +112,8 @@ def export(
                 for engine in engines
                 for gate in prove(engine, directory / GRAPH, gate_graph, pictures, expected, limits, extra)
             ]
-        require_passed(gates)
+        feeds = {INPUT: pictures[:1], **extra}
+        require_passed(gates, lambda gate: _where(gate, gate_graph, None, feeds, out))
         if fp16:
             half = limits.fp16
             with busy("typing it in float16"):
@@ -125,7 +128,7 @@ def export(
                         engine, directory / GRAPH, gate_graph, pictures, expected, half, extra
                     )
                 gates += prove_rounded(typed, pictures, expected, half, extra)
-            require_passed(gates)
+            require_passed(gates, lambda gate: _where(gate, gate_graph, exported.model, feeds, out))
         if len(np.unique(expected[LABELS])) < 2:
             warn("PyTorch gives all test images one class: equal labels prove little, the scores must do")
         for path in directory.glob(f"{_GATE_GRAPH}*"):
@@ -181,6 +184,19 @@ def export(
         "precision": facts["precision"],
         "engines": built,
     }
+
+
+def _where(gate: Gate, graph: Path, original: ir.Model | None, feeds: dict[str, Array], out: Path) -> str:
+    """Say where a graph that failed a gate goes wrong; `original` is the float32 one of a typed graph."""
+    engine = gate.engine.split()[0]
+    if engine not in GRAPH_BACKENDS:
+        return "the gate is of the file, not of what it computes"
+    if original is None:
+        return explain(engine, graph, graph, feeds, out)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / GRAPH
+        save(original, path, {})
+        return explain(engine, graph, path, feeds, out)
 
 
 def _sized(recipe: Recipe, height: int | None, width: int | None) -> Any:

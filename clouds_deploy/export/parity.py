@@ -6,7 +6,7 @@ formulation of the papers; so the gates cover the rewriting, the exporter, the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -258,8 +258,12 @@ def table(gates: Sequence[Gate]) -> str:
     return "\n".join(rows)
 
 
-def require_passed(gates: Sequence[Gate]) -> None:
+def require_passed(gates: Sequence[Gate], where: Callable[[Gate], str] | None = None) -> None:
     """Refuse an export that could not be proven.
+
+    Args:
+        gates: All of them.
+        where: Asked where the first failed one's graph goes wrong.
 
     Raises:
         CloudsError: A gate failed; exit code 1, with the whole table.
@@ -267,7 +271,8 @@ def require_passed(gates: Sequence[Gate]) -> None:
     failed = [gate for gate in gates if not gate.passed]
     if failed:
         raise CloudsError(
-            f"{len(failed)} of {len(gates)} gates failed, nothing was written\n{table(gates)}",
-            "the runtime does not compute what PyTorch computes; see the failed lines",
+            f"{len(failed)} of {len(gates)} gates failed, no bundle was written\n{table(gates)}",
+            "the runtime does not compute what PyTorch computes; see the failed lines"
+            + (f"; {where(failed[0])}" if where is not None else ""),
             exit_code=1,
         )

@@ -1,0 +1,197 @@
+"""Where a graph goes wrong: the first tensor that two runs of it disagree on, and what makes it, cut out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.artifacts import atomic_directory, write_json
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.backends import open_graph
+from clouds_deploy.runtime.session import Array
+
+GRAPH = "region.onnx"
+ARRAYS = "region.npz"
+FINDING = "finding.json"
+FLOATS = (1, 10)
+"""ONNX's numbers of float and float16."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """The first operation whose output is off although its inputs are not.
+
+    Attributes:
+        node: Its name.
+        operation: What it does.
+        output: The tensor that is off.
+        error: Relative L2 norm of the difference there.
+        inputs_error: The largest one of its inputs.
+        tensors: How many tensors were compared.
+        folder: Where the reproducer lies.
+    """
+
+    node: str
+    operation: str
+    output: str
+    error: float
+    inputs_error: float
+    tensors: int
+    folder: str
+
+    def describe(self) -> str:
+        """Say it in a sentence."""
+        return (
+            f"first to go wrong is `{self.node}` ({self.operation}): relative error {self.error:.1e} from "
+            f"inputs right to {self.inputs_error:.1e}; a graph of it alone, with its numbers: {self.folder}"
+        )
+
+
+def bisect(
+    right: tuple[Path, str],
+    wrong: tuple[Path, str],
+    feeds: Mapping[str, Array],
+    out: Path,
+    *,
+    tolerance: float = 1e-3,
+) -> Region | None:
+    """Compare two graphs, tensor by tensor, and cut out the first operation that goes wrong.
+
+    Args:
+        right: A graph and the runtime that computes it rightly.
+        wrong: The same graph, or one typed otherwise with the same names, and the runtime in doubt.
+        feeds: Inputs by name.
+        out: The folder to make: the operation as a graph, its inputs, what came out and what should have.
+        tolerance: Relative L2 error from which a tensor counts as wrong.
+
+    Returns:
+        The operation; None where no tensor is wrong: then the graph itself is not the network, or many small
+        errors add up.
+
+    Raises:
+        CloudsError: A runtime is not installed or refuses a graph; `out` exists.
+    """
+    import onnx
+
+    if out.exists():
+        raise CloudsError(f"{out} exists", "move it away")
+    good, order = _all_tensors(*right, feeds)
+    bad, _ = _all_tensors(*wrong, feeds)
+    errors = {name: _apart(bad[name], good[name]) for name in order if name in bad}
+    model = onnx.load(str(wrong[0]))
+    constants = {value.name for value in model.graph.initializer}
+    known = dict.fromkeys(feeds, 0.0)
+    known |= errors
+    for node in model.graph.node:
+        off = [name for name in node.output if errors.get(name, 0.0) > tolerance]
+        sources = [known[name] for name in node.input if name in known]
+        if off and max(sources, default=0.0) <= tolerance:
+            name = off[0]
+            region = Region(
+                node.name, node.op_type, name, errors[name], max(sources, default=0.0), len(errors), str(out)
+            )
+            values = {n: bad[n] if n in bad else feeds[n] for n in node.input if n in bad or n in feeds}
+            with atomic_directory(out) as folder:
+                _cut(model, node, constants, values, {name: bad[name], f"{name} wanted": good[name]}, folder)
+                write_json(folder / FINDING, asdict(region) | {"right": right[1], "wrong": wrong[1]})
+            return region
+    return None
+
+
+def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
+    """Run a graph with every float tensor in it as an output."""
+    import onnx
+    from onnx import helper, shape_inference
+
+    model = shape_inference.infer_shapes(onnx.load(str(graph)), data_prop=True)
+    given = {value.name for value in model.graph.output}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    order = []
+    for node in model.graph.node:
+        for name in node.output:
+            if kinds.get(name) in FLOATS and name not in given:
+                model.graph.output.append(helper.make_tensor_value_info(name, kinds[name], None))
+                order.append(name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        onnx.save(model, str(path), save_as_external_data=True, location="probe.data")
+        session = open_graph(path, engine)
+        try:
+            found = session.run({spec.name: feeds[spec.name] for spec in session.inputs})
+        finally:
+            session.close()
+    return found, order + [name for name in given if name in found]
+
+
+def _apart(found: Array, right: Array) -> float:
+    a, b = found.astype(np.float64), right.astype(np.float64)
+    same = np.isfinite(b)
+    if a.shape != b.shape or not np.array_equal(same, np.isfinite(a)):
+        return float("inf")
+    norm = float(np.linalg.norm(b[same]))
+    return float(np.linalg.norm(a[same] - b[same])) / max(norm, 1e-12) if same.any() else 0.0
+
+
+def _cut(
+    model: Any,
+    node: Any,
+    constants: set[str],
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    folder: Path,
+) -> None:
+    """Write one operation as a graph, with the numbers that went in and came out."""
+    import onnx
+    from onnx import helper
+
+    def described(name: str, array: Array) -> Any:
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
+        )
+
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in set(node.input) & constants]
+    graph = helper.make_graph(
+        [node],
+        "region",
+        [described(name, array) for name, array in inputs.items()],
+        [described(name, array) for name, array in outputs.items() if not name.endswith(" wanted")],
+        initializer=weights,
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version),
+        str(folder / GRAPH),
+    )
+    np.savez_compressed(folder / ARRAYS, **{**inputs, **outputs})  # type: ignore[arg-type]
+
+
+def explain(engine: str, shipped: Path, original: Path, feeds: Mapping[str, Array], out: Path) -> str:
+    """Say in a sentence where a graph that failed its gates goes wrong, and leave a reproducer beside `out`.
+
+    Args:
+        engine: The runtime that failed.
+        shipped: The graph that failed.
+        original: The graph in float32; the same file where that is what failed.
+        feeds: One image's inputs.
+        out: The bundle that was not made; the reproducer is `<out>.failed`, an older one is replaced.
+    """
+    folder = out.with_name(f"{out.name}.failed")
+    shutil.rmtree(folder, ignore_errors=True)
+    typed = shipped != original
+    other = "onnxruntime" if typed or engine != "onnxruntime" else "openvino"
+    try:
+        found = bisect((original, other), (shipped, engine), feeds, folder, tolerance=0.02 if typed else 1e-3)
+    except CloudsError as error:
+        return f"where it goes wrong was not found: {error.message}"
+    if found is None:
+        with_what = "float32's" if typed else f"{other}'s"
+        return (
+            f"every tensor is like {with_what} on one image: the graph is not what PyTorch computes, or many "
+            "small errors add up"
+        )
+    return found.describe()

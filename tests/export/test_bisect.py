@@ -1,0 +1,77 @@
+"""A fault put into the middle of a graph is found there, and what is left of it shows it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.export.bisect import ARRAYS, FINDING, GRAPH, bisect, explain
+
+RNG = np.random.default_rng(0)
+WEIGHTS = [RNG.normal(size=(8, 8)).astype(np.float32) for _ in range(4)]
+FEEDS = {"x": RNG.normal(size=(3, 8)).astype(np.float32)}
+
+
+def chain(path: Path, broken: int | None = None) -> Path:
+    """Write four products with an activation after each; two columns of one may be exchanged."""
+    nodes, tensors, name = [], [], "x"
+    for i, weight in enumerate(WEIGHTS):
+        kept = weight[:, [1, 0, *range(2, 8)]] if i == broken else weight
+        tensors.append(numpy_helper.from_array(np.ascontiguousarray(kept), f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [name, f"w{i}"], [f"m{i}"], name=f"layer{i}/product"))
+        nodes.append(helper.make_node("Tanh", [f"m{i}"], [f"t{i}"], name=f"layer{i}/act"))
+        name = f"t{i}"
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 8])], tensors,
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("broken", [0, 2, 3])
+def test_the_broken_layer_is_found(tmp_path: Path, broken: int) -> None:
+    right, wrong = chain(tmp_path / "right.onnx"), chain(tmp_path / "wrong.onnx", broken)
+    out = tmp_path / "failed"
+    found = bisect((right, "onnxruntime"), (wrong, "openvino"), FEEDS, out)
+    assert found is not None
+    assert found.node == f"layer{broken}/product"
+    assert found.inputs_error < 1e-3 < found.error
+    assert json.loads((out / FINDING).read_text())["operation"] == "MatMul"
+    arrays = np.load(out / ARRAYS)
+    source = "x" if broken == 0 else f"t{broken - 1}"
+    (again,) = onnxruntime.InferenceSession(out / GRAPH).run(None, {source: arrays[source]})
+    np.testing.assert_allclose(again, arrays[found.output], rtol=1e-5, atol=1e-6)
+    assert np.abs(again - arrays[f"{found.output} wanted"]).max() > 0.01
+
+
+def test_nothing_is_wrong(tmp_path: Path) -> None:
+    path = chain(tmp_path / "a.onnx")
+    assert bisect((path, "onnxruntime"), (path, "openvino"), FEEDS, tmp_path / "failed") is None
+    assert not (tmp_path / "failed").exists()
+    assert "not what PyTorch computes" in explain("openvino", path, path, FEEDS, tmp_path / "b")
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    path = chain(tmp_path / "a.onnx")
+    (tmp_path / "failed").mkdir()
+    with pytest.raises(CloudsError, match="exists"):
+        bisect((path, "onnxruntime"), (path, "openvino"), FEEDS, tmp_path / "failed")
+
+
+def test_the_sentence_of_a_failed_gate(tmp_path: Path) -> None:
+    """A typed graph is compared with the float32 one; an older reproducer makes way."""
+    right, wrong = chain(tmp_path / "right.onnx"), chain(tmp_path / "wrong.onnx", 2)
+    for _ in range(2):
+        said = explain("openvino", wrong, right, FEEDS, tmp_path / "bundle")
+        assert "`layer2/product` (MatMul)" in said
+        assert str(tmp_path / "bundle.failed") in said
+    assert (tmp_path / "bundle.failed" / GRAPH).is_file()

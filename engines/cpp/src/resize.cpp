@@ -1,5 +1,5 @@
 // The arithmetic is that of Pillow's src/libImaging/Resample.c and Geometry.c, order of operations included: doubles
-// for the weights, each rounded to 22 fractional bits, sums that start at one half, columns before rows.
+// for the weights, each rounded to 22 fractional bits, sums that start at one half.
 #include "resize.hpp"
 
 #include <algorithm>
@@ -69,43 +69,61 @@ void Resizer::Table::prepare(int in, int out) {
   from = in, to = out;
 }
 
-void Resizer::bilinear(const Source& source, const Target& target, int channels) {
-  const std::size_t row_bytes = static_cast<std::size_t>(target.width) * static_cast<std::size_t>(channels);
-  Source from = source;
-  if (source.width != target.width) {
-    columns_.prepare(source.width, target.width);
-    const bool direct = source.height == target.height;
-    if (!direct) between_.resize(row_bytes * static_cast<std::size_t>(source.height));
-    const Target to = direct ? target
-                             : Target{between_.data(), source.height, target.width, static_cast<std::ptrdiff_t>(row_bytes)};
-    const auto pass = channels == 1 ? pass_columns<1> : pass_columns<3>;
-    for (int y = 0; y < source.height; ++y) {
-      pass(source.data + y * source.stride, to.data + y * to.stride, target.width, columns_.first.data(),
-           columns_.count.data(), columns_.weights.data(), columns_.most);
-    }
-    if (direct) return;
-    from = {to.data, to.height, to.width, to.stride};
+void Resizer::resize_columns(const Source& source, const Target& target, int channels) {
+  columns_.prepare(source.width, target.width);
+  const auto pass = channels == 1 ? pass_columns<1> : pass_columns<3>;
+  for (int y = 0; y < source.height; ++y) {
+    pass(source.data + y * source.stride, target.data + y * target.stride, target.width, columns_.first.data(),
+         columns_.count.data(), columns_.weights.data(), columns_.most);
   }
-  if (source.height == target.height) {
-    for (int y = 0; y < target.height; ++y) {
-      std::memcpy(target.data + y * target.stride, from.data + y * from.stride, row_bytes);
-    }
-    return;
-  }
+}
+
+void Resizer::resize_rows(const Source& source, const Target& target, int channels) {
   rows_.prepare(source.height, target.height);
-  sums_.resize(row_bytes);
+  const std::size_t size = static_cast<std::size_t>(target.width) * static_cast<std::size_t>(channels);
+  sums_.resize(size);
   for (int y = 0; y < target.height; ++y) {
     std::fill(sums_.begin(), sums_.end(), kHalf);
     const std::int32_t* weights = rows_.weights.data() + static_cast<std::ptrdiff_t>(y) * rows_.most;
     const int least = rows_.first[static_cast<std::size_t>(y)];
     for (int i = 0; i < rows_.count[static_cast<std::size_t>(y)]; ++i) {
-      const std::uint8_t* in = from.data + (least + i) * from.stride;
+      const std::uint8_t* in = source.data + (least + i) * source.stride;
       const std::int32_t weight = weights[i];
       std::int32_t* sums = sums_.data();
-      for (std::size_t x = 0; x < row_bytes; ++x) sums[x] += in[x] * weight;
+      for (std::size_t x = 0; x < size; ++x) sums[x] += in[x] * weight;
     }
     std::uint8_t* out = target.data + y * target.stride;
-    for (std::size_t x = 0; x < row_bytes; ++x) out[x] = clip(sums_[x]);
+    for (std::size_t x = 0; x < size; ++x) out[x] = clip(sums_[x]);
+  }
+}
+
+void Resizer::bilinear(const Source& source, const Target& target, int channels) {
+  const bool columns = source.width != target.width, rows = source.height != target.height;
+  if (!columns && !rows) {
+    const std::size_t size = static_cast<std::size_t>(target.width) * static_cast<std::size_t>(channels);
+    for (int y = 0; y < target.height; ++y) {
+      std::memcpy(target.data + y * target.stride, source.data + y * source.stride, size);
+    }
+  } else if (!rows) {
+    resize_columns(source, target, channels);
+  } else if (!columns) {
+    resize_rows(source, target, channels);
+  } else {
+    // Pillow from 13 on: rows first where the height drops by more than twice of what the width does.
+    const int lower = source.height - target.height, narrower = source.width - target.width;
+    const bool rows_first = lower > 0 && lower > 2 * narrower;
+    const int height = rows_first ? target.height : source.height, width = rows_first ? source.width : target.width;
+    const std::ptrdiff_t stride = std::ptrdiff_t{width} * channels;
+    between_.resize(static_cast<std::size_t>(stride) * static_cast<std::size_t>(height));
+    const Target to{between_.data(), height, width, stride};
+    const Source from{between_.data(), height, width, stride};
+    if (rows_first) {
+      resize_rows(source, to, channels);
+      resize_columns(from, target, channels);
+    } else {
+      resize_columns(source, to, channels);
+      resize_rows(from, target, channels);
+    }
   }
 }
 

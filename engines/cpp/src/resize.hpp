@@ -39,6 +39,9 @@ class Resizer {
     void prepare(int in, int out);
   };
 
+  void resize_columns(const Source& source, const Target& target, int channels);
+  void resize_rows(const Source& source, const Target& target, int channels);
+
   Table columns_;
   Table rows_;
   std::vector<std::uint8_t> between_;

@@ -75,7 +75,7 @@ std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& f
 #if defined(CLOUDS_TENSORRT) || defined(CLOUDS_TENSORRT_RTX)
   if (runs_engines(backend)) return open_tensorrt(file, options);
 #endif
-  (void)file;
+  (void)file, (void)options;
   const std::vector<std::string> built = backends();
   throw Error("this build of clouds has no backend `" + backend + "`",
               "configure it with " + flag(backend) + (built.empty() ? "" : ", or use " + quoted(built)));

@@ -107,6 +107,15 @@ clouds::Segmenter::Done callback(clouds_done done, void* context) {
 extern "C" {
 
 const char* clouds_version(void) { return CLOUDS_VERSION; }
+const char* clouds_backends(void) {
+  thread_local std::string names;
+  keep(names, "");
+  guarded([] {
+    for (const std::string& name : clouds::backends()) names += (names.empty() ? "" : " ") + name;
+    return CLOUDS_OK;
+  });
+  return names.c_str();
+}
 const char* clouds_message(void) { return last_message.c_str(); }
 const char* clouds_hint(void) { return last_hint.c_str(); }
 

@@ -1,5 +1,6 @@
 #include "documents.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "clouds/error.hpp"
@@ -11,11 +12,17 @@ using nlohmann::json;
 
 constexpr int kFormat = 1;  // of manifests; clouds_deploy.artifacts.FORMAT
 
+// The parser quotes what it was reading, which may be no text at all.
+std::string printable(std::string words) {
+  std::replace_if(words.begin(), words.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return words;
+}
+
 json parse(std::string_view text, const std::string& where) {
   try {
     return json::parse(text);
   } catch (const json::exception& error) {
-    throw Error(where + " is not valid JSON: " + error.what(), "make the directory again");
+    throw Error(where + " is not valid JSON: " + printable(error.what()), "make the directory again");
   }
 }
 
@@ -25,9 +32,9 @@ auto facts(const std::string& where, Read read) {
   try {
     return read();
   } catch (const json::exception& error) {
-    throw Error(where + " lacks or garbles a fact: " + error.what(), "export it again with this version");
+    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), "export it again with this version");
   } catch (const std::out_of_range& error) {
-    throw Error(where + " lacks or garbles a fact: " + error.what(), "export it again with this version");
+    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), "export it again with this version");
   }
 }
 

@@ -1,7 +1,8 @@
 // Insides of the library for tests in Python, which compare them with the Python they were ported from.
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 
 #include "bundle.hpp"
@@ -77,11 +78,14 @@ EXPOSED const char* read_vocabulary(const char* path) {
   return told([&] { clouds::read_vocabulary(path); });
 }
 
-// facts and machine as JSON
-EXPOSED const char* check_engine(const char* facts, const char* bundle, const char* machine) {
-  const auto given = nlohmann::json::parse(facts), here = nlohmann::json::parse(machine);
-  const clouds::EngineFacts engine{given["file"],   given["engine"], given["version"], given["sha256"],
-                                   given["sms"],    given.value("version_compatible", false)};
-  const clouds::Machine on{here["versions"], here["sm"], here["gpu"], here["driver"]};
-  return told([&] { clouds::check_engine(engine, bundle, on); });
+// `sms` has spaces between; `installed` null: the engine's runtime is not.
+EXPOSED const char* check_engine(const char* bundle, const char* file, const char* engine, const char* version,
+                                 const char* hash, const char* sms, int version_compatible, const char* installed,
+                                 const char* sm, const char* gpu, const char* driver) {
+  clouds::EngineFacts facts{file, engine, version, hash, {}, version_compatible != 0};
+  std::istringstream words(sms);
+  for (std::string word; words >> word;) facts.sms.push_back(word);
+  clouds::Machine machine{{}, sm, gpu, driver};
+  if (installed != nullptr) machine.versions[engine] = installed;
+  return told([&] { clouds::check_engine(facts, bundle, machine); });
 }

@@ -57,6 +57,7 @@ typedef struct {
 typedef struct clouds_segmenter clouds_segmenter;
 
 CLOUDS_API const char* clouds_version(void);
+CLOUDS_API const char* clouds_backends(void); /* those built in, with spaces between */
 CLOUDS_API const char* clouds_message(void);
 CLOUDS_API const char* clouds_hint(void);
 

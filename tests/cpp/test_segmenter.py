@@ -301,7 +301,11 @@ def test_sanitizers_find_nothing(sanitizer: str, toy: Path, small_bundle: Path, 
     """Our code is instrumented, OpenVINO's is not: what only it does is suppressed for the thread sanitizer."""
     build = builder.build(sanitizer.replace(",", "-"), f"-DCLOUDS_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
     suppressions = builder.SOURCE / "tests" / "thread.supp"
-    environment = {**os.environ, "TSAN_OPTIONS": f"suppressions={suppressions} halt_on_error=1"}
+    environment = {
+        **os.environ,
+        "TSAN_OPTIONS": f"suppressions={suppressions} halt_on_error=1",
+        "TBB_ENABLE_SANITIZERS": "1",  # else it loads libraries in a way that no sanitizer stands
+    }
 
     def check(*command: str, code: int = 0) -> None:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

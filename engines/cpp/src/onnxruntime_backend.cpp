@@ -41,6 +41,7 @@ class OnnxRuntimeGraph : public Graph {
       throw Error("onnxruntime runs a graph in the precision it is written in, not `" + options.precision + "`",
                   "use the openvino backend for bf16");
     }
+    environment();  // before anything that may want to log
     try {
       Ort::SessionOptions settings;
       settings.SetLogSeverityLevel(3);

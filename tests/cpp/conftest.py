@@ -10,6 +10,7 @@ import pytest
 
 from tests.cpp import builder
 from tests.cpp.toy import write_toy
+from tests.cpp.toy_sam import write_toy_sam
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,9 @@ def internals(cpp_build: Path) -> ctypes.CDLL:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose graph is a few nodes; read only."""
     return write_toy(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def toy_sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a SAM."""
+    return write_toy_sam(tmp_path_factory.mktemp("toy_sam") / "bundle")

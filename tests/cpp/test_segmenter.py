@@ -275,8 +275,8 @@ def test_the_c_api_survives_what_it_is_given(library: Any, binding: Any, toy: Pa
         assert library.clouds_version().decode().count(".") == 2
 
 
-def test_c_code_can_use_it(cpp_build: Path, toy: Path) -> None:
-    assert "ok" in builder.succeed([str(cpp_build / "clouds_plain_c"), str(toy)])
+def test_c_code_can_use_it(cpp_build: Path, toy: Path, toy_sam: Path) -> None:
+    assert "ok" in builder.succeed([str(cpp_build / "clouds_plain_c"), str(toy), str(toy_sam)])
     assert builder.run([str(cpp_build / "clouds_plain_c"), str(toy / "none")]).returncode == 1
 
 
@@ -297,7 +297,9 @@ def test_eight_threads_for_a_minute(cpp_build: Path, small_bundle: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_sanitizers_find_nothing(sanitizer: str, toy: Path, small_bundle: Path, tmp_path: Path) -> None:
+def test_sanitizers_find_nothing(
+    sanitizer: str, toy: Path, toy_sam: Path, small_bundle: Path, tmp_path: Path
+) -> None:
     """Our code is instrumented, OpenVINO's is not: what only it does is suppressed for the thread sanitizer."""
     build = builder.build(sanitizer.replace(",", "-"), f"-DCLOUDS_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
     suppressions = builder.SOURCE / "tests" / "thread.supp"
@@ -316,7 +318,7 @@ def test_sanitizers_find_nothing(sanitizer: str, toy: Path, small_bundle: Path, 
     check(str(build / "clouds_unit"))
     check(str(build / "clouds_hammer"), str(toy), "10", "8")
     check(str(build / "clouds_hammer"), str(small_bundle), "20", "8")
-    check(str(build / "clouds_plain_c"), str(toy))
+    check(str(build / "clouds_plain_c"), str(toy), str(toy_sam))
     check(str(build / "clouds_fuzz"), "10", *(str(toy / n) for n in ("manifest.json", "bundle.json", "reference.npz")))
     check(str(build / "clouds_selftest"), str(small_bundle))
     check(str(build / "clouds_selftest"), str(tmp_path), code=2)

@@ -88,6 +88,12 @@ def load(path: Path | str) -> Any:
             DONE,
             ctypes.c_void_p,
         ]
+    library.clouds_sam_size.argtypes = [ctypes.c_void_p, *2 * [ctypes.POINTER(ctypes.c_int)]]
+    library.clouds_sam_embed.argtypes = 3 * [ctypes.c_void_p]
+    library.clouds_sam_prompt.argtypes = [*4 * [ctypes.c_void_p], *2 * [ctypes.c_size_t], *2 * [ctypes.c_void_p]]
+    library.clouds_sam_mask.argtypes = 4 * [ctypes.c_void_p]
+    for name in ("clouds_sam_close", "clouds_embedding_free"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
     library.clouds_segment.argtypes = [*4 * [ctypes.c_void_p], ctypes.c_size_t]
     library.clouds_self_test.argtypes = [ctypes.c_void_p, *2 * [ctypes.POINTER(ctypes.c_double)]]
     return library
@@ -103,15 +109,80 @@ def map_of(array: Picture) -> Map:
     return Map(array.ctypes.data, array.shape[0], array.shape[1], array.strides[0])
 
 
+def options_of(library: Any, options: dict[str, Any]) -> Options:
+    """Give the defaults with some changed."""
+    chosen = Options()
+    library.clouds_options_default(ctypes.byref(chosen))
+    for name, value in options.items():
+        setattr(chosen, name, value.encode() if isinstance(value, str) else value)
+    return chosen
+
+
+def check(library: Any, status: int) -> None:
+    """Raise what a call said was wrong."""
+    if status != OK:
+        raise Refused(status, library.clouds_message().decode(), library.clouds_hint().decode())
+
+
+class Sam:
+    """`clouds_sam`."""
+
+    def __init__(self, library: Any, bundle: Path | str, **options: Any) -> None:
+        self._library, self._handle = library, ctypes.c_void_p()
+        chosen = options_of(library, options)
+        path = str(bundle).encode()
+        check(library, library.clouds_sam_open(path, ctypes.byref(chosen), ctypes.byref(self._handle)))
+        size, low = ctypes.c_int(), ctypes.c_int()
+        library.clouds_sam_size(self._handle, size, low)
+        self.size, self.mask_size = size.value, low.value
+
+    def embed(self, image: Picture) -> tuple[ctypes.c_void_p, tuple[int, int]]:
+        """Encode an image; hand what comes to `free`."""
+        seen = ctypes.c_void_p()
+        status = self._library.clouds_sam_embed(
+            self._handle, ctypes.byref(image_of(image)), ctypes.byref(seen)
+        )
+        check(self._library, status)
+        return seen, (image.shape[0], image.shape[1])
+
+    def prompt(
+        self, seen: tuple[ctypes.c_void_p, tuple[int, int]], points: Any, labels: Any
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Propose masks for points (P, N, 2) and labels (P, N)."""
+        points = np.ascontiguousarray(points, np.float64)
+        labels = np.ascontiguousarray(labels, np.int32)
+        logits = np.empty((len(points), 3, self.mask_size, self.mask_size), np.float32)
+        iou = np.empty((len(points), 3), np.float32)
+        arrays = (points.ctypes.data, labels.ctypes.data, *points.shape[:2])
+        call = self._library.clouds_sam_prompt
+        check(self._library, call(self._handle, seen[0], *arrays, logits.ctypes.data, iou.ctypes.data))
+        return logits, iou
+
+    def mask(self, seen: tuple[ctypes.c_void_p, tuple[int, int]], logits: Any) -> Picture:
+        """Bring one proposal's logits to the image's size."""
+        low, out = np.ascontiguousarray(logits, np.float32), np.empty(seen[1], np.uint8)
+        view = map_of(out)
+        check(
+            self._library,
+            self._library.clouds_sam_mask(self._handle, seen[0], low.ctypes.data, ctypes.byref(view)),
+        )
+        return out
+
+    def free(self, seen: tuple[ctypes.c_void_p, tuple[int, int]]) -> None:
+        """Let go of an embedding."""
+        self._library.clouds_embedding_free(seen[0])
+
+    def close(self) -> None:
+        """Let go of both graphs."""
+        self._library.clouds_sam_close(self._handle)
+
+
 class Segmenter:
     """`clouds_segmenter`."""
 
     def __init__(self, library: Any, bundle: Path | str, **options: Any) -> None:
         self._library, self._handle = library, ctypes.c_void_p()
-        chosen = Options()
-        library.clouds_options_default(ctypes.byref(chosen))
-        for name, value in options.items():
-            setattr(chosen, name, value.encode() if isinstance(value, str) else value)
+        chosen = options_of(library, options)
         path = str(bundle).encode()
         self._check(library.clouds_segmenter_open(path, ctypes.byref(chosen), ctypes.byref(self._handle)))
         height, width = ctypes.c_int(), ctypes.c_int()
@@ -122,10 +193,7 @@ class Segmenter:
         self.backend = library.clouds_segmenter_backend(self._handle).decode()
 
     def _check(self, status: int) -> None:
-        if status != OK:
-            raise Refused(
-                status, self._library.clouds_message().decode(), self._library.clouds_hint().decode()
-            )
+        check(self._library, status)
 
     def segment(self, image: Picture, labels: Picture | None = None, trust: Picture | None = None) -> Picture:
         """Label one image."""

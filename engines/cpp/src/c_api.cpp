@@ -5,10 +5,17 @@
 #include <string>
 #include <vector>
 
+#include "clouds/sam.hpp"
 #include "clouds/segmenter.hpp"
 
 struct clouds_segmenter {
   clouds::Segmenter segmenter;
+};
+struct clouds_sam {
+  clouds::Sam sam;
+};
+struct clouds_embedding {
+  clouds::SamEmbedding seen;
 };
 
 namespace {
@@ -209,6 +216,69 @@ clouds_status clouds_self_test(const clouds_segmenter* segmenter, double* agreem
     const clouds::SelfTest result = segmenter->segmenter.self_test();
     if (agreement != nullptr) *agreement = result.agreement;
     if (limit != nullptr) *limit = result.limit;
+    return CLOUDS_OK;
+  });
+}
+
+clouds_status clouds_sam_open(const char* bundle, const clouds_options* options, clouds_sam** out) {
+  return guarded([&] {
+    if (out == nullptr) return null_given("out");
+    *out = nullptr;
+    if (bundle == nullptr) return null_given("bundle");
+    *out = new clouds_sam{clouds::Sam(bundle, options_of(options))};
+    return CLOUDS_OK;
+  });
+}
+
+void clouds_sam_close(clouds_sam* sam) { delete sam; }
+
+void clouds_sam_size(const clouds_sam* sam, int* image_size, int* mask_size) {
+  if (image_size != nullptr) *image_size = sam != nullptr ? sam->sam.info().image_size : 0;
+  if (mask_size != nullptr) *mask_size = sam != nullptr ? sam->sam.info().mask_size : 0;
+}
+
+clouds_status clouds_sam_embed(const clouds_sam* sam, const clouds_image* image, clouds_embedding** out) {
+  return guarded([&] {
+    if (out == nullptr) return null_given("out");
+    *out = nullptr;
+    if (sam == nullptr || image == nullptr) return null_given("sam or image");
+    *out = new clouds_embedding{sam->sam.embed(view(*image))};
+    return CLOUDS_OK;
+  });
+}
+
+void clouds_embedding_free(clouds_embedding* embedding) { delete embedding; }
+
+clouds_status clouds_sam_prompt(const clouds_sam* sam, const clouds_embedding* embedding, const double* points,
+                                const int* labels, size_t prompts, size_t count, float* logits, float* iou) {
+  return guarded([&] {
+    if (sam == nullptr || embedding == nullptr) return null_given("sam or embedding");
+    if (prompts == 0) return CLOUDS_OK;
+    if (points == nullptr || labels == nullptr || logits == nullptr || iou == nullptr) return null_given("an array");
+    std::vector<clouds::SamPrompt> given(prompts, clouds::SamPrompt(count));
+    for (size_t i = 0; i < prompts * count; ++i) {
+      given[i / count][i % count] = {points[2 * i], points[2 * i + 1], labels[i]};
+    }
+    const std::vector<clouds::SamProposals> found = sam->sam.prompt(embedding->seen, given);
+    for (const clouds::SamProposals& one : found) {
+      for (const std::vector<float>& proposal : one.logits) {
+        std::memcpy(logits, proposal.data(), proposal.size() * sizeof(float));
+        logits += proposal.size();
+      }
+      std::memcpy(iou, one.iou.data(), sizeof one.iou);
+      iou += one.iou.size();
+    }
+    return CLOUDS_OK;
+  });
+}
+
+clouds_status clouds_sam_mask(const clouds_sam* sam, const clouds_embedding* embedding, const float* logits,
+                              const clouds_map* mask) {
+  return guarded([&] {
+    if (sam == nullptr || embedding == nullptr) return null_given("sam or embedding");
+    if (logits == nullptr || mask == nullptr) return null_given("logits or mask");
+    const auto side = static_cast<size_t>(sam->sam.info().mask_size);
+    sam->sam.mask(embedding->seen, {logits, logits + side * side}, view(*mask));
     return CLOUDS_OK;
   });
 }

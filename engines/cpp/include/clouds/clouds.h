@@ -95,6 +95,29 @@ CLOUDS_API clouds_status clouds_try_submit(const clouds_segmenter* segmenter, co
 /* Labels the bundle's own images; `agreement` is the share of pixels, 0..1, with PyTorch's label. */
 CLOUDS_API clouds_status clouds_self_test(const clouds_segmenter* segmenter, double* agreement, double* limit);
 
+/* A SAM: promptable segmentation. See clouds/sam.hpp. */
+typedef struct clouds_sam clouds_sam;
+typedef struct clouds_embedding clouds_embedding;
+
+CLOUDS_API clouds_status clouds_sam_open(const char* bundle, const clouds_options* options, clouds_sam** out);
+CLOUDS_API void clouds_sam_close(clouds_sam* sam);
+/* Sides of the square that the encoder sees, and of the logits' square. */
+CLOUDS_API void clouds_sam_size(const clouds_sam* sam, int* image_size, int* mask_size);
+
+/* Encodes an image; the embedding outlives neither its SAM nor clouds_embedding_free. */
+CLOUDS_API clouds_status clouds_sam_embed(const clouds_sam* sam, const clouds_image* image, clouds_embedding** out);
+CLOUDS_API void clouds_embedding_free(clouds_embedding* embedding);
+
+/* points: (prompts, count, 2) x and y in pixels of the image; labels: (prompts, count) 1 foreground, 0 background,
+ * 2 and 3 a box's corners, -1 no point. Writes logits (prompts, 3, mask_size, mask_size) and iou (prompts, 3). */
+CLOUDS_API clouds_status clouds_sam_prompt(const clouds_sam* sam, const clouds_embedding* embedding,
+                                           const double* points, const int* labels, size_t prompts, size_t count,
+                                           float* logits, float* iou);
+
+/* Brings logits of one proposal to the image's size: 1 inside, 0 outside. */
+CLOUDS_API clouds_status clouds_sam_mask(const clouds_sam* sam, const clouds_embedding* embedding, const float* logits,
+                                         const clouds_map* mask);
+
 #ifdef __cplusplus
 }
 #endif

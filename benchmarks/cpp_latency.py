@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--cpu-time", action="store_true", help="of this process: for a machine others use too")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of this process: for a machine others use too"
+    )
     given = parser.parse_args()
     clock = time.process_time_ns if given.cpu_time else time.perf_counter_ns
 
@@ -76,7 +78,11 @@ def main() -> None:
     graph = given.bundle / "segmenter.onnx"
     bare, again = (bare_call(given.build, graph, image, given.threads) for _ in range(2))
 
-    results: dict[str, Any] = {"environment": environment(), "size": [height, width], "threads": given.threads}
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "size": [height, width],
+        "threads": given.threads,
+    }
     results["clock"] = "process CPU time" if given.cpu_time else "wall"
     candidates = {
         "bare": bare,
@@ -90,11 +96,17 @@ def main() -> None:
     over = ratio(timings["cpp"], timings["bare"])
     extra = float(np.median(timings["cpp"].rounds - timings["bare"].rounds))
     for name, timing in timings.items():
-        print(f"{height} x {width}  {name:7s} p50 {timing.percentile(50):9.3f} ms  min {timing.minimum:9.3f} ms")
+        print(
+            f"{height} x {width}  {name:7s} p50 {timing.percentile(50):9.3f} ms  min {timing.minimum:9.3f} ms"
+        )
     print(f"  C++ is {faster.value:.3f}x ({faster.low:.3f} to {faster.high:.3f}) as fast as Python")
     noise = ratio(timings["again"], timings["bare"])
-    print(f"  a second bare call takes {noise.value:.4f} ({noise.low:.4f} to {noise.high:.4f}) of the first: noise")
-    print(f"  C++ takes {over.value:.4f} ({over.low:.4f} to {over.high:.4f}) of the bare call, {extra:+.4f} ms")
+    print(
+        f"  a second one takes {noise.value:.4f} ({noise.low:.4f} to {noise.high:.4f}) of the first: noise"
+    )
+    print(
+        f"  C++ takes {over.value:.4f} ({over.low:.4f} to {over.high:.4f}) of the bare call, {extra:+.4f} ms"
+    )
     results["graph_size"] = {
         "timings": {name: timing.to_json() for name, timing in timings.items()},
         "python_over_cpp": vars(faster),

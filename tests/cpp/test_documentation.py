@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(cpp_build: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the page takes it for granted; the library is built already, so that `cmake --build` is quick."""
+    """A folder as the page takes it for granted; the library is built already, so that building is quick."""
     place = tmp_path_factory.mktemp("documentation")
     (place / "engines").mkdir()
     (place / "engines" / "cpp").symlink_to(builder.SOURCE)
@@ -72,7 +72,11 @@ def test_what_the_page_names_is_there() -> None:
         assert (builder.ROOT / path).exists(), path
     for header in re.findall(r"`(clouds/[\w.]+)`", text):
         assert (builder.SOURCE / "include" / header).is_file(), header
-    options = (builder.SOURCE / "CMakeLists.txt").read_text() + (builder.SOURCE / "cmake/backends.cmake").read_text()
-    for name in re.findall(r"`(?:CLOUDS_)?(OPENVINO|ONNXRUNTIME_ROOT|ONNXRUNTIME|TENSORRT|TENSORRT_RTX)`", text):
+    options = (builder.SOURCE / "CMakeLists.txt").read_text() + (
+        builder.SOURCE / "cmake/backends.cmake"
+    ).read_text()
+    for name in re.findall(
+        r"`(?:CLOUDS_)?(OPENVINO|ONNXRUNTIME_ROOT|ONNXRUNTIME|TENSORRT|TENSORRT_RTX)`", text
+    ):
         assert name in options
     assert "test-cpp:" in (builder.ROOT / "Makefile").read_text()

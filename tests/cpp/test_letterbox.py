@@ -66,7 +66,17 @@ def test_nearest_equals_pillow(internals: Any) -> None:
 @pytest.mark.parametrize("graph", [(64, 128), (96, 96), (160, 64)])
 def test_letterboxes_equal_those_of_python(internals: Any, graph: tuple[int, int]) -> None:
     rng = np.random.default_rng(4)
-    shapes = [(1, 1), (1, 700), (700, 1), graph, (graph[0], 3), (3, graph[1]), (63, 127), (719, 1280), (300, 90)]
+    shapes = [
+        (1, 1),
+        (1, 700),
+        (700, 1),
+        graph,
+        (graph[0], 3),
+        (3, graph[1]),
+        (63, 127),
+        (719, 1280),
+        (300, 90),
+    ]
     shapes += [tuple(int(v) for v in np.exp(rng.uniform(0, 6.5, 2))) for _ in range(60)]
     for height, width in shapes:
         image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)

@@ -47,6 +47,8 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+CLANG = next((name for name in ("clang++", "clang++-14") if shutil.which(name)), "")
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "whole": lambda _: None,
     "no directory": shutil.rmtree,
@@ -88,7 +90,9 @@ def test_what_is_no_json_is_refused(tmp_path: Path, toy: Path, internals: Any, c
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside"])
-def test_files_outside_of_the_bundle_are_never_read(tmp_path: Path, toy: Path, internals: Any, name: str) -> None:
+def test_files_outside_of_the_bundle_are_never_read(
+    tmp_path: Path, toy: Path, internals: Any, name: str
+) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(toy, bundle)
     (tmp_path / "outside").write_text("x")
@@ -101,7 +105,8 @@ def test_files_outside_of_the_bundle_are_never_read(tmp_path: Path, toy: Path, i
 @pytest.mark.parametrize(
     "facts",
     [
-        {"height": None}, {"height": -1}, {"width": 1 << 40}, {"height": 32.5}, {"mean_color": [1, 2]}, {"mean_color": [1, 2, 300]},
+        {"height": None}, {"height": -1}, {"width": 1 << 40}, {"height": 32.5},
+        {"mean_color": [1, 2]}, {"mean_color": [1, 2, 300]},
         {"inputs": []}, {"outputs": {}}, {"inputs": [{"name": "image"}]}, {"classes": 5}, {"engines": [{}]},
     ],
     ids=str,
@@ -277,7 +282,9 @@ def test_the_tools_say_what_is_wrong_and_what_to_do(
         (bundle / GRAPH).write_bytes(b"no graph")
         seal(bundle)
     else:
-        more = ("--backend", "openvivo") if fault == "backend" else ("--backend", "openvino", "--device", "tpu")
+        more = (
+            ("--backend", "openvivo") if fault == "backend" else ("--backend", "openvino", "--device", "tpu")
+        )
     code, text = selftest(cpp_build, bundle, *more)
     assert code == 2, text
     assert message in text
@@ -292,12 +299,12 @@ def test_the_bundles_files_survive_mutation(cpp_build: Path, toy: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("clang++") is None and shutil.which("clang++-14") is None, reason="no clang: no libFuzzer")
+@pytest.mark.skipif(not CLANG, reason="no clang: no libFuzzer")
 def test_a_fuzzer_finds_nothing(toy: Path, tmp_path: Path) -> None:
-    suffix = "" if shutil.which("clang++") else "-14"
     build = builder.build(
-        "fuzz", f"-DCMAKE_C_COMPILER=clang{suffix}", f"-DCMAKE_CXX_COMPILER=clang++{suffix}", "-DCLOUDS_TOOLS=OFF",
-        "-DCLOUDS_OPENVINO=OFF", "-DCLOUDS_SANITIZE=fuzzer-no-link,address,undefined", targets=("clouds_fuzz",),
+        "fuzz", f"-DCMAKE_C_COMPILER={CLANG.replace('++', '')}", f"-DCMAKE_CXX_COMPILER={CLANG}",
+        "-DCLOUDS_TOOLS=OFF", "-DCLOUDS_OPENVINO=OFF",
+        "-DCLOUDS_SANITIZE=fuzzer-no-link,address,undefined", targets=("clouds_fuzz",),
     )  # fmt: skip
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -305,6 +312,12 @@ def test_a_fuzzer_finds_nothing(toy: Path, tmp_path: Path) -> None:
         shutil.copy(toy / name, corpus / name)
     seconds = os.environ.get("CLOUDS_FUZZ_SECONDS", "60")
     builder.succeed(
-        [str(build / "clouds_fuzz"), f"-max_total_time={seconds}", "-timeout=10", "-max_len=20000", str(corpus)],
+        [
+            str(build / "clouds_fuzz"),
+            f"-max_total_time={seconds}",
+            "-timeout=10",
+            "-max_len=20000",
+            str(corpus),
+        ],
         cwd=tmp_path,
     )

@@ -17,7 +17,9 @@ from tests.cpp.toy_sam import LOW, SIDE
 
 @pytest.fixture(scope="module")
 def python(toy_sam: Path) -> Sam:
-    sessions = (open_graph(toy_sam / f"{name}.onnx", "openvino", Options()) for name in ("encoder", "decoder"))
+    sessions = (
+        open_graph(toy_sam / f"{name}.onnx", "openvino", Options()) for name in ("encoder", "decoder")
+    )
     return Sam(*sessions, "toy", prompt_batch=16)
 
 

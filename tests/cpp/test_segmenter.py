@@ -128,7 +128,9 @@ def test_a_damaged_file_is_named_and_the_rest_is_labelled(cpp_build: Path, toy: 
     for name in ("torn.png", "torn.jpg", "text.png"):
         assert str(folder / name) in done.stderr
     assert "3 of 5 images labelled" not in done.stdout
-    assert "2 of 5 images labelled" in done.stdout or "is a JPEG file, and this build reads none" in done.stderr
+    assert (
+        "2 of 5 images labelled" in done.stdout or "is a JPEG file, and this build reads none" in done.stderr
+    )
     for wrong in (["--out"], ["--what", "x"], [], [str(toy)]):
         assert builder.run([str(sample), *wrong]).returncode == 2
     missing = builder.run([str(sample), str(toy), str(tmp_path / "none"), "--out", str(tmp_path / "o")])
@@ -300,8 +302,10 @@ def test_eight_threads_for_a_minute(cpp_build: Path, small_bundle: Path) -> None
 def test_sanitizers_find_nothing(
     sanitizer: str, toy: Path, toy_sam: Path, small_bundle: Path, tmp_path: Path
 ) -> None:
-    """Our code is instrumented, OpenVINO's is not: what only it does is suppressed for the thread sanitizer."""
-    build = builder.build(sanitizer.replace(",", "-"), f"-DCLOUDS_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
+    """Our code is instrumented, OpenVINO is not: what only it does is suppressed for threads."""
+    build = builder.build(
+        sanitizer.replace(",", "-"), f"-DCLOUDS_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"
+    )
     suppressions = builder.SOURCE / "tests" / "thread.supp"
     environment = {
         **os.environ,
@@ -319,9 +323,15 @@ def test_sanitizers_find_nothing(
     check(str(build / "clouds_hammer"), str(toy), "10", "8")
     check(str(build / "clouds_hammer"), str(small_bundle), "20", "8")
     check(str(build / "clouds_plain_c"), str(toy), str(toy_sam))
-    check(str(build / "clouds_fuzz"), "10", *(str(toy / n) for n in ("manifest.json", "bundle.json", "reference.npz")))
+    check(
+        str(build / "clouds_fuzz"),
+        "10",
+        *(str(toy / n) for n in ("manifest.json", "bundle.json", "reference.npz")),
+    )
     check(str(build / "clouds_selftest"), str(small_bundle))
     check(str(build / "clouds_selftest"), str(tmp_path), code=2)
     if (build / "clouds_segment").is_file():
         shutil.copytree(builder.ROOT / "docs" / "images", tmp_path / "images")
-        check(str(build / "clouds_segment"), str(toy), str(tmp_path / "images"), "--out", str(tmp_path / "out"))
+        check(
+            str(build / "clouds_segment"), str(toy), str(tmp_path / "images"), "--out", str(tmp_path / "out")
+        )

@@ -37,23 +37,27 @@ DECODER = {
         value("iou_predictions", "float32", None, 3),
     ],
 }
-TYPES = {"uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
+TYPES = {
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+}
 
 
 def save(path: Path, nodes: list[Any], facts: dict[str, Any], constants: dict[str, Any]) -> None:
-    def infos(side: str) -> list[Any]:
-        return [
-            helper.make_tensor_value_info(v["name"], TYPES[v["dtype"]], [d or f"{v['name']}{i}" for i, d in enumerate(v["shape"])])
-            for v in facts[side]
-        ]  # fmt: skip
+    def info(spec: dict[str, Any]) -> Any:
+        name, sizes = spec["name"], [d or f"{spec['name']}{i}" for i, d in enumerate(spec["shape"])]
+        return helper.make_tensor_value_info(name, TYPES[spec["dtype"]], sizes)
 
     tensors = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
-    graph = helper.make_graph(nodes, "toy", infos("inputs"), infos("outputs"), tensors)
+    inputs, outputs = ([info(spec) for spec in facts[side]] for side in ("inputs", "outputs"))
+    graph = helper.make_graph(nodes, "toy", inputs, outputs, tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 def write_toy_sam(path: Path) -> Path:
-    """Write a bundle: embeddings are mean colours, shifted by the size; masks are these around what the points say."""
+    """Write a bundle: embeddings are mean colours plus the size; masks are these and the points."""
     path.mkdir(parents=True)
     node, step = helper.make_node, SIDE // GRID
     save(
@@ -86,8 +90,9 @@ def write_toy_sam(path: Path) -> Path:
         ],
         DECODER,
         {
-            "one": np.array([1], np.int64), "two": np.array([2], np.int64), "onetwo": np.array([1, 2], np.int64),
-            "rest": np.array([1, 2, 3], np.int64), "grey": np.float32(150), "scales": np.array([1, 1, 4, 4], np.float32),
+            "one": np.array([1], np.int64), "two": np.array([2], np.int64),
+            "onetwo": np.array([1, 2], np.int64), "rest": np.array([1, 2, 3], np.int64),
+            "grey": np.float32(150), "scales": np.array([1, 1, 4, 4], np.float32),
             "steps": np.array([[0.1, 0.3, -0.2]], np.float32),
         },
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """The C API bound with ctypes: how any language can use the library, and what the tests and the bench call.
 
-    library = load("build/cpp/libclouds.so")
-    with Segmenter(library, "bundles/a") as segmenter:
-        labels = segmenter.segment(image)
+library = load("build/cpp/libclouds.so")
+with Segmenter(library, "bundles/a") as segmenter:
+labels = segmenter.segment(image)
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ def load(path: Path | str) -> Any:
         ]
     library.clouds_sam_size.argtypes = [ctypes.c_void_p, *2 * [ctypes.POINTER(ctypes.c_int)]]
     library.clouds_sam_embed.argtypes = 3 * [ctypes.c_void_p]
-    library.clouds_sam_prompt.argtypes = [*4 * [ctypes.c_void_p], *2 * [ctypes.c_size_t], *2 * [ctypes.c_void_p]]
+    library.clouds_sam_prompt.argtypes = [
+        *4 * [ctypes.c_void_p],
+        *2 * [ctypes.c_size_t],
+        *2 * [ctypes.c_void_p],
+    ]
     library.clouds_sam_mask.argtypes = 4 * [ctypes.c_void_p]
     for name in ("clouds_sam_close", "clouds_embedding_free"):
         getattr(library, name).argtypes = [ctypes.c_void_p]

@@ -101,9 +101,7 @@ def main() -> None:
         )
     print(f"  C++ is {faster.value:.3f}x ({faster.low:.3f} to {faster.high:.3f}) as fast as Python")
     noise = ratio(timings["again"], timings["bare"])
-    print(
-        f"  a second one takes {noise.value:.4f} ({noise.low:.4f} to {noise.high:.4f}) of the first: noise"
-    )
+    print(f"  a second one takes {noise.value:.4f} ({noise.low:.4f} to {noise.high:.4f}) of the first: noise")
     print(
         f"  C++ takes {over.value:.4f} ({over.low:.4f} to {over.high:.4f}) of the bare call, {extra:+.4f} ms"
     )

@@ -15,9 +15,8 @@ std::string quoted(const std::vector<std::string>& words) {
 }
 
 std::string flag(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(), [](char c) {
-    return c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
-  });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](char c) { return c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c); });
   return "-DCLOUDS_" + name + "=ON";
 }
 

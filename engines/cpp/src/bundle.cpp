@@ -18,9 +18,9 @@ constexpr const char* kFacts = "bundle.json";
 constexpr std::size_t kLargest = 255;  // classes that uint8 labels tell apart, 255 kept for "ignore"
 
 bool stays_inside(const fs::path& name) {
-  return !name.empty() && name.is_relative() && std::none_of(name.begin(), name.end(), [](const fs::path& part) {
-    return part == "..";
-  }) && name.string().find('\0') == std::string::npos;
+  return !name.empty() && name.is_relative() &&
+         std::none_of(name.begin(), name.end(), [](const fs::path& part) { return part == ".."; }) &&
+         name.string().find('\0') == std::string::npos;
 }
 
 void check_file(const fs::path& path, const FileEntry& entry, const std::string& kind, bool verify) {

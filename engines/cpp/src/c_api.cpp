@@ -64,9 +64,7 @@ clouds_status guarded(Call call) noexcept {
   }
 }
 
-clouds_status null_given(const char* what) {
-  throw clouds::Error(std::string(what) + " is null", "see clouds.h");
-}
+clouds_status null_given(const char* what) { throw clouds::Error(std::string(what) + " is null", "see clouds.h"); }
 
 clouds::ImageView view(const clouds_image& image) {
   return {image.data, image.height, image.width, image.row_stride, static_cast<clouds::PixelFormat>(image.format)};
@@ -129,8 +127,8 @@ const char* clouds_hint(void) { return last_hint.c_str(); }
 void clouds_options_default(clouds_options* options) {
   if (options == nullptr) return;
   const clouds::Options own;
-  *options = {sizeof(clouds_options), nullptr, nullptr, own.threads, nullptr, nullptr, 1, own.requests, own.workers,
-              own.queue};
+  *options = {sizeof(clouds_options), nullptr,     nullptr,  own.threads, nullptr, nullptr, 1,
+              own.requests,           own.workers, own.queue};
 }
 
 clouds_status clouds_segmenter_open(const char* bundle, const clouds_options* options, clouds_segmenter** out) {

@@ -14,7 +14,8 @@ constexpr int kFormat = 1;  // of manifests; clouds_deploy.artifacts.FORMAT
 
 // The parser quotes what it was reading, which may be no text at all.
 std::string printable(std::string words) {
-  std::replace_if(words.begin(), words.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  std::replace_if(
+      words.begin(), words.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
   return words;
 }
 
@@ -130,9 +131,8 @@ SamFacts parse_sam(std::string_view text, const std::string& where) {
   const json value = parse(text, where);
   return facts(where, [&] {
     const json& graphs = value.at("graphs");
-    return SamFacts{value.at("name").get<std::string>(),
-                    static_cast<int>(integer(value.at("image_size"), 1, 1 << 16)), graph(graphs.at("encoder")),
-                    graph(graphs.at("decoder"))};
+    return SamFacts{value.at("name").get<std::string>(), static_cast<int>(integer(value.at("image_size"), 1, 1 << 16)),
+                    graph(graphs.at("encoder")), graph(graphs.at("decoder"))};
   });
 }
 

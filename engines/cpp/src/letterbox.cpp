@@ -50,8 +50,7 @@ void check_map(const MapView& map, const ImageView& image, const char* what) {
 }
 
 Letterbox letterbox_of(int height, int width, int graph_height, int graph_width) {
-  const double scale =
-      std::min(static_cast<double>(graph_height) / height, static_cast<double>(graph_width) / width);
+  const double scale = std::min(static_cast<double>(graph_height) / height, static_cast<double>(graph_width) / width);
   // nearbyint rounds halves to even, as Python does
   const int inner_height = std::min(graph_height, std::max(1, static_cast<int>(std::nearbyint(height * scale))));
   const int inner_width = std::min(graph_width, std::max(1, static_cast<int>(std::nearbyint(width * scale))));

@@ -103,8 +103,8 @@ const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const st
   for (const EngineFacts& engine : engines) {
     if (engine.engine != name) continue;
     last = &engine;
-    const bool fits = engine.sms.empty() ||
-                      std::find(engine.sms.begin(), engine.sms.end(), machine.sm) != engine.sms.end();
+    const bool fits =
+        engine.sms.empty() || std::find(engine.sms.begin(), engine.sms.end(), machine.sm) != engine.sms.end();
     if (fits) break;
   }
   if (last == nullptr) {

@@ -49,7 +49,8 @@ class OnnxRuntimeGraph : public Graph {
       if (options.device == "cuda") add_cuda(settings);
       session_ = Ort::Session(environment(), file.path.c_str(), settings);
     } catch (const Ort::Exception& error) {
-      throw Error("onnxruntime refuses " + file.path.string() + ": " + first_line(error.what()), "export the run again");
+      throw Error("onnxruntime refuses " + file.path.string() + ": " + first_line(error.what()),
+                  "export the run again");
     }
     for (const TensorSpec& spec : inputs_) input_names_.push_back(spec.name.c_str());
     for (const TensorSpec& spec : outputs_) output_names_.push_back(spec.name.c_str());
@@ -68,8 +69,8 @@ class OnnxRuntimeGraph : public Graph {
       out.push_back(wrap(memory_, outputs_[i], outputs[i].data, outputs[i].shape));
     }
     try {
-      session_.Run(Ort::RunOptions{nullptr}, input_names_.data(), in.data(), in.size(), output_names_.data(), out.data(),
-                   out.size());
+      session_.Run(Ort::RunOptions{nullptr}, input_names_.data(), in.data(), in.size(), output_names_.data(),
+                   out.data(), out.size());
     } catch (const Ort::Exception& error) {
       throw Error("onnxruntime failed: " + first_line(error.what()), "run clouds_selftest on the bundle");
     }

@@ -100,8 +100,9 @@ class OpenVinoGraph : public Graph {
  private:
   static ov::Output<const ov::Node> checked(ov::Output<const ov::Node> port, const TensorSpec& spec) {
     if (port.get_element_type() != type_of(spec.dtype)) {
-      throw Error("`" + spec.name + "` is " + port.get_element_type().get_type_name() + " in the graph, not " + spec.dtype,
-                  "export the run again");
+      throw Error(
+          "`" + spec.name + "` is " + port.get_element_type().get_type_name() + " in the graph, not " + spec.dtype,
+          "export the run again");
     }
     return port;
   }

@@ -12,9 +12,7 @@ namespace {
 constexpr int kBits = 32 - 8 - 2;
 constexpr std::int32_t kHalf = 1 << (kBits - 1);
 
-std::uint8_t clip(std::int32_t value) {
-  return static_cast<std::uint8_t>(std::clamp(value >> kBits, 0, 255));
-}
+std::uint8_t clip(std::int32_t value) { return static_cast<std::uint8_t>(std::clamp(value >> kBits, 0, 255)); }
 
 double triangle(double x) {
   x = x < 0 ? -x : x;

@@ -62,11 +62,11 @@ struct Sam::Body {
   Body(SamBundle opened, const Options& options)
       : bundle(std::move(opened)),
         info{bundle.path.string(), bundle.facts.name, bundle.facts.image_size, 0, checked_backend(options, bundle), ""},
-        encoder(open_graph(info.backend,
-                           file_of(bundle, bundle.facts.encoder,
-                                   {{"image", "uint8", {-1, -1, -1, 3}}, {"size", "int32", {-1, 2}}},
-                                   {{"image_embeddings", "float32", {-1, -1, -1, -1}}}),
-                           options)),
+        encoder(open_graph(
+            info.backend,
+            file_of(bundle, bundle.facts.encoder, {{"image", "uint8", {-1, -1, -1, 3}}, {"size", "int32", {-1, 2}}},
+                    {{"image_embeddings", "float32", {-1, -1, -1, -1}}}),
+            options)),
         decoder(open_graph(info.backend,
                            file_of(bundle, bundle.facts.decoder,
                                    {{"image_embeddings", "float32", {-1, -1, -1, -1}},
@@ -144,7 +144,8 @@ SamEmbedding Sam::embed(const ImageView& image) const {
   fit(image, box, side, side, {0, 0, 0}, place.square.data(), place.resizer, place.packed);
   const std::int32_t size[2] = {rows, columns};
   SamEmbedding out{std::vector<float>(static_cast<std::size_t>(elements(body_->embedding))), image.height, image.width};
-  place.request->run({{place.square.data(), {1, side, side, 3}}, {size, {1, 2}}}, {{out.features.data(), body_->embedding}});
+  place.request->run({{place.square.data(), {1, side, side, 3}}, {size, {1, 2}}},
+                     {{out.features.data(), body_->embedding}});
   return out;
 }
 
@@ -170,11 +171,12 @@ void Sam::Body::decode(const SamEmbedding& seen, const std::vector<const SamProm
   place.masks.resize(count * kProposals * area);
   place.scores.resize(count * kProposals);
   const auto many = static_cast<std::int64_t>(count), long_ = static_cast<std::int64_t>(points);
-  place.request->run({{seen.features.data(), embedding},
-                      {place.index.data(), {many}},
-                      {place.coordinates.data(), {many, long_, 2}},
-                      {place.labels.data(), {many, long_}}},
-                     {{place.masks.data(), {many, 3, info.mask_size, info.mask_size}}, {place.scores.data(), {many, 3}}});
+  place.request->run(
+      {{seen.features.data(), embedding},
+       {place.index.data(), {many}},
+       {place.coordinates.data(), {many, long_, 2}},
+       {place.labels.data(), {many, long_}}},
+      {{place.masks.data(), {many, 3, info.mask_size, info.mask_size}}, {place.scores.data(), {many, 3}}});
   for (std::size_t p = 0; p < count; ++p) {
     for (std::size_t k = 0; k < kProposals; ++k) {
       const float* from = place.masks.data() + (p * kProposals + k) * area;
@@ -187,8 +189,9 @@ void Sam::Body::decode(const SamEmbedding& seen, const std::vector<const SamProm
 std::vector<SamProposals> Sam::prompt(const SamEmbedding& seen, const std::vector<SamPrompt>& prompts) const {
   if (seen.height < 1 || seen.width < 1 ||
       seen.features.size() != static_cast<std::size_t>(elements(body_->embedding))) {
-    throw Error("an embedding of " + std::to_string(seen.features.size()) + " numbers is none of `" + body_->info.name + "`",
-                "give what embed gave");
+    throw Error(
+        "an embedding of " + std::to_string(seen.features.size()) + " numbers is none of `" + body_->info.name + "`",
+        "give what embed gave");
   }
   std::size_t most = 0;
   for (const SamPrompt& prompt : prompts) {
@@ -238,8 +241,8 @@ void Sam::mask(const SamEmbedding& seen, const std::vector<float>& logits, const
   interpolate(logits.data(), low, Between(low, side, rows), Between(low, side, columns), square);
   const bool same = rows == seen.height && columns == seen.width;  // then the second resizing changes nothing
   if (!same) {
-    interpolate(square.data(), columns, Between(rows, seen.height, seen.height), Between(columns, seen.width, seen.width),
-                full);
+    interpolate(square.data(), columns, Between(rows, seen.height, seen.height),
+                Between(columns, seen.width, seen.width), full);
   }
   const std::vector<float>& last = same ? square : full;
   for (int y = 0; y < seen.height; ++y) {

@@ -107,8 +107,8 @@ std::unique_ptr<Segmenter::Body> open_body(const std::string& bundle, const Opti
   GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs};
   if (runs_engines(chosen.backend)) {
     const Machine machine = Machine::here(engine_versions());
-    file.path = opened.path / std::filesystem::u8path(
-                                  find_engine(opened.facts.engines, chosen.backend, opened.path, machine).file);
+    file.path = opened.path /
+                std::filesystem::u8path(find_engine(opened.facts.engines, chosen.backend, opened.path, machine).file);
   }
   auto graph = open_graph(chosen.backend, file, chosen);
   return std::make_unique<Segmenter::Body>(std::move(opened), std::move(graph), std::move(vocabulary), chosen);
@@ -150,7 +150,8 @@ void Segmenter::Body::check(const ImageView& image, const MapView& labels, const
   check_map(trust, image, "trusts");
 }
 
-void Segmenter::Body::segment(const ImageView* images, const MapView* labels, const MapView* trusts, std::size_t count) {
+void Segmenter::Body::segment(const ImageView* images, const MapView* labels, const MapView* trusts,
+                              std::size_t count) {
   if (count == 0) return;
   for (std::size_t i = 0; i < count; ++i) check(images[i], labels[i], trusts != nullptr ? trusts[i] : MapView{});
   const int height = info.height, width = info.width;
@@ -209,7 +210,8 @@ void Segmenter::Body::write_trust(Place& place, std::size_t index, const Letterb
   }
   const int height = info.height, width = info.width;
   place.trust.resize(static_cast<std::size_t>(height) * static_cast<std::size_t>(width));
-  place.trust_resizer.bilinear({place.share.data(), rows, columns, columns}, {place.trust.data(), height, width, width}, 1);
+  place.trust_resizer.bilinear({place.share.data(), rows, columns, columns}, {place.trust.data(), height, width, width},
+                               1);
   restore(place.trust.data(), width, box, out, place.map_resizer);
 }
 
@@ -263,9 +265,8 @@ bool Segmenter::try_submit(const ImageView& image, const MapView& labels, const 
 
 std::future<void> Segmenter::submit(const ImageView& image, const MapView& labels, const MapView& trust) const {
   const auto promise = std::make_shared<std::promise<void>>();
-  submit(image, labels, trust, [promise](const std::exception_ptr& fault) {
-    fault ? promise->set_exception(fault) : promise->set_value();
-  });
+  submit(image, labels, trust,
+         [promise](const std::exception_ptr& fault) { fault ? promise->set_exception(fault) : promise->set_value(); });
   return promise->get_future();
 }
 

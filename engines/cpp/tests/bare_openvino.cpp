@@ -25,6 +25,8 @@ extern "C" __attribute__((visibility("default"))) void* bare_open(const char* gr
   return bare;
 }
 
-extern "C" __attribute__((visibility("default"))) void bare_run(void* bare) { static_cast<Bare*>(bare)->request.infer(); }
+extern "C" __attribute__((visibility("default"))) void bare_run(void* bare) {
+  static_cast<Bare*>(bare)->request.infer();
+}
 
 extern "C" __attribute__((visibility("default"))) void bare_close(void* bare) { delete static_cast<Bare*>(bare); }

@@ -48,22 +48,39 @@ using Bytes = std::vector<std::uint8_t>;
 
 Bytes mutate(Bytes bytes, const Bytes& other, std::mt19937& random) {
   const auto below = [&](std::size_t limit) { return limit == 0 ? 0 : random() % limit; };
-  static const std::vector<std::string> kWords = {"null", "-1", "1e999", "99999999999999999999", "[]", "{}", "\"\"", "true",
-                                                  "\xff", "0.5", "\"..\"", "[[[[", "PK\x01\x02", "PK\x05\x06"};
+  static const std::vector<std::string> kWords = {
+      "null", "-1",     "1e999", "99999999999999999999", "[]",        "{}", "\"\"", "true", "\xff",
+      "0.5",  "\"..\"", "[[[[",  "PK\x01\x02",           "PK\x05\x06"};
   for (std::size_t times = 1 + below(4); times > 0; --times) {
     const std::size_t at = below(bytes.size() + 1);
     const auto here = bytes.begin() + static_cast<std::ptrdiff_t>(at);
     const std::size_t span = below(std::min<std::size_t>(bytes.size() - at + 1, 40));
     switch (below(6)) {
-      case 0: if (at < bytes.size()) bytes[at] = static_cast<std::uint8_t>(random()); break;
-      case 1: bytes.erase(here, here + static_cast<std::ptrdiff_t>(span)); break;
-      case 2: bytes.resize(at); break;
-      case 3: { const Bytes copy(here, here + static_cast<std::ptrdiff_t>(span)); bytes.insert(bytes.begin(), copy.begin(), copy.end()); break; }
-      case 4: { const std::string& word = kWords[below(kWords.size())];
-                bytes.erase(here, here + static_cast<std::ptrdiff_t>(std::min(span, word.size())));
-                bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at), word.begin(), word.end()); break; }
-      default: { const std::size_t from = below(other.size() + 1);
-                 bytes.resize(at); bytes.insert(bytes.end(), other.begin() + static_cast<std::ptrdiff_t>(from), other.end()); }
+      case 0:
+        if (at < bytes.size()) bytes[at] = static_cast<std::uint8_t>(random());
+        break;
+      case 1:
+        bytes.erase(here, here + static_cast<std::ptrdiff_t>(span));
+        break;
+      case 2:
+        bytes.resize(at);
+        break;
+      case 3: {
+        const Bytes copy(here, here + static_cast<std::ptrdiff_t>(span));
+        bytes.insert(bytes.begin(), copy.begin(), copy.end());
+        break;
+      }
+      case 4: {
+        const std::string& word = kWords[below(kWords.size())];
+        bytes.erase(here, here + static_cast<std::ptrdiff_t>(std::min(span, word.size())));
+        bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at), word.begin(), word.end());
+        break;
+      }
+      default: {
+        const std::size_t from = below(other.size() + 1);
+        bytes.resize(at);
+        bytes.insert(bytes.end(), other.begin() + static_cast<std::ptrdiff_t>(from), other.end());
+      }
     }
   }
   return bytes;

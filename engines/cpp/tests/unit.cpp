@@ -14,12 +14,12 @@ namespace {
 
 int failures = 0;
 
-#define CHECK(what)                                                        \
-  do {                                                                     \
-    if (!(what)) {                                                         \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what);      \
-      ++failures;                                                          \
-    }                                                                      \
+#define CHECK(what)                                                   \
+  do {                                                                \
+    if (!(what)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what); \
+      ++failures;                                                     \
+    }                                                                 \
   } while (false)
 
 constexpr int kHeight = 32, kWidth = 64, kClasses = 19;
@@ -131,12 +131,14 @@ void strides_and_formats_give_the_same() {
   for (const int format : {0, 1, 2, 3}) {
     const int channels = format < 2 ? 3 : 4;
     const std::ptrdiff_t stride = kWidth * channels + 5, map_stride = kWidth + 3;
-    Bytes padded(static_cast<std::size_t>(stride) * kHeight, 99), out(static_cast<std::size_t>(map_stride) * kHeight, 200);
+    Bytes padded(static_cast<std::size_t>(stride) * kHeight, 99),
+        out(static_cast<std::size_t>(map_stride) * kHeight, 200);
     for (int y = 0; y < kHeight; ++y) {
       for (int x = 0; x < kWidth; ++x) {
         for (int c = 0; c < 3; ++c) {
           const int to = format % 2 == 1 ? 2 - c : c;
-          padded[static_cast<std::size_t>(y * stride + x * channels + to)] = image[static_cast<std::size_t>((y * kWidth + x) * 3 + c)];
+          padded[static_cast<std::size_t>(y * stride + x * channels + to)] =
+              image[static_cast<std::size_t>((y * kWidth + x) * 3 + c)];
         }
       }
     }
@@ -145,8 +147,11 @@ void strides_and_formats_give_the_same() {
     body->segment(&view, &map, nullptr, 1);
     bool right = true, untouched = true;
     for (int y = 0; y < kHeight; ++y) {
-      for (int x = 0; x < kWidth; ++x) right = right && out[static_cast<std::size_t>(y * map_stride + x)] == want[static_cast<std::size_t>(y * kWidth + x)];
-      for (int x = kWidth; x < map_stride; ++x) untouched = untouched && out[static_cast<std::size_t>(y * map_stride + x)] == 200;
+      for (int x = 0; x < kWidth; ++x)
+        right = right &&
+                out[static_cast<std::size_t>(y * map_stride + x)] == want[static_cast<std::size_t>(y * kWidth + x)];
+      for (int x = kWidth; x < map_stride; ++x)
+        untouched = untouched && out[static_cast<std::size_t>(y * map_stride + x)] == 200;
     }
     CHECK(right);
     CHECK(untouched);

@@ -68,11 +68,12 @@ Picture upright(Picture in, int how) {
       int row = turned ? x : y, column = turned ? y : x;
       if (how == 3 || how == 4 || how == 6 || how == 7) row = in.height - 1 - row;
       if (how == 2 || how == 3 || how == 7 || how == 8) column = in.width - 1 - column;
-      const std::size_t from = (static_cast<std::size_t>(row) * static_cast<std::size_t>(in.width) +
-                                static_cast<std::size_t>(column)) * 3;
-      const std::size_t to = (static_cast<std::size_t>(y) * static_cast<std::size_t>(out.width) +
-                              static_cast<std::size_t>(x)) * 3;
-      std::copy_n(in.rgb.begin() + static_cast<std::ptrdiff_t>(from), 3, out.rgb.begin() + static_cast<std::ptrdiff_t>(to));
+      const std::size_t from =
+          (static_cast<std::size_t>(row) * static_cast<std::size_t>(in.width) + static_cast<std::size_t>(column)) * 3;
+      const std::size_t to =
+          (static_cast<std::size_t>(y) * static_cast<std::size_t>(out.width) + static_cast<std::size_t>(x)) * 3;
+      std::copy_n(in.rgb.begin() + static_cast<std::ptrdiff_t>(from), 3,
+                  out.rgb.begin() + static_cast<std::ptrdiff_t>(to));
     }
   }
   return out;
@@ -107,7 +108,8 @@ void narrow_grey(const Bytes& wide, Picture& picture) {
   for (std::size_t i = 0; i < count; ++i) most = std::max(most, value(i));
   const auto scale = static_cast<float>(255.0 / (most > 255 ? 65535.0 : 255.0));
   for (std::size_t i = 0; i < count; ++i) {
-    std::fill_n(picture.rgb.begin() + static_cast<std::ptrdiff_t>(3 * i), 3, static_cast<std::uint8_t>(value(i) * scale));
+    std::fill_n(picture.rgb.begin() + static_cast<std::ptrdiff_t>(3 * i), 3,
+                static_cast<std::uint8_t>(value(i) * scale));
   }
 }
 
@@ -218,7 +220,8 @@ Picture read_ppm(const fs::path& path, const Bytes& bytes) {
   std::size_t at = 2;
   for (int& value : values) {
     while (at < bytes.size() && std::isspace(bytes[at]) != 0) ++at;
-    while (at < bytes.size() && std::isdigit(bytes[at]) != 0 && value < 100000) value = value * 10 + (bytes[at++] - '0');
+    while (at < bytes.size() && std::isdigit(bytes[at]) != 0 && value < 100000)
+      value = value * 10 + (bytes[at++] - '0');
   }
   const auto [width, height, most] = values;
   const std::size_t size = static_cast<std::size_t>(width) * static_cast<std::size_t>(height) * 3;

@@ -45,7 +45,9 @@ std::vector<Item> list(const std::vector<std::string>& roots) {
     for (const fs::path& path : found) {
       fs::path inside = fs::is_directory(root) ? path.lexically_relative(root) : path.filename();
       std::string name = inside.replace_extension().generic_string();
-      const auto used = [&](const std::string& word) { return std::find(taken.begin(), taken.end(), word) != taken.end(); };
+      const auto used = [&](const std::string& word) {
+        return std::find(taken.begin(), taken.end(), word) != taken.end();
+      };
       if (used(name)) name += "_" + path.extension().string().substr(1);
       const std::string base = name;
       for (int number = 2; used(name); ++number) name = base + "-" + std::to_string(number);
@@ -111,21 +113,25 @@ int label_images(const clouds::Segmenter& segmenter, const std::vector<Item>& it
 // Frames of a file or a camera; OpenCV gives BGR with its own strides, which go in without a copy.
 int label_video(const clouds::Segmenter& segmenter, const std::string& source, const fs::path& out,
                 const Palette* palette) {
-  const bool camera = !source.empty() && std::all_of(source.begin(), source.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const bool camera =
+      !source.empty() && std::all_of(source.begin(), source.end(), [](char c) { return c >= '0' && c <= '9'; });
   cv::VideoCapture video = camera ? cv::VideoCapture(std::stoi(source)) : cv::VideoCapture(source);
-  if (!video.isOpened()) throw clouds::Error(source + " is no video and no camera that OpenCV can open", "check the path");
+  if (!video.isOpened())
+    throw clouds::Error(source + " is no video and no camera that OpenCV can open", "check the path");
   cv::Mat frame, rgb;
   int count = 0;
   for (; video.read(frame); ++count) {
     std::vector<std::uint8_t> labels(frame.total());
-    segmenter.segment({frame.data, frame.rows, frame.cols, static_cast<std::ptrdiff_t>(frame.step), clouds::PixelFormat::bgr},
-                      {labels.data(), frame.rows, frame.cols});
+    segmenter.segment(
+        {frame.data, frame.rows, frame.cols, static_cast<std::ptrdiff_t>(frame.step), clouds::PixelFormat::bgr},
+        {labels.data(), frame.rows, frame.cols});
     char name[32];
     std::snprintf(name, sizeof name, "%06d.png", count);
     images::write_png(out / "labels" / name, labels.data(), frame.rows, frame.cols, 1);
     if (palette == nullptr) continue;
     cv::cvtColor(frame, rgb, cv::COLOR_BGR2RGB);
-    const images::Picture shown = images::overlay({rgb.rows, rgb.cols, {rgb.data, rgb.data + rgb.total() * 3}}, labels, *palette);
+    const images::Picture shown =
+        images::overlay({rgb.rows, rgb.cols, {rgb.data, rgb.data + rgb.total() * 3}}, labels, *palette);
     images::write_png(out / "overlays" / name, shown.rgb.data(), shown.height, shown.width, 3);
   }
   std::printf("%d frames labelled in %s\n", count, out.string().c_str());

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-all lint types imports check bench-smoke clean
+.PHONY: quickstart test test-all test-cpp lint types imports check bench-smoke clean
 
 quickstart: $(STAMP)  ## the whole loop on drawn streets; leaves quickstart/report.html
 	$(BIN)/clouds-deploy quickstart --out quickstart
@@ -14,6 +14,9 @@ test: $(STAMP) check  ## linters, types and all tests but the slow ones
 
 test-all: $(STAMP) check  ## the slow tests too
 	$(BIN)/python -m pytest -q -m "not gpu"
+
+test-cpp: $(STAMP)  ## the C++ runtime: sanitizers, a minute of threads, a fuzzer; skips what cannot be built here
+	$(BIN)/python -m pytest -q -m "not gpu" tests/cpp
 
 check: lint types imports
 

@@ -305,11 +305,10 @@ def _pack_source(run: Path, target: Path) -> None:
 
 
 def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    """Write a compressed .npz whose bytes depend on the arrays alone."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    """Write a .npz whose bytes depend on the arrays alone, uncompressed: an embedded runtime has no zlib."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, always
-            info.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(info, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 

@@ -1,0 +1,35 @@
+// How a bundle is to run.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "clouds/api.h"
+
+namespace clouds {
+
+struct Options {
+  // openvino, onnxruntime, tensorrt or tensorrt-rtx; empty: the first one that was built in.
+  std::string backend;
+  // cpu, or what the backend calls another device.
+  std::string device = "cpu";
+  // Threads that one inference computes with; 0 leaves it to the backend.
+  int threads = 0;
+  // f32, or bf16 where the backend can (OpenVINO); never chosen silently.
+  std::string precision = "f32";
+  // A vocabulary.npz with other classes than the bundle's own; text head only.
+  std::string vocabulary;
+  // Whether every file is compared with its sha256; sizes are compared always.
+  bool verify = true;
+  // Most inferences at the same time, each with memory of its own; 0 sets no limit. A caller beyond it waits.
+  std::size_t requests = 0;
+  // Of `submit`: threads that take jobs from the queue, and jobs that may wait in it before `submit` blocks.
+  std::size_t workers = 2;
+  std::size_t queue = 4;
+};
+
+// The backends that this build of the library has.
+CLOUDS_API std::vector<std::string> backends();
+
+}  // namespace clouds

@@ -1,0 +1,70 @@
+// What every runtime looks like from inside: named tensors in the caller's memory, in and out.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "clouds/options.hpp"
+#include "tensor.hpp"
+
+namespace clouds {
+
+struct Input {
+  const void* data;
+  Shape shape;
+};
+struct Output {
+  void* data;
+  Shape shape;
+};
+
+// One inference at a time, with memory of its own. Graphs outlive their requests.
+class Request {
+ public:
+  Request() = default;
+  Request(const Request&) = delete;
+  Request& operator=(const Request&) = delete;
+  virtual ~Request() = default;
+  // Inputs and outputs in the order of the graph's specs; reads and writes the caller's memory. Throws Error.
+  virtual void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) = 0;
+};
+
+// A loaded graph on one device. Any thread may ask it for requests.
+class Graph {
+ public:
+  Graph() = default;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  virtual ~Graph() = default;
+  virtual std::unique_ptr<Request> request() = 0;
+  virtual std::string device() const = 0;  // in the runtime's own words
+};
+
+struct GraphFile {
+  std::filesystem::path path;
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+};
+
+// Loads a graph: an ONNX file, or an engine for the backends that run engines. Throws Error.
+std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& file, const Options& options);
+
+// The name that `options` asks for, or the first built in. Throws Error when it is unknown or not built in.
+std::string chosen_backend(const Options& options);
+
+// Whether a backend runs engines that were built ahead, and the version of each such runtime that is built in.
+bool runs_engines(const std::string& backend);
+std::map<std::string, std::string> engine_versions();
+
+// One function for each backend that was found at configure time.
+std::unique_ptr<Graph> open_openvino(const GraphFile& file, const Options& options);
+std::unique_ptr<Graph> open_onnxruntime(const GraphFile& file, const Options& options);
+std::unique_ptr<Graph> open_tensorrt(const GraphFile& file, const Options& options);
+std::string tensorrt_version();
+
+std::string first_line(const std::string& text);
+
+}  // namespace clouds

@@ -1,0 +1,138 @@
+#include "bundle.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "clouds/error.hpp"
+#include "files.hpp"
+#include "npz.hpp"
+
+namespace clouds {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kFacts = "bundle.json";
+constexpr std::size_t kLargest = 255;  // classes that uint8 labels tell apart, 255 kept for "ignore"
+
+bool stays_inside(const fs::path& name) {
+  return !name.empty() && name.is_relative() &&
+         std::none_of(name.begin(), name.end(), [](const fs::path& part) { return part == ".."; }) &&
+         name.string().find('\0') == std::string::npos;
+}
+
+void check_file(const fs::path& path, const FileEntry& entry, const std::string& kind, bool verify) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) {
+    throw Error(path.string() + " is missing from the " + kind, "copy the directory again, whole");
+  }
+  const bool same = fs::file_size(path, error) == entry.bytes && !error && (!verify || sha256_of(path) == entry.sha256);
+  if (!same) {
+    throw Error(path.string() + " is not the file its manifest names (size or sha256 differ)",
+                "copy the directory again, or make it again");
+  }
+}
+
+std::vector<float> floats(const NpyArray& array) {
+  std::vector<float> out(array.bytes.size() / sizeof(float));
+  std::memcpy(out.data(), array.bytes.data(), out.size() * sizeof(float));
+  return out;
+}
+
+std::string listed(const Shape& shape) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+}  // namespace
+
+Manifest check_directory(const fs::path& directory, const std::string& kind, bool verify) {
+  std::error_code error;
+  if (!fs::is_directory(directory, error)) {
+    throw Error("there is no directory " + directory.string(), "give the path of a " + kind);
+  }
+  const fs::path path = directory / kManifest;
+  if (!fs::is_regular_file(path, error)) {
+    throw Error(directory.string() + " has no " + kManifest + ": it is no finished " + kind, "make it again");
+  }
+  Manifest manifest = parse_manifest(read_text(path), path.string(), directory.string(), kind);
+  for (const auto& [name, entry] : manifest.files) {
+    if (!stays_inside(fs::u8path(name))) {
+      throw Error(path.string() + " names a file outside of its directory", "don't use it: it was tampered with");
+    }
+    check_file(directory / fs::u8path(name), entry, kind, verify);
+  }
+  return manifest;
+}
+
+SegmenterBundle open_segmenter_bundle(const fs::path& path, bool verify) {
+  Manifest manifest = check_directory(path, "bundle", verify);
+  const fs::path facts = path / kFacts;
+  return {path, std::move(manifest), parse_segmenter(read_text(facts), facts.string())};
+}
+
+SamBundle open_sam_bundle(const fs::path& path, bool verify) {
+  check_directory(path, "sam_bundle", verify);
+  const fs::path facts = path / kFacts;
+  return {path, parse_sam(read_text(facts), facts.string())};
+}
+
+Vocabulary read_vocabulary(const fs::path& path) {
+  const std::string make = "make one with clouds_deploy.api.embed_classes";
+  const std::string again = "make it again with clouds_deploy.api.embed_classes";
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) throw Error("there is no vocabulary file " + path.string(), make);
+  const std::string where = path.string();
+  Vocabulary out;
+  NpyArray vectors, share;
+  try {
+    auto arrays = read_npz(read_bytes(path), where);
+    const NpyArray& names = arrays.at("names");
+    out.names = parse_names({reinterpret_cast<const char*>(names.bytes.data()), names.bytes.size()});
+    vectors = arrays.at("vectors");
+    share = arrays.at("share");
+  } catch (const std::exception& fault) {
+    throw Error(where + " is no vocabulary file: " + fault.what(), make);
+  }
+  const bool three = vectors.dtype == "<f4" && vectors.shape.size() == 3 && elements(vectors.shape) > 0;
+  if (!three) {
+    throw Error(where + ": vectors are " + vectors.dtype + " " + listed(vectors.shape) + ", not float32 [C, S, D]",
+                again);
+  }
+  const auto count = static_cast<std::int64_t>(out.names.size());
+  if (share.dtype != "<f4" || share.shape != Shape{count} || vectors.shape[0] != count) {
+    throw Error(where + ": " + std::to_string(count) + " names, " + std::to_string(vectors.shape[0]) +
+                    " rows of vectors, " + std::to_string(elements(share.shape)) + " shares",
+                again);
+  }
+  if (out.names.size() > kLargest) {
+    throw Error(where + ": " + std::to_string(count) + " classes, labels tell 255 apart", "name fewer classes");
+  }
+  out.shape = vectors.shape;
+  out.vectors = floats(vectors);
+  out.share = floats(share);
+  const bool finite = std::all_of(out.vectors.begin(), out.vectors.end(), [](float v) { return std::isfinite(v); });
+  const bool shares = std::all_of(out.share.begin(), out.share.end(), [](float v) { return v >= 0 && v <= 1; });
+  if (!finite || !shares) throw Error(where + ": a vector is not finite, or a share not in 0..1", again);
+  return out;
+}
+
+Reference read_reference(const SegmenterBundle& bundle) {
+  const fs::path path = bundle.path / kReference;
+  auto arrays = read_npz(read_bytes(path), path.string());
+  const NpyArray& image = arrays["image"];
+  const NpyArray& labels = arrays["labels"];
+  const std::int64_t count = image.shape.empty() ? 0 : image.shape[0];
+  const Shape size{count, bundle.facts.height, bundle.facts.width};
+  Shape pixels = size;
+  pixels.push_back(3);
+  if (count < 1 || image.dtype != "|u1" || labels.dtype != "|u1" || image.shape != pixels || labels.shape != size) {
+    throw Error(path.string() + " holds no reference images of the graph's size", "export it again");
+  }
+  return {static_cast<int>(count), image.bytes, labels.bytes};
+}
+
+}  // namespace clouds

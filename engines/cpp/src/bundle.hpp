@@ -1,0 +1,52 @@
+// A directory that `export` wrote, opened and checked.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "documents.hpp"
+
+namespace clouds {
+
+inline constexpr const char* kGraph = "segmenter.onnx";
+inline constexpr const char* kReference = "reference.npz";
+inline constexpr const char* kVocabulary = "vocabulary.npz";
+
+// Checks a directory against its manifest: that it is of the kind wanted, whole and unchanged. Throws Error.
+Manifest check_directory(const std::filesystem::path& directory, const std::string& kind, bool verify);
+
+struct SegmenterBundle {
+  std::filesystem::path path;
+  Manifest manifest;
+  SegmenterFacts facts;
+};
+
+struct SamBundle {
+  std::filesystem::path path;
+  SamFacts facts;
+};
+
+SegmenterBundle open_segmenter_bundle(const std::filesystem::path& path, bool verify);
+SamBundle open_sam_bundle(const std::filesystem::path& path, bool verify);
+
+// Classes as a text-headed graph takes them; see clouds_deploy.runtime.vocabulary.
+struct Vocabulary {
+  std::vector<std::string> names;
+  Shape shape;  // (C, S, D)
+  std::vector<float> vectors;
+  std::vector<float> share;  // (C)
+};
+
+Vocabulary read_vocabulary(const std::filesystem::path& path);
+
+// What was packed for the self-test.
+struct Reference {
+  int images = 0;
+  std::vector<std::uint8_t> image;   // (N, H, W, 3)
+  std::vector<std::uint8_t> labels;  // (N, H, W)
+};
+
+Reference read_reference(const SegmenterBundle& bundle);
+
+}  // namespace clouds

@@ -1,0 +1,143 @@
+#include "documents.hpp"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "clouds/error.hpp"
+
+namespace clouds {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kFormat = 1;  // of manifests; clouds_deploy.artifacts.FORMAT
+
+// The parser quotes what it was reading, which may be no text at all.
+std::string printable(std::string words) {
+  std::replace_if(
+      words.begin(), words.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return words;
+}
+
+json parse(std::string_view text, const std::string& where) {
+  try {
+    return json::parse(text);
+  } catch (const json::exception& error) {
+    throw Error(where + " is not valid JSON: " + printable(error.what()), "make the directory again");
+  }
+}
+
+// Runs a reading of facts; whatever is missing or of another type ends in one error.
+template <typename Read>
+auto facts(const std::string& where, Read read) {
+  try {
+    return read();
+  } catch (const json::exception& error) {
+    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), "export it again with this version");
+  } catch (const std::out_of_range& error) {
+    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), "export it again with this version");
+  }
+}
+
+std::int64_t integer(const json& value, std::int64_t least, std::int64_t most) {
+  if (!value.is_number_integer()) throw std::out_of_range("not a whole number: " + value.dump(-1, ' ', true));
+  const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(most)
+                                               : value.get<std::int64_t>() <= most;
+  if (!fits || value.get<std::int64_t>() < least) throw std::out_of_range("out of range: " + value.dump());
+  return value.get<std::int64_t>();
+}
+
+std::array<std::uint8_t, 3> color(const json& value) {
+  if (!value.is_array() || value.size() != 3) throw std::out_of_range("a colour has three numbers");
+  std::array<std::uint8_t, 3> out{};
+  for (std::size_t i = 0; i < 3; ++i) out[i] = static_cast<std::uint8_t>(integer(value[i], 0, 255));
+  return out;
+}
+
+TensorSpec spec(const json& value) {
+  TensorSpec out{value.at("name").get<std::string>(), value.at("dtype").get<std::string>(), {}};
+  for (const json& size : value.at("shape")) out.shape.push_back(size.is_null() ? -1 : integer(size, 1, 1 << 30));
+  return out;
+}
+
+std::vector<TensorSpec> specs(const json& value) {
+  if (!value.is_array()) throw std::out_of_range("inputs and outputs are lists");
+  std::vector<TensorSpec> out;
+  for (const json& one : value) out.push_back(spec(one));
+  if (out.empty()) throw std::out_of_range("a graph has inputs and outputs");
+  return out;
+}
+
+EngineFacts engine(const json& value) {
+  return {value.at("file").get<std::string>(),
+          value.at("engine").get<std::string>(),
+          value.at("version").get<std::string>(),
+          value.at("sha256").get<std::string>(),
+          value.at("sms").get<std::vector<std::string>>(),
+          value.value("version_compatible", false)};
+}
+
+GraphFacts graph(const json& value) {
+  return {value.at("file").get<std::string>(), specs(value.at("inputs")), specs(value.at("outputs"))};
+}
+
+}  // namespace
+
+Manifest parse_manifest(std::string_view text, const std::string& where, const std::string& directory,
+                        const std::string& wanted) {
+  const json value = parse(text, where);
+  if (!value.is_object() || !value.contains("format") || value["format"] != kFormat) {
+    throw Error(where + " is not of format " + std::to_string(kFormat), "make it with this version");
+  }
+  return facts(where, [&] {
+    Manifest out;
+    out.kind = value.value("kind", "None");
+    if (out.kind != wanted) {
+      throw Error(directory + " is a " + out.kind + ", not a " + wanted, "give the path of a " + wanted);
+    }
+    const json& files = value.at("files");
+    if (!files.is_object()) throw std::out_of_range("files is no object");
+    for (const auto& [name, entry] : files.items()) {
+      out.files[name] = {static_cast<std::uint64_t>(integer(entry.at("bytes"), 0, INT64_MAX)),
+                         entry.at("sha256").get<std::string>()};
+    }
+    return out;
+  });
+}
+
+SegmenterFacts parse_segmenter(std::string_view text, const std::string& where) {
+  const json value = parse(text, where);
+  return facts(where, [&] {
+    SegmenterFacts out;
+    out.inputs = specs(value.at("inputs"));
+    out.outputs = specs(value.at("outputs"));
+    out.height = static_cast<int>(integer(value.at("height"), 1, 1 << 16));
+    out.width = static_cast<int>(integer(value.at("width"), 1, 1 << 16));
+    out.mean_color = color(value.at("mean_color"));
+    out.classes = value.at("classes").get<std::vector<std::string>>();
+    for (const json& one : value.at("palette")) out.palette.push_back(color(one));
+    out.precision = value.value("precision", "fp32");
+    out.backbone_weights = value.at("backbone_weights").get<std::string>();
+    out.random_weights = value.value("random_weights", false);
+    out.label_agreement = value.at("label_agreement").get<double>();
+    if (value.contains("engines")) {
+      for (const json& one : value["engines"]) out.engines.push_back(engine(one));
+    }
+    return out;
+  });
+}
+
+SamFacts parse_sam(std::string_view text, const std::string& where) {
+  const json value = parse(text, where);
+  return facts(where, [&] {
+    const json& graphs = value.at("graphs");
+    return SamFacts{value.at("name").get<std::string>(), static_cast<int>(integer(value.at("image_size"), 1, 1 << 16)),
+                    graph(graphs.at("encoder")), graph(graphs.at("decoder"))};
+  });
+}
+
+std::vector<std::string> parse_names(std::string_view text) {
+  return json::parse(text).get<std::vector<std::string>>();
+}
+
+}  // namespace clouds

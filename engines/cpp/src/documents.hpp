@@ -1,0 +1,70 @@
+// The JSON files of a bundle as plain structs. This is the only place that knows JSON.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor.hpp"
+
+namespace clouds {
+
+struct FileEntry {
+  std::uint64_t bytes = 0;
+  std::string sha256;
+};
+
+struct Manifest {
+  std::string kind;
+  std::map<std::string, FileEntry> files;
+};
+
+// An engine that was built into the bundle.
+struct EngineFacts {
+  std::string file;
+  std::string engine;
+  std::string version;
+  std::string sha256;
+  std::vector<std::string> sms;
+  bool version_compatible = false;
+};
+
+struct SegmenterFacts {
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+  int height = 0;
+  int width = 0;
+  std::array<std::uint8_t, 3> mean_color{};
+  std::vector<std::string> classes;
+  std::vector<std::array<std::uint8_t, 3>> palette;
+  std::string precision;
+  std::string backbone_weights;
+  bool random_weights = false;
+  double label_agreement = 0;
+  std::vector<EngineFacts> engines;
+};
+
+struct GraphFacts {
+  std::string file;
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+};
+
+struct SamFacts {
+  std::string name;
+  int image_size = 0;
+  GraphFacts encoder;
+  GraphFacts decoder;
+};
+
+// Each reads a file's text; `where` is the file's path, for errors. `wanted` is the kind of directory.
+Manifest parse_manifest(std::string_view text, const std::string& where, const std::string& directory,
+                        const std::string& wanted);
+SegmenterFacts parse_segmenter(std::string_view text, const std::string& where);
+SamFacts parse_sam(std::string_view text, const std::string& where);
+std::vector<std::string> parse_names(std::string_view text);  // a list of strings; throws std::exception
+
+}  // namespace clouds

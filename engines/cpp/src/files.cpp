@@ -1,0 +1,52 @@
+#include "files.hpp"
+
+#include <cstdio>
+#include <memory>
+
+#include "clouds/error.hpp"
+#include "sha256.hpp"
+
+namespace clouds {
+namespace {
+
+using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+
+File open(const std::filesystem::path& path) {
+  std::error_code ignored;
+  File file(std::filesystem::is_regular_file(path, ignored) ? std::fopen(path.string().c_str(), "rb") : nullptr,
+            &std::fclose);
+  if (!file) throw Error(path.string() + " is missing", "make the directory again, or copy it whole");
+  return file;
+}
+
+template <typename Sink>
+void read_blocks(const std::filesystem::path& path, Sink sink) {
+  const File file = open(path);
+  std::vector<std::uint8_t> block(std::size_t{1} << 20);
+  while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) sink(block.data(), got);
+  if (std::ferror(file.get()) != 0) throw Error(path.string() + " cannot be read", "check the disk and the path");
+}
+
+}  // namespace
+
+std::string read_text(const std::filesystem::path& path) {
+  std::string text;
+  read_blocks(path, [&](const std::uint8_t* data, std::size_t size) {
+    text.append(reinterpret_cast<const char*>(data), size);
+  });
+  return text;
+}
+
+std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path) {
+  std::vector<std::uint8_t> bytes;
+  read_blocks(path, [&](const std::uint8_t* data, std::size_t size) { bytes.insert(bytes.end(), data, data + size); });
+  return bytes;
+}
+
+std::string sha256_of(const std::filesystem::path& path) {
+  Sha256 digest;
+  read_blocks(path, [&](const std::uint8_t* data, std::size_t size) { digest.update(data, size); });
+  return digest.hex();
+}
+
+}  // namespace clouds

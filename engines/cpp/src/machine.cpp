@@ -1,0 +1,118 @@
+#include "machine.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "clouds/error.hpp"
+#include "files.hpp"
+
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#endif
+
+namespace clouds {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kLeastDriver = 580;  // CUDA 13's, which TensorRT-RTX 1.7 and TensorRT 11 are made for
+
+std::string joined(const std::vector<std::string>& words, const char* between) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : between) + word;
+  return out;
+}
+
+#if !defined(_WIN32)
+template <typename Function>
+Function symbol(void* library, const char* name) {
+  return reinterpret_cast<Function>(dlsym(library, name));
+}
+
+void ask_driver(Machine& machine) {
+  void* nvml = dlopen("libnvidia-ml.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (nvml == nullptr) return;  // and once open it stays: the driver keeps threads in it
+  const auto init = symbol<int (*)()>(nvml, "nvmlInit_v2");
+  const auto handle_of = symbol<int (*)(unsigned, void**)>(nvml, "nvmlDeviceGetHandleByIndex_v2");
+  const auto capability = symbol<int (*)(void*, int*, int*)>(nvml, "nvmlDeviceGetCudaComputeCapability");
+  const auto name_of = symbol<int (*)(void*, char*, unsigned)>(nvml, "nvmlDeviceGetName");
+  const auto driver_of = symbol<int (*)(char*, unsigned)>(nvml, "nvmlSystemGetDriverVersion");
+  if (!init || !handle_of || !capability || !name_of || !driver_of) return;
+  void* handle = nullptr;
+  int major = 0, minor = 0;
+  char name[96] = "", driver[96] = "";
+  const bool all = init() == 0 && handle_of(0, &handle) == 0 && capability(handle, &major, &minor) == 0 &&
+                   name_of(handle, name, sizeof name) == 0 && driver_of(driver, sizeof driver) == 0;
+  if (!all) return;
+  machine.sm = std::to_string(major) + std::to_string(minor);
+  machine.gpu = name;
+  machine.driver = driver;
+}
+#else
+void ask_driver(Machine&) {}
+#endif
+
+}  // namespace
+
+Machine Machine::here(std::map<std::string, std::string> versions) {
+  Machine machine;
+  machine.versions = std::move(versions);
+  ask_driver(machine);
+  return machine;
+}
+
+void check_engine(const EngineFacts& facts, const fs::path& bundle, const Machine& machine) {
+  const fs::path path = bundle / fs::u8path(facts.file);
+  const std::string &name = facts.engine, &built = facts.version;
+  std::vector<std::string> faults, fixes;
+  const auto fault = [&](const std::string& what, const std::string& fix) {
+    faults.push_back(what);
+    fixes.push_back(fix);
+  };
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) {
+    fault(path.string() + " is missing", "copy the bundle whole");
+  } else if (sha256_of(path) != facts.sha256) {
+    fault(path.string() + " was changed after it was built", "copy the bundle again");
+  }
+  const auto installed = machine.versions.find(name);
+  if (installed == machine.versions.end()) {
+    fault(name + " is not built into this library", "build it where " + name + " " + built + " is installed");
+  } else if (installed->second != built && !facts.version_compatible) {
+    fault("it was built by " + name + " " + built + ", and " + installed->second + " is installed",
+          "install " + name + " " + built + ", or export it again");
+  }
+  if (machine.sm.empty()) {
+    fault("there is no NVIDIA GPU, or no driver", "run the graph: onnxruntime and openvino need none");
+  } else if (!facts.sms.empty() && std::find(facts.sms.begin(), facts.sms.end(), machine.sm) == facts.sms.end()) {
+    fault("it was built for SM " + joined(facts.sms, ", ") + ", and this GPU (" + machine.gpu + ") has " + machine.sm,
+          "export it again with --sm " + machine.sm);
+  }
+  if (!machine.driver.empty() && std::atoi(machine.driver.c_str()) < kLeastDriver) {
+    fault("driver " + machine.driver + " is older than " + std::to_string(kLeastDriver), "update the NVIDIA driver");
+  }
+  if (!faults.empty()) {
+    throw Error(path.filename().string() + " cannot run here: " + joined(faults, "; "), joined(fixes, "; "));
+  }
+}
+
+const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const std::string& name, const fs::path& bundle,
+                               const Machine& machine) {
+  const EngineFacts* last = nullptr;
+  for (const EngineFacts& engine : engines) {
+    if (engine.engine != name) continue;
+    last = &engine;
+    const bool fits =
+        engine.sms.empty() || std::find(engine.sms.begin(), engine.sms.end(), machine.sm) != engine.sms.end();
+    if (fits) break;
+  }
+  if (last == nullptr) {
+    const std::string sm = name == "tensorrt-rtx" ? " --sm " + (machine.sm.empty() ? "89" : machine.sm) : "";
+    throw Error(bundle.string() + " has no engine for " + name, "export it again with --engine " + name + sm);
+  }
+  check_engine(*last, bundle, machine);
+  return *last;
+}
+
+}  // namespace clouds

@@ -1,0 +1,28 @@
+// What engines look for, and whether one that was built into a bundle can run here.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "documents.hpp"
+
+namespace clouds {
+
+struct Machine {
+  std::map<std::string, std::string> versions;  // of every engine's runtime that this library can use
+  std::string sm;                               // compute capability of the GPU, such as 89; empty without one
+  std::string gpu;                              // its name
+  std::string driver;                           // version of its driver; empty without one
+
+  // Asks the NVIDIA driver's library, where there is one; needs no CUDA.
+  static Machine here(std::map<std::string, std::string> versions);
+};
+
+// The bundle's engine of a name, checked. Throws Error naming all faults, each with its fix.
+const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const std::string& name,
+                               const std::filesystem::path& bundle, const Machine& machine);
+void check_engine(const EngineFacts& facts, const std::filesystem::path& bundle, const Machine& machine);
+
+}  // namespace clouds

@@ -1,0 +1,116 @@
+// ONNX Runtime, set up as clouds_deploy.runtime.onnxruntime_session.
+#include <onnxruntime_cxx_api.h>
+
+#include "backend.hpp"
+#include "clouds/error.hpp"
+
+namespace clouds {
+namespace {
+
+ONNXTensorElementDataType type_of(const std::string& dtype) {
+  if (dtype == "uint8") return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  if (dtype == "int32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+  if (dtype == "int64") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+  if (dtype == "float16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+
+std::size_t bytes_of(const std::string& dtype) {
+  if (dtype == "uint8") return 1;
+  if (dtype == "float16") return 2;
+  return dtype == "int64" ? 8 : 4;
+}
+
+Ort::Value wrap(const Ort::MemoryInfo& memory, const TensorSpec& spec, void* data, const Shape& shape) {
+  return Ort::Value::CreateTensor(memory, data, static_cast<std::size_t>(elements(shape)) * bytes_of(spec.dtype),
+                                  shape.data(), shape.size(), type_of(spec.dtype));
+}
+
+Ort::Env& environment() {
+  static Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "clouds");
+  return env;
+}
+
+class OnnxRuntimeGraph : public Graph {
+ public:
+  OnnxRuntimeGraph(const GraphFile& file, const Options& options) : inputs_(file.inputs), outputs_(file.outputs) {
+    if (options.device != "cpu" && options.device != "cuda") {
+      throw Error("onnxruntime has no device `" + options.device + "`", "known: `cpu`, `cuda`");
+    }
+    if (options.precision != "f32") {
+      throw Error("onnxruntime runs a graph in the precision it is written in, not `" + options.precision + "`",
+                  "use the openvino backend for bf16");
+    }
+    environment();  // before anything that may want to log
+    try {
+      Ort::SessionOptions settings;
+      settings.SetLogSeverityLevel(3);
+      if (options.threads > 0) settings.SetIntraOpNumThreads(options.threads);
+      if (options.device == "cuda") add_cuda(settings);
+      session_ = Ort::Session(environment(), file.path.c_str(), settings);
+    } catch (const Ort::Exception& error) {
+      throw Error("onnxruntime refuses " + file.path.string() + ": " + first_line(error.what()),
+                  "export the run again");
+    }
+    for (const TensorSpec& spec : inputs_) input_names_.push_back(spec.name.c_str());
+    for (const TensorSpec& spec : outputs_) output_names_.push_back(spec.name.c_str());
+    device_ = options.device == "cuda" ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+  }
+
+  std::unique_ptr<Request> request() override;
+  std::string device() const override { return device_; }
+
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) {
+    std::vector<Ort::Value> in, out;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      in.push_back(wrap(memory_, inputs_[i], const_cast<void*>(inputs[i].data), inputs[i].shape));
+    }
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      out.push_back(wrap(memory_, outputs_[i], outputs[i].data, outputs[i].shape));
+    }
+    try {
+      session_.Run(Ort::RunOptions{nullptr}, input_names_.data(), in.data(), in.size(), output_names_.data(),
+                   out.data(), out.size());
+    } catch (const Ort::Exception& error) {
+      throw Error("onnxruntime failed: " + first_line(error.what()), "run clouds_selftest on the bundle");
+    }
+  }
+
+ private:
+  // Fails where the provider is not there; ONNX Runtime would fall back to the CPU in silence.
+  static void add_cuda(Ort::SessionOptions& settings) {
+    try {
+      settings.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});
+    } catch (const Ort::Exception& error) {
+      throw Error("onnxruntime was asked for CUDAExecutionProvider and has none: " + first_line(error.what()),
+                  "install onnxruntime-gpu with its CUDA libraries, or use device `cpu`");
+    }
+  }
+
+  std::vector<TensorSpec> inputs_, outputs_;
+  std::vector<const char*> input_names_, output_names_;
+  Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  Ort::Session session_{nullptr};
+  std::string device_;
+};
+
+class OnnxRuntimeRequest : public Request {
+ public:
+  explicit OnnxRuntimeRequest(OnnxRuntimeGraph& graph) : graph_(graph) {}
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) override {
+    graph_.run(inputs, outputs);
+  }
+
+ private:
+  OnnxRuntimeGraph& graph_;
+};
+
+std::unique_ptr<Request> OnnxRuntimeGraph::request() { return std::make_unique<OnnxRuntimeRequest>(*this); }
+
+}  // namespace
+
+std::unique_ptr<Graph> open_onnxruntime(const GraphFile& file, const Options& options) {
+  return std::make_unique<OnnxRuntimeGraph>(file, options);
+}
+
+}  // namespace clouds

@@ -1,0 +1,91 @@
+// Insides of the library for tests in Python, which compare them with the Python they were ported from.
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <sstream>
+#include <string>
+
+#include "bundle.hpp"
+#include "clouds/error.hpp"
+#include "letterbox.hpp"
+#include "machine.hpp"
+#include "npz.hpp"
+#include "resize.hpp"
+#include "sha256.hpp"
+
+#define EXPOSED extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+std::string said;
+
+// Runs it; gives null, or "message\nhint" of the error.
+template <typename Call>
+const char* told(Call call) {
+  try {
+    call();
+    return nullptr;
+  } catch (const clouds::Error& error) {
+    said = error.message() + "\n" + error.hint();
+    return said.c_str();
+  }
+}
+
+}  // namespace
+
+EXPOSED void bilinear(const std::uint8_t* in, int height, int width, int channels, std::uint8_t* out, int out_height,
+                      int out_width) {
+  clouds::Resizer resizer;
+  resizer.bilinear({in, height, width, std::ptrdiff_t{width} * channels},
+                   {out, out_height, out_width, std::ptrdiff_t{out_width} * channels}, channels);
+}
+
+EXPOSED void nearest(const std::uint8_t* in, int height, int width, std::uint8_t* out, int out_height, int out_width) {
+  clouds::Resizer resizer;
+  resizer.nearest({in, height, width, width}, {out, out_height, out_width, out_width});
+}
+
+EXPOSED void fit(const std::uint8_t* in, int height, int width, const std::uint8_t* color, std::uint8_t* out,
+                 int out_height, int out_width, int* inner) {
+  clouds::Resizer resizer;
+  std::vector<std::uint8_t> packed;
+  const clouds::Letterbox box = clouds::letterbox_of(height, width, out_height, out_width);
+  clouds::fit({in, height, width}, box, out_height, out_width, {color[0], color[1], color[2]}, out, resizer, packed);
+  inner[0] = box.inner_height, inner[1] = box.inner_width;
+}
+
+EXPOSED void restore(const std::uint8_t* map, int map_height, int map_width, std::uint8_t* out, int height, int width) {
+  clouds::Resizer resizer;
+  clouds::restore(map, map_width, clouds::letterbox_of(height, width, map_height, map_width), {out, height, width},
+                  resizer);
+}
+
+EXPOSED void sha256(const char* bytes, std::size_t size, std::size_t step, char* out) {
+  clouds::Sha256 digest;
+  for (std::size_t at = 0; at < size; at += step) digest.update(bytes + at, std::min(step, size - at));
+  std::strcpy(out, digest.hex().c_str());
+}
+
+EXPOSED const char* check_directory(const char* path, const char* kind) {
+  return told([&] { clouds::check_directory(path, kind, true); });
+}
+
+EXPOSED const char* open_segmenter_bundle(const char* path) {
+  return told([&] { clouds::open_segmenter_bundle(path, true); });
+}
+
+EXPOSED const char* read_vocabulary(const char* path) {
+  return told([&] { clouds::read_vocabulary(path); });
+}
+
+// `sms` has spaces between; `installed` null: the engine's runtime is not.
+EXPOSED const char* check_engine(const char* bundle, const char* file, const char* engine, const char* version,
+                                 const char* hash, const char* sms, int version_compatible, const char* installed,
+                                 const char* sm, const char* gpu, const char* driver) {
+  clouds::EngineFacts facts{file, engine, version, hash, {}, version_compatible != 0};
+  std::istringstream words(sms);
+  for (std::string word; words >> word;) facts.sms.push_back(word);
+  clouds::Machine machine{{}, sm, gpu, driver};
+  if (installed != nullptr) machine.versions[engine] = installed;
+  return told([&] { clouds::check_engine(facts, bundle, machine); });
+}

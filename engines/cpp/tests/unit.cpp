@@ -1,0 +1,306 @@
+// The segmenter on a graph of the tests' own: each pixel's label is its red value modulo 19. What runs here has no
+// runtime in it, so that sanitizers see every byte and every lock.
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+
+#include "segmenter_body.hpp"
+
+namespace {
+
+int failures = 0;
+
+#define CHECK(what)                                                   \
+  do {                                                                \
+    if (!(what)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what); \
+      ++failures;                                                     \
+    }                                                                 \
+  } while (false)
+
+constexpr int kHeight = 32, kWidth = 64, kClasses = 19;
+
+// What the fake graph was asked, and a gate to hold it at.
+struct Watch {
+  std::atomic<const void*> last_input{nullptr};
+  std::atomic<const void*> last_output{nullptr};
+  std::atomic<int> requests{0}, running{0}, most_running{0};
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool open = true;
+  bool fail = false;
+
+  void pass() {
+    std::unique_lock lock(mutex);
+    const int now = ++running;
+    if (now > most_running) most_running = now;
+    changed.notify_all();
+    changed.wait(lock, [&] { return open; });
+    --running;
+    if (fail) throw clouds::Error("the graph failed", "mend it");
+  }
+  void set_open(bool value) {
+    const std::lock_guard lock(mutex);
+    open = value;
+    changed.notify_all();
+  }
+  void wait_running(int count) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return running == count; });
+  }
+};
+
+class FakeRequest : public clouds::Request {
+ public:
+  explicit FakeRequest(Watch& watch) : watch_(watch) { ++watch_.requests; }
+  void run(const std::vector<clouds::Input>& inputs, const std::vector<clouds::Output>& outputs) override {
+    watch_.last_input = inputs[0].data;
+    watch_.last_output = outputs[0].data;
+    const auto* image = static_cast<const std::uint8_t*>(inputs[0].data);
+    auto* labels = static_cast<std::uint8_t*>(outputs[0].data);
+    for (std::int64_t i = 0; i < clouds::elements(outputs[0].shape); ++i) labels[i] = image[3 * i] % kClasses;
+    if (outputs.size() > 1) {
+      auto* scores = static_cast<float*>(outputs[1].data);
+      for (std::int64_t i = 0; i < clouds::elements(outputs[1].shape); ++i) scores[i] = 0.25F;
+    }
+    watch_.pass();
+  }
+
+ private:
+  Watch& watch_;
+};
+
+class FakeGraph : public clouds::Graph {
+ public:
+  explicit FakeGraph(Watch& watch) : watch_(watch) {}
+  std::unique_ptr<clouds::Request> request() override { return std::make_unique<FakeRequest>(watch_); }
+  std::string device() const override { return "none"; }
+
+ private:
+  Watch& watch_;
+};
+
+std::unique_ptr<clouds::Segmenter::Body> make(Watch& watch, const clouds::Options& options = {}, bool scores = false) {
+  clouds::SegmenterBundle bundle;
+  bundle.facts.height = kHeight;
+  bundle.facts.width = kWidth;
+  bundle.facts.mean_color = {1, 2, 3};
+  bundle.facts.classes.assign(kClasses, "a class");
+  bundle.facts.inputs = {{"image", "uint8", {-1, kHeight, kWidth, 3}}};
+  bundle.facts.outputs = {{"labels", "uint8", {-1, kHeight, kWidth}}};
+  if (scores) bundle.facts.outputs.push_back({"scores", "float32", {-1, kClasses, kHeight / 4, kWidth / 4}});
+  return std::make_unique<clouds::Segmenter::Body>(bundle, std::make_unique<FakeGraph>(watch), nullptr, options);
+}
+
+using Bytes = std::vector<std::uint8_t>;
+
+Bytes picture(std::size_t size, unsigned seed) {
+  Bytes out(size);
+  for (std::size_t i = 0; i < size; ++i) out[i] = static_cast<std::uint8_t>((i * 31 + seed * 17) ^ (i >> 5));
+  return out;
+}
+
+void the_very_size_is_not_copied() {
+  Watch watch;
+  const auto body = make(watch);
+  const Bytes image = picture(2 * kHeight * kWidth * 3, 1);
+  Bytes labels(2 * kHeight * kWidth);
+  const std::size_t pixels = kHeight * kWidth;
+  const clouds::ImageView images[] = {{image.data(), kHeight, kWidth}, {image.data() + 3 * pixels, kHeight, kWidth}};
+  const clouds::MapView maps[] = {{labels.data(), kHeight, kWidth}, {labels.data() + pixels, kHeight, kWidth}};
+  body->segment(images, maps, nullptr, 2);
+  CHECK(watch.last_input == image.data());
+  CHECK(watch.last_output == labels.data());
+  bool right = true;
+  for (std::size_t i = 0; i < labels.size(); ++i) right = right && labels[i] == image[3 * i] % kClasses;
+  CHECK(right);
+}
+
+void strides_and_formats_give_the_same() {
+  Watch watch;
+  const auto body = make(watch);
+  const Bytes image = picture(kHeight * kWidth * 3, 2);
+  Bytes want(kHeight * kWidth);
+  const clouds::ImageView plain{image.data(), kHeight, kWidth};
+  const clouds::MapView plain_map{want.data(), kHeight, kWidth};
+  body->segment(&plain, &plain_map, nullptr, 1);
+  for (const int format : {0, 1, 2, 3}) {
+    const int channels = format < 2 ? 3 : 4;
+    const std::ptrdiff_t stride = kWidth * channels + 5, map_stride = kWidth + 3;
+    Bytes padded(static_cast<std::size_t>(stride) * kHeight, 99),
+        out(static_cast<std::size_t>(map_stride) * kHeight, 200);
+    for (int y = 0; y < kHeight; ++y) {
+      for (int x = 0; x < kWidth; ++x) {
+        for (int c = 0; c < 3; ++c) {
+          const int to = format % 2 == 1 ? 2 - c : c;
+          padded[static_cast<std::size_t>(y * stride + x * channels + to)] =
+              image[static_cast<std::size_t>((y * kWidth + x) * 3 + c)];
+        }
+      }
+    }
+    const clouds::ImageView view{padded.data(), kHeight, kWidth, stride, static_cast<clouds::PixelFormat>(format)};
+    const clouds::MapView map{out.data(), kHeight, kWidth, map_stride};
+    body->segment(&view, &map, nullptr, 1);
+    bool right = true, untouched = true;
+    for (int y = 0; y < kHeight; ++y) {
+      for (int x = 0; x < kWidth; ++x)
+        right = right &&
+                out[static_cast<std::size_t>(y * map_stride + x)] == want[static_cast<std::size_t>(y * kWidth + x)];
+      for (int x = kWidth; x < map_stride; ++x)
+        untouched = untouched && out[static_cast<std::size_t>(y * map_stride + x)] == 200;
+    }
+    CHECK(right);
+    CHECK(untouched);
+  }
+}
+
+void what_cannot_be_an_image_is_refused() {
+  Watch watch;
+  const auto body = make(watch);
+  const Bytes image = picture(kHeight * kWidth * 3, 3);
+  Bytes labels(kHeight * kWidth);
+  const auto refused = [&](clouds::ImageView view, clouds::MapView map, clouds::MapView trust = {}) {
+    try {
+      body->segment(&view, &map, &trust, 1);
+      return false;
+    } catch (const clouds::Error& error) {
+      return !error.hint().empty();
+    }
+  };
+  const clouds::MapView map{labels.data(), kHeight, kWidth};
+  CHECK(refused({nullptr, kHeight, kWidth}, map));
+  CHECK(refused({image.data(), 0, kWidth}, map));
+  CHECK(refused({image.data(), kHeight, -1}, map));
+  CHECK(refused({image.data(), 1 << 20, 1 << 20}, map));
+  CHECK(refused({image.data(), kHeight, kWidth, 5}, map));
+  CHECK(refused({image.data(), kHeight, kWidth, 0, static_cast<clouds::PixelFormat>(7)}, map));
+  CHECK(refused({image.data(), kHeight, kWidth}, {labels.data(), kHeight, kWidth - 1}));
+  CHECK(refused({image.data(), kHeight, kWidth}, {labels.data(), kHeight, kWidth, kWidth - 1}));
+  CHECK(refused({image.data(), kHeight, kWidth}, {nullptr, kHeight, kWidth}));
+  CHECK(refused({image.data(), kHeight, kWidth}, map, map));  // no scores
+  CHECK(watch.requests == 0);
+}
+
+void trust_is_the_best_share() {
+  Watch watch;
+  const auto body = make(watch, {}, true);
+  const Bytes image = picture(50 * 40 * 3, 4);
+  Bytes labels(50 * 40), trust(50 * 40);
+  const clouds::ImageView view{image.data(), 50, 40};
+  const clouds::MapView map{labels.data(), 50, 40}, sure{trust.data(), 50, 40};
+  body->segment(&view, &map, &sure, 1);
+  CHECK(trust[0] == 13 && trust.back() == 13);  // 255 / 19
+}
+
+void many_threads_get_a_request_each() {
+  Watch watch;
+  const auto body = make(watch);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      const int height = kHeight + static_cast<int>(t), width = kWidth - 3 * static_cast<int>(t);
+      const Bytes image = picture(static_cast<std::size_t>(height * width * 3), t);
+      Bytes first(static_cast<std::size_t>(height * width)), again(first.size());
+      const clouds::ImageView view{image.data(), height, width};
+      const clouds::MapView one{first.data(), height, width}, two{again.data(), height, width};
+      body->segment(&view, &one, nullptr, 1);
+      for (int i = 0; i < 200; ++i) {
+        body->segment(&view, &two, nullptr, 1);
+        if (first != again) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+  CHECK(watch.requests >= 1 && watch.requests <= 8);
+}
+
+void a_limit_of_requests_holds() {
+  Watch watch;
+  clouds::Options options;
+  options.requests = 2;
+  const auto body = make(watch, options);
+  const Bytes image = picture(kHeight * kWidth * 3, 5);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 6; ++t) {
+    threads.emplace_back([&] {
+      Bytes labels(kHeight * kWidth);
+      const clouds::ImageView view{image.data(), kHeight, kWidth};
+      const clouds::MapView map{labels.data(), kHeight, kWidth};
+      for (int i = 0; i < 50; ++i) body->segment(&view, &map, nullptr, 1);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(watch.requests <= 2);
+  CHECK(watch.most_running <= 2);
+}
+
+void a_full_queue_holds_its_callers() {
+  Watch watch;
+  std::atomic<int> done{0}, failed{0};
+  {
+    clouds::Queue queue(2, 3);
+    watch.set_open(false);
+    const auto job = [&] {
+      watch.pass();
+      ++done;
+    };
+    for (int i = 0; i < 2; ++i) queue.put(job);
+    watch.wait_running(2);  // both workers are held
+    for (int i = 0; i < 3; ++i) CHECK(queue.try_put(job));
+    CHECK(!queue.try_put(job));
+    std::atomic<bool> through{false};
+    std::thread caller([&] {
+      queue.put(job);
+      through = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    CHECK(!through);
+    CHECK(done == 0);
+    watch.set_open(true);
+    caller.join();
+    CHECK(through);
+  }
+  CHECK(done == 6);  // the end waits for all
+  CHECK(failed == 0);
+}
+
+void faults_reach_who_asked() {
+  Watch watch;
+  watch.fail = true;
+  const auto body = make(watch);
+  const Bytes image = picture(kHeight * kWidth * 3, 6);
+  Bytes labels(kHeight * kWidth);
+  const clouds::ImageView view{image.data(), kHeight, kWidth};
+  const clouds::MapView map{labels.data(), kHeight, kWidth};
+  int caught = 0;
+  for (int i = 0; i < 3; ++i) {
+    try {
+      body->segment(&view, &map, nullptr, 1);
+    } catch (const clouds::Error& error) {
+      caught += error.message() == "the graph failed";
+    }
+  }
+  CHECK(caught == 3);
+  CHECK(watch.requests == 1);  // a request that failed is given back
+}
+
+}  // namespace
+
+int main() {
+  the_very_size_is_not_copied();
+  strides_and_formats_give_the_same();
+  what_cannot_be_an_image_is_refused();
+  trust_is_the_best_share();
+  many_threads_get_a_request_each();
+  a_limit_of_requests_holds();
+  a_full_queue_holds_its_callers();
+  faults_reach_who_asked();
+  std::printf(failures == 0 ? "unit: ok\n" : "unit: %d FAILED\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,82 @@
+"""Every command and every program in docs/cpp.md runs, in a checkout of nothing but what they need."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clouds_deploy.labels import NAMES
+from tests.cpp import builder
+
+PAGE = builder.ROOT / "docs" / "cpp.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(cpp_build: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the page takes it for granted; the library is built already, so that building is quick."""
+    place = tmp_path_factory.mktemp("documentation")
+    (place / "engines").mkdir()
+    (place / "engines" / "cpp").symlink_to(builder.SOURCE)
+    (place / "build").mkdir()
+    (place / "bundles").mkdir()
+    (place / "bundles" / "a").symlink_to(toy)
+    (place / "folder").mkdir()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8))
+    image.save(place / "photo.png")
+    image.save(place / "folder" / "other.png")
+    (place / "consumer").mkdir()
+    (place / "consumer" / "CMakeLists.txt").write_text(blocks("cmake")[0])
+    (place / "consumer" / "main.cpp").write_text(blocks("cpp")[0])
+    return place
+
+
+def shell(command: str, place: Path) -> str:
+    return builder.succeed(["sh", "-ec", command], cwd=place, env=builder.python_environment())
+
+
+def test_the_commands_run(place: Path, cpp_build: Path) -> None:
+    build, use, consume = blocks("sh")
+    pip, configure, compile_, install = build.strip().splitlines()
+    assert pip == 'pip install "clouds-deploy[cpu]"'  # is how this environment came to be
+    assert configure.startswith("cmake -S engines/cpp -B build/cpp ")
+    shell(configure.replace("-B build/cpp", "-B build/configured"), place)
+    assert "OPENVINO" in (place / "build/configured/CMakeCache.txt").read_text()
+    assert compile_ == "cmake --build build/cpp --parallel 2"
+    (place / "build" / "cpp").symlink_to(cpp_build)  # compiled with the same commands, see builder.py
+    shell(compile_, place)
+    shell(install, place)
+    assert (place / "build/clouds/include/clouds/segmenter.hpp").is_file()
+    if not (cpp_build / "clouds_segment").is_file():
+        use = use.splitlines()[0]
+    shell(use, place)
+    if (cpp_build / "clouds_segment").is_file():
+        assert {p.name for p in (place / "labelled" / "labels").iterdir()} == {"photo.png", "other.png"}
+    assert shell(consume, place).splitlines()[-1] in NAMES
+    moved = place / "moved"
+    shutil.move(place / "build" / "clouds", moved)  # the installed tools find their library where they are
+    assert "100.0000 %" in shell("moved/bin/clouds_selftest bundles/a", place)
+
+
+def test_what_the_page_names_is_there() -> None:
+    text = PAGE.read_text()
+    for path in re.findall(r"`(engines/cpp/[\w/.]+)`", text):
+        assert (builder.ROOT / path).exists(), path
+    for header in re.findall(r"`(clouds/[\w.]+)`", text):
+        assert (builder.SOURCE / "include" / header).is_file(), header
+    options = (builder.SOURCE / "CMakeLists.txt").read_text() + (
+        builder.SOURCE / "cmake/backends.cmake"
+    ).read_text()
+    for name in re.findall(
+        r"`(?:CLOUDS_)?(OPENVINO|ONNXRUNTIME_ROOT|ONNXRUNTIME|TENSORRT|TENSORRT_RTX)`", text
+    ):
+        assert name in options
+    assert "test-cpp:" in (builder.ROOT / "Makefile").read_text()

@@ -1,0 +1,323 @@
+"""A bundle that does not hold or cannot run is refused, with the words of Python, and nothing crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256, write_json
+from clouds_deploy.engines.preflight import Machine, check_engine
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.bundle import FACTS, GRAPH, KIND
+from clouds_deploy.runtime.vocabulary import FILE, Vocabulary
+from tests.cpp import builder
+from tests.cpp.toy import change_facts, seal, write_toy
+
+
+def told(answer: bytes | None) -> tuple[str, str] | None:
+    if answer is None:
+        return None
+    message, _, hint = answer.decode().partition("\n")
+    return message, hint
+
+
+def python_words(call: Callable[[], object]) -> tuple[str, str] | None:
+    try:
+        call()
+    except CloudsError as error:
+        return error.message, error.hint
+    return None
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    change(manifest)
+    write_json(path / MANIFEST, manifest)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+CLANG = next((name for name in ("clang++", "clang++-14") if shutil.which(name)), "")
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "whole": lambda _: None,
+    "no directory": shutil.rmtree,
+    "no manifest": lambda path: (path / MANIFEST).unlink(),
+    "another format": lambda path: edit(path, lambda m: m.update(format=2)),
+    "no format": lambda path: edit(path, lambda m: m.pop("format")),
+    "no object": lambda path: (path / MANIFEST).write_text("[1, 2]"),
+    "another kind": lambda path: edit(path, lambda m: m.update(kind="run")),
+    "a lost file": lambda path: (path / GRAPH).unlink(),
+    "a flipped bit": lambda path: flip(path / GRAPH),
+    "a longer file": lambda path: (path / FACTS).write_text((path / FACTS).read_text() + " "),
+    "another hash": lambda path: edit(path, lambda m: m["files"][GRAPH].update(sha256=64 * "0")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_manifest_is_checked_as_in_python(tmp_path: Path, toy: Path, internals: Any, fault: str) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy, bundle)
+    FAULTS[fault](bundle)
+    want = python_words(lambda: read_manifest(bundle, KIND))
+    assert (want is None) == (fault == "whole")
+    assert told(internals.check_directory(str(bundle).encode(), KIND.encode())) == want
+
+
+@pytest.mark.parametrize("content", ["{", "", "\xff", "nonsense", '{"format": 1,}'])
+def test_what_is_no_json_is_refused(tmp_path: Path, toy: Path, internals: Any, content: str) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy, bundle)
+    (bundle / MANIFEST).write_text(content, "latin-1")
+    want = python_words(lambda: read_manifest(bundle, KIND))
+    got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
+    assert want is not None
+    assert got is not None
+    common = f"{bundle / MANIFEST} is not valid JSON: "  # then each parser's own words
+    assert want[0].startswith(common)
+    assert got[0].startswith(common)
+    assert got[1] == want[1]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside"])
+def test_files_outside_of_the_bundle_are_never_read(
+    tmp_path: Path, toy: Path, internals: Any, name: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy, bundle)
+    (tmp_path / "outside").write_text("x")
+    edit(bundle, lambda m: m["files"].update({name: {"bytes": 1, "sha256": sha256(tmp_path / "outside")}}))
+    got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
+    assert got is not None
+    assert "outside of its directory" in got[0]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"height": None}, {"height": -1}, {"width": 1 << 40}, {"height": 32.5},
+        {"mean_color": [1, 2]}, {"mean_color": [1, 2, 300]},
+        {"inputs": []}, {"outputs": {}}, {"inputs": [{"name": "image"}]}, {"classes": 5}, {"engines": [{}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_garbled_facts_are_refused(tmp_path: Path, internals: Any, facts: dict[str, Any]) -> None:
+    bundle = write_toy(tmp_path / "bundle")
+    change_facts(bundle, **facts)
+    got = told(internals.open_segmenter_bundle(str(bundle).encode()))
+    assert got is not None
+    assert got[0].startswith(f"{bundle / FACTS} lacks or garbles a fact: ")
+    assert got[1] == "export it again with this version"
+
+
+ENGINE = {
+    "file": "engines/a.engine",
+    "engine": "tensorrt-rtx",
+    "version": "1.7.1",
+    "sms": ["86", "89"],
+    "version_compatible": False,
+}
+GPU = {"versions": {"tensorrt-rtx": "1.7.1"}, "sm": "89", "gpu": "RTX 4090", "driver": "580.65"}
+
+
+def ask(internals: Any, bundle: Path, facts: dict[str, Any], machine: dict[str, Any]) -> bytes | None:
+    """The C++ `check_engine` on what Python's takes."""
+    installed = machine["versions"].get(facts["engine"])
+    words = [str(bundle), *(facts[name] for name in ("file", "engine", "version", "sha256"))]
+    answer: bytes | None = internals.check_engine(
+        *(word.encode() for word in words),
+        " ".join(facts["sms"]).encode(),
+        int(facts["version_compatible"]),
+        installed and installed.encode(),
+        *(machine[name].encode() for name in ("sm", "gpu", "driver")),
+    )
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("engine", "machine", "file"),
+    [
+        ({}, {}, "whole"),
+        ({}, {"sm": "90", "gpu": "H100"}, "whole"),
+        ({}, {"sm": "", "gpu": "", "driver": ""}, "whole"),
+        ({}, {"driver": "535.1"}, "whole"),
+        ({}, {}, "lost"),
+        ({}, {}, "changed"),
+        ({"version_compatible": True}, {"versions": {"tensorrt-rtx": "1.8"}}, "whole"),
+        ({"sms": []}, {"sm": "120"}, "whole"),
+        ({}, {"sm": "75", "gpu": "T4", "driver": "470.1"}, "changed"),
+    ],
+)
+def test_engines_are_checked_as_in_python(
+    tmp_path: Path, internals: Any, engine: dict[str, Any], machine: dict[str, Any], file: str
+) -> None:
+    path = tmp_path / "engines" / "a.engine"
+    path.parent.mkdir()
+    path.write_bytes(b"an engine")
+    facts = {**ENGINE, "sha256": sha256(path), **engine}
+    if file == "lost":
+        path.unlink()
+    elif file == "changed":
+        flip(path)
+    here = {**GPU, **machine}
+    python = Machine(here["versions"], here["sm"] or None, here["gpu"] or None, here["driver"] or None)
+    want = python_words(lambda: check_engine(facts, tmp_path, python))
+    assert told(ask(internals, tmp_path, facts, here)) == want
+
+
+def test_an_engine_of_another_version_is_refused(tmp_path: Path, internals: Any) -> None:
+    path = tmp_path / "engines" / "a.engine"
+    path.parent.mkdir()
+    path.write_bytes(b"an engine")
+    facts = {**ENGINE, "sha256": sha256(path)}
+    other = {**GPU, "versions": {"tensorrt-rtx": "1.8"}}
+    message, hint = told(ask(internals, tmp_path, facts, other)) or ("", "")
+    assert message == "a.engine cannot run here: it was built by tensorrt-rtx 1.7.1, and 1.8 is installed"
+    assert hint == "install tensorrt-rtx 1.7.1, or export it again"
+    message, _ = told(ask(internals, tmp_path, facts, {**GPU, "versions": {}})) or ("", "")
+    assert "tensorrt-rtx is not built into this library" in message
+
+
+@pytest.mark.parametrize("fault", ["nothing", "names", "nan", "share", "shape", "no zip"])
+def test_vocabularies_are_checked_as_in_python(tmp_path: Path, internals: Any, fault: str) -> None:
+    import numpy as np
+
+    names: tuple[str, ...] = ("road", "sky")
+    vectors, share = np.eye(2, 3, dtype=np.float32)[:, None], np.array([0.0, 1.0], np.float32)
+    if fault == "names":
+        names = ("road",)
+    if fault == "nan":
+        vectors[0, 0, 0] = np.nan
+    if fault == "share":
+        share[1] = 1.5
+    if fault == "shape":
+        vectors = vectors[:, 0]
+    path = tmp_path / FILE
+    Vocabulary(names, vectors, share).save(path)
+    if fault == "no zip":
+        path.write_bytes(b"something else")
+    want = python_words(lambda: Vocabulary.load(path))
+    got = told(internals.read_vocabulary(str(path).encode()))
+    assert (want is None) == (got is None) == (fault == "nothing")
+    if want is not None and got is not None and fault not in ("no zip", "shape"):  # words of numpy's own
+        assert got == want
+
+
+def selftest(build: Path, bundle: Path, *more: str) -> tuple[int, str]:
+    done = builder.run([str(build / "clouds_selftest"), str(bundle), *more], timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_whole_bundle_passes_its_own_test(cpp_build: Path, toy: Path) -> None:
+    code, text = selftest(cpp_build, toy)
+    assert (code, "100.0000 %" in text) == (0, True), text
+
+
+def test_a_compressed_reference_is_read_too(cpp_build: Path, tmp_path: Path) -> None:
+    code, text = selftest(cpp_build, write_toy(tmp_path / "bundle", compressed=True))
+    assert code == 0 or "this build has no zlib" in text
+
+
+def test_wrong_labels_fail_the_test(cpp_build: Path, tmp_path: Path) -> None:
+    one, other = write_toy(tmp_path / "one"), write_toy(tmp_path / "other", text=True)
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(one / GRAPH)
+    (weights,) = (i for i, t in enumerate(graph.graph.initializer) if t.name == "weights")
+    array = numpy_helper.to_array(graph.graph.initializer[weights])
+    graph.graph.initializer[weights].CopyFrom(numpy_helper.from_array(-array, "weights"))
+    onnx.save(graph, one / GRAPH)
+    seal(one)
+    code, text = selftest(cpp_build, one)
+    assert (code, "FAILED" in text) == (1, True), text
+    shutil.copy(one / GRAPH, other / GRAPH)  # a graph without the inputs its facts name
+    seal(other)
+    code, text = selftest(cpp_build, other)
+    assert (code, "refuses" in text) == (2, True), text
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "fix"),
+    [
+        ("hash", "is not the file its manifest names (size or sha256 differ)", "copy the directory again"),
+        ("schema", "is not of format 1", "make it with this version"),
+        ("no engine", "has no engine for tensorrt-rtx", "export it again with --engine tensorrt-rtx --sm"),
+        ("foreign engine", "a.engine cannot run here", "run the graph: onnxruntime and openvino need none"),
+        ("backend", "there is no backend `openvivo`", "known: "),
+        ("device", "openvino has no device `tpu`", "known: "),
+        ("graph", "openvino refuses", "export the run again"),
+    ],
+)
+def test_the_tools_say_what_is_wrong_and_what_to_do(
+    cpp_build: Path, toy: Path, tmp_path: Path, fault: str, message: str, fix: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy, bundle)
+    more: tuple[str, ...] = ()
+    if fault == "hash":
+        flip(bundle / GRAPH)
+    elif fault == "schema":
+        edit(bundle, lambda m: m.update(format=7))
+    elif fault == "no engine":
+        more = ("--backend", "tensorrt-rtx")
+    elif fault == "foreign engine":
+        if Path("/proc/driver/nvidia").exists():
+            pytest.skip("there is an NVIDIA GPU")
+        more = ("--backend", "tensorrt-rtx")
+        (bundle / "engines").mkdir()
+        (bundle / "engines" / "a.engine").write_bytes(b"for another GPU")
+        change_facts(bundle, engines=[{**ENGINE, "sha256": sha256(bundle / "engines" / "a.engine")}])
+    elif fault == "graph":
+        (bundle / GRAPH).write_bytes(b"no graph")
+        seal(bundle)
+    else:
+        more = (
+            ("--backend", "openvivo") if fault == "backend" else ("--backend", "openvino", "--device", "tpu")
+        )
+    code, text = selftest(cpp_build, bundle, *more)
+    assert code == 2, text
+    assert message in text
+    assert "  fix: " in text
+    assert fix in text
+
+
+def test_the_bundles_files_survive_mutation(cpp_build: Path, toy: Path) -> None:
+    small = [str(toy / name) for name in (MANIFEST, FACTS)]
+    text = builder.succeed([str(cpp_build / "clouds_fuzz"), "2", *small, str(toy / "reference.npz")])
+    assert int(text.split()[0]) > 100, text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLANG, reason="no clang: no libFuzzer")
+def test_a_fuzzer_finds_nothing(toy: Path, tmp_path: Path) -> None:
+    build = builder.build(
+        "fuzz", f"-DCMAKE_C_COMPILER={CLANG.replace('++', '')}", f"-DCMAKE_CXX_COMPILER={CLANG}",
+        "-DCLOUDS_TOOLS=OFF", "-DCLOUDS_OPENVINO=OFF",
+        "-DCLOUDS_SANITIZE=fuzzer-no-link,address,undefined", targets=("clouds_fuzz",),
+    )  # fmt: skip
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in (MANIFEST, FACTS, "reference.npz"):
+        shutil.copy(toy / name, corpus / name)
+    seconds = os.environ.get("CLOUDS_FUZZ_SECONDS", "60")
+    builder.succeed(
+        [
+            str(build / "clouds_fuzz"),
+            f"-max_total_time={seconds}",
+            "-timeout=10",
+            "-max_len=20000",
+            str(corpus),
+        ],
+        cwd=tmp_path,
+    )

@@ -50,7 +50,8 @@ class OpenVinoSession:
                 f"openvino refuses {graph}: {str(error).splitlines()[0]}", "export the run again"
             ) from error
         self._request: Any = self._model.create_infer_request()
-        self.backend, self.device = "openvino", f"{device} {options.precision}"
+        self.backend = "openvino" if options.precision == "f32" else "openvino-bf16"
+        self.device = f"{device} {options.precision}"
         self.inputs = tuple(_spec(v) for v in self._model.inputs)
         self.outputs = tuple(_spec(v) for v in self._model.outputs)
 

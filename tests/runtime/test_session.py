@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import BACKENDS, open_graph, open_session
+from clouds_deploy.runtime.backends import open_graph, open_session
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.session import TensorSpec, check_feeds
 
 SPEC = TensorSpec("image", "uint8", (None, 64, 128, 3))
 
+HERE = (
+    "torch",
+    "onnxruntime",
+    "openvino",
+    pytest.param("torch-compile", marks=pytest.mark.slow),
+)
+"""What runs on any CPU; compiling takes a minute."""
 
-@pytest.mark.parametrize("backend", BACKENDS)
+
+@pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_backend_gives_the_packed_labels_at_any_batch(
     small_bundle: Path, backend: str, batch: int
@@ -33,7 +41,7 @@ def test_every_backend_gives_the_packed_labels_at_any_batch(
     session.close()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 def test_every_backend_refuses_another_size(small_bundle: Path, backend: str) -> None:
     session = open_session(small_bundle, backend)
     with pytest.raises(CloudsError, match=r"shape \[1, 32, 128, 3\]"):
@@ -103,6 +111,10 @@ def test_a_file_that_is_no_graph(tmp_path: Path, backend: str) -> None:
         open_graph(path, backend)
 
 
+HERE = ("torch", "onnxruntime", "openvino", pytest.param("torch-compile", marks=pytest.mark.slow))
+"""What runs on any CPU; compiling takes a minute."""
+
+
 def test_torch_needs_the_source(tmp_path: Path, small_bundle: Path) -> None:
     from clouds_deploy.artifacts import write_manifest
 
@@ -111,3 +123,11 @@ def test_torch_needs_the_source(tmp_path: Path, small_bundle: Path) -> None:
     write_manifest(copy, "bundle")
     with pytest.raises(CloudsError, match="holds no weights for PyTorch"):
         open_session(copy, "torch")
+
+
+def test_bfloat16_has_a_name_of_its_own(small_bundle: Path) -> None:
+    session = open_session(small_bundle, "openvino-bf16", threads=1)
+    assert (session.backend, session.device) == ("openvino-bf16", "CPU bf16")
+    images, expected = open_bundle(small_bundle).reference()
+    labels = session.run({session.inputs[0].name: images[:1]})["labels"]
+    assert (labels == expected["labels"][:1]).mean() > 0.8  # random weights decide by a hair

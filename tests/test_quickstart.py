@@ -13,6 +13,7 @@ from clouds_deploy.quickstart import quickstart
 from tests.cli.test_cli import SMALL
 
 
+@pytest.mark.slow  # `make quickstart` is the other half of what every change is tried with
 def test_from_nothing_to_a_report_and_again(tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
     first = quickstart(out=out, overrides=SMALL)

@@ -123,6 +123,7 @@ def test_a_batch_in_parts_teaches_the_same(more: tuple[str, ...], tmp_path: Path
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_two_processes_killed_end_with_the_same_bytes(tmp_path: Path) -> None:
     recipe = small_recipe(*BATCH, *JOINT, "train.accumulate=2", "train.checkpoint_every=2")
     in_two(recipe, tmp_path / "files", tmp_path / "whole")

@@ -162,6 +162,17 @@ def read_json(path: Path) -> Any:
         raise CloudsError(f"{path} is not valid JSON: {error}", "make the directory again") from error
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; one that a kill cut short is left out, no file is no lines."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
 def environment() -> dict[str, Any]:
     """Say where something was made: machine, interpreter, package versions."""
     versions: dict[str, str] = {}
@@ -228,6 +239,12 @@ def make_manifest(kind: str, files: Mapping[str, Any], facts: Mapping[str, Any])
         "environment": environment(),
         "files": dict(files),
     }
+
+
+def kind_of(directory: Path) -> str | None:
+    """Say what a directory is by its manifest, unchecked; None where it has none."""
+    manifest = directory / MANIFEST
+    return read_json(manifest).get("kind") if manifest.is_file() else None
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ HEIGHT, WIDTH = 64, 128
 # torch's DataLoader leaves a SIGCHLD handler behind. With an alternate signal stack that some native library
 # leaves too, the end of any child then ended the whole run with SIGSEGV. So no handler is set.
 signal_handling._SIGCHLD_handler_set = True
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny layers gain nothing from more threads, and lose much where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

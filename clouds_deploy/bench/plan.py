@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from clouds_deploy.runtime.session import Array
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -27,3 +31,8 @@ class Plan:
     peak: Mapping[str, float]
     scaling: tuple[int, ...] = ()
     prompts: tuple[int, ...] = (1, 64)
+
+
+def repeated(array: Array, rows: int) -> Array:
+    """Give so many rows, an array's own again and again."""
+    return np.ascontiguousarray(np.resize(array, (rows, *array.shape[1:])))

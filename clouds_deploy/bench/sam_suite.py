@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.bench.entries import REFERENCE, flops, gather, judge, say_wrong
-from clouds_deploy.bench.plan import Plan
+from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.scaling import scale
 from clouds_deploy.bench.timing import measure
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.build import RANDOM, load_seeded
+from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
+from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
+from clouds_deploy.models.sam.official import official_embeddings, official_masks
 from clouds_deploy.runtime.agreement import mask_overlaps
 from clouds_deploy.runtime.backends import BF16
 from clouds_deploy.runtime.sam_bundle import SamBundle, open_part
@@ -72,7 +75,7 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
                     _agreement(arrays, encoders[name], decoders[name]), limit, name, False
                 )
         say(f"  bench        {bundle.path.name}: {len(encoders)} backends, about {plan.seconds:g} s each")
-        images = {name: _tile(arrays[name], plan.batch) for name in ("image", "size")}
+        images = {name: repeated(arrays[name], plan.batch) for name in (IMAGE, SIZE)}
         jobs = [("encoder", plan.batch, encoders, images)]
         jobs += [("decoder", count, decoders, _prompts(arrays, count)) for count in plan.prompts]
         found_entries = []
@@ -85,7 +88,7 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
             for entry in results:
                 if not entry["passed"]:
                     say_wrong(entry, bundle.path.name)
-            found_entries.append(_entry(bundle, part, rows, results, len(arrays["image"])))
+            found_entries.append(_entry(bundle, part, rows, results, len(arrays[IMAGE])))
         if plan.scaling:
             calls = {name: partial(_decode_call, run, arrays) for name, run in decoders.items()}
             found_entries[-1]["scaling"] = scale("prompts", plan.scaling, calls, plan)
@@ -107,46 +110,15 @@ def _official(bundle: SamBundle, weights: str | Path | None) -> tuple[Run, Run] 
     model = load_seeded(bundle.name, weights)
     if model.sha256 != digest:
         raise CloudsError(f"{weights} is not what {bundle.path} was made from", "give the same file")
-    import torch
-
-    sam = model.sam
 
     def encode(feeds: Feeds) -> Feeds:
-        with torch.inference_mode():
-            pixels = torch.from_numpy(feeds["image"]).permute(0, 3, 1, 2)
-            kept = (pixels.float() - sam.pixel_mean) / sam.pixel_std
-            for row, (height, width) in zip(kept, feeds["size"], strict=True):
-                row[:, height:] = 0
-                row[:, :, width:] = 0
-            return {"image_embeddings": sam.image_encoder(kept).numpy()}
+        return {EMBEDDINGS: official_embeddings(model.sam, feeds[IMAGE], feeds[SIZE])}
 
     def decode(feeds: Feeds) -> Feeds:
-        index, points, kinds = (feeds[n] for n in ("image_index", "point_coords", "point_labels"))
-        masks = np.empty(
-            (len(index), 3, *(4 * d for d in sam.prompt_encoder.image_embedding_size)), np.float32
+        masks, scores = official_masks(
+            model.sam, feeds[EMBEDDINGS], feeds[INDEX], feeds[POINTS], feeds[LABELS]
         )
-        scores = np.empty((len(index), 3), np.float32)
-        boxed = kinds[:, -1] >= 2
-        with torch.inference_mode():
-            places = sam.prompt_encoder.get_dense_pe()
-            for image, box in sorted({(int(i), bool(b)) for i, b in zip(index, boxed, strict=True)}):
-                rows = np.flatnonzero((index == image) & (boxed == box))
-                where, kind = (torch.from_numpy(np.ascontiguousarray(a[rows])) for a in (points, kinds))
-                keep = where.shape[1] - (2 if box else 1)
-                sparse, dense = sam.prompt_encoder(
-                    points=(where[:, :keep], kind[:, :keep]),
-                    boxes=where[:, keep:].reshape(-1, 4) if box else None,
-                    masks=None,
-                )
-                low, guessed = sam.mask_decoder(
-                    image_embeddings=torch.from_numpy(feeds["image_embeddings"][image : image + 1]),
-                    image_pe=places,
-                    sparse_prompt_embeddings=sparse,
-                    dense_prompt_embeddings=dense,
-                    multimask_output=True,
-                )
-                masks[rows], scores[rows] = low.numpy(), guessed.numpy()
-        return {"masks": masks, "iou_predictions": scores}
+        return {MASKS: masks, SCORES: scores}
 
     return encode, decode
 
@@ -154,27 +126,23 @@ def _official(bundle: SamBundle, weights: str | Path | None) -> tuple[Run, Run] 
 def _agreement(arrays: Mapping[str, Array], encode: Run, decode: Run) -> float:
     """Give the mean IoU of the packed prompts' masks, through both graphs."""
     rows = [
-        encode({name: arrays[name][i : i + 1] for name in ("image", "size")})["image_embeddings"]
-        for i in range(len(arrays["image"]))
+        encode({name: arrays[name][i : i + 1] for name in (IMAGE, SIZE)})[EMBEDDINGS]
+        for i in range(len(arrays[IMAGE]))
     ]
-    prompts = {name: arrays[name] for name in ("image_index", "point_coords", "point_labels")}
-    masks = decode({"image_embeddings": np.concatenate(rows), **prompts})["masks"]
-    overlaps, _ = mask_overlaps(masks, arrays["masks"], arrays["iou_predictions"])
+    prompts = {name: arrays[name] for name in (INDEX, POINTS, LABELS)}
+    masks = decode({EMBEDDINGS: np.concatenate(rows), **prompts})[MASKS]
+    overlaps, _ = mask_overlaps(masks, arrays[MASKS], arrays[SCORES])
     return float(overlaps.mean())
-
-
-def _tile(array: Array, rows: int) -> Array:
-    return np.ascontiguousarray(np.resize(array, (rows, *array.shape[1:])))
 
 
 def _prompts(arrays: Mapping[str, Array], count: int) -> Feeds:
     """Give so many prompts by points of one image."""
-    pointed = arrays["point_labels"][:, -1] < 2
+    pointed = arrays[LABELS][:, -1] < 2
     return {
-        "image_embeddings": np.ascontiguousarray(arrays["image_embeddings"][:1]),
-        "image_index": np.zeros(count, np.int64),
-        "point_coords": _tile(arrays["point_coords"][pointed], count),
-        "point_labels": _tile(arrays["point_labels"][pointed], count),
+        EMBEDDINGS: np.ascontiguousarray(arrays[EMBEDDINGS][:1]),
+        INDEX: np.zeros(count, np.int64),
+        POINTS: repeated(arrays[POINTS][pointed], count),
+        LABELS: repeated(arrays[LABELS][pointed], count),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.bench.plan import Plan
+from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.timing import measure
 from clouds_deploy.console import busy
 from clouds_deploy.runtime.backends import open_session
@@ -68,7 +68,7 @@ def scale_segmenter(bundle: Bundle, plan: Plan) -> dict[str, Any]:
         session = sessions[name]
 
         def make(size: int) -> Callable[[], object]:
-            fed = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
+            fed = repeated(images, size)
             return lambda: session.run({session.inputs[0].name: fed})
 
         return make

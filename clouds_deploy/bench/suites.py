@@ -14,7 +14,7 @@ from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
     environment,
-    read_json,
+    kind_of,
     sha256,
     write_json,
     write_manifest,
@@ -24,7 +24,7 @@ from clouds_deploy.bench.against import compare, read_results
 from clouds_deploy.bench.entries import flops, gather, judge, say_wrong
 from clouds_deploy.bench.memory import peak_memory
 from clouds_deploy.bench.peak import matmul_peak
-from clouds_deploy.bench.plan import Plan
+from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.report import html, markdown
 from clouds_deploy.bench.sam_suite import bench_sam
 from clouds_deploy.bench.scaling import scale_segmenter
@@ -96,7 +96,7 @@ def bench(
             if isinstance(one, SamBundle):
                 found += bench_sam(one, plan, weights)
             else:
-                found.append(_bench_one(one, names, batch, seconds, rounds, memory, peak))
+                found.append(_bench_one(one, plan, memory))
                 if scaling:
                     found[-1]["scaling"] = scale_segmenter(one, plan)
         results: dict[str, Any] = {
@@ -120,23 +120,13 @@ def bench(
 
 
 def _open(path: Path) -> Bundle | SamBundle:
-    manifest = path / MANIFEST
-    if manifest.is_file() and read_json(manifest).get("kind") == sam_bundle.KIND:
-        return open_sam_bundle(path)
-    return open_bundle(path)
+    return open_sam_bundle(path) if kind_of(path) == sam_bundle.KIND else open_bundle(path)
 
 
-def _bench_one(
-    bundle: Bundle,
-    names: list[str],
-    batch: int,
-    seconds: float,
-    rounds: int,
-    memory: bool,
-    peak: dict[str, float],
-) -> dict[str, Any]:
+def _bench_one(bundle: Bundle, plan: Plan, memory: bool) -> dict[str, Any]:
+    names, batch = plan.names, plan.batch
     images, packed = bundle.reference()
-    fed = np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))
+    fed = repeated(images, batch)
     sessions: dict[str, Session] = {}
     try:
         for name in names:
@@ -150,16 +140,16 @@ def _bench_one(
             value = label_agreement(labels, expected)
             least = limit if name != BF16 else min(limit, bundle.recipe.export.fp16.label_agreement)
             agreements[name] = judge(value, least, name, truth is not None)
-        say(f"  bench        {bundle.path.name}: {len(names)} backends, about {seconds:g} s each")
+        say(f"  bench        {bundle.path.name}: {len(names)} backends, about {plan.seconds:g} s each")
         candidates = {name: _call(session, fed) for name, session in sessions.items()}
         with busy(f"timing {', '.join(names)} in turns"):
-            timings = measure(candidates, rounds=rounds, seconds=seconds)
+            timings = measure(candidates, rounds=plan.rounds, seconds=plan.seconds)
         devices = {name: session.device for name, session in sessions.items()}
     finally:
         for session in sessions.values():
             session.close()
     speeds = {name: flops(bundle.facts, batch) for name in names}
-    results = gather(names, timings, agreements, devices, batch, speeds, peak)
+    results = gather(names, timings, agreements, devices, batch, speeds, plan.peak)
     for entry in results:
         entry["peak_mib"] = peak_memory(bundle.path, entry["backend"], batch) if memory else None
         if not entry["passed"]:

@@ -52,9 +52,11 @@ def export(
     For example: clouds-deploy export runs/a --out bundles/a --fp16 --engine tensorrt-rtx --sm 89
     """
     from clouds_deploy.api import export as make
+    from clouds_deploy.artifacts import kind_of
     from clouds_deploy.errors import CloudsError
+    from clouds_deploy.runtime.bundle import KIND
 
-    if triton is not None and is_bundle(Path(run)):
+    if triton is not None and kind_of(Path(run)) == KIND:
         deliver(_triton(Path(run), triton, triton_backend, triton_sam), as_json, _render_triton)
         return
     if out is None:
@@ -81,13 +83,6 @@ def export(
     if triton is not None:
         result["triton"] = _triton(out, triton, triton_backend, triton_sam)
     deliver(result, as_json, _render)
-
-
-def is_bundle(path: Path) -> bool:
-    """Say whether a directory is a segmenter's bundle."""
-    from clouds_deploy.artifacts import MANIFEST, read_json
-
-    return (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle"
 
 
 def _triton(bundle: Path, out: Path, backend: str, sam: Path | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from clouds_deploy.export.parity import Gate, Tolerance, closeness, error_gate, share_gate
 from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
+from clouds_deploy.models.sam.official import official_embeddings, official_masks
 from clouds_deploy.runtime.agreement import mask_overlaps
 from clouds_deploy.runtime.backends import open_graph
 from clouds_deploy.runtime.options import Options
@@ -83,32 +84,16 @@ def reference(sam: Any, case: Case) -> dict[str, Array]:
 
     Source: `SamPredictor.set_torch_image` and `predict_torch(multimask_output=True)` of `segment_anything`.
     """
-    import torch
-
     squares, sizes = case.encoder[IMAGE], case.encoder[SIZE]
-    index, points, labels = (case.prompts[name] for name in (INDEX, POINTS, LABELS))
-    masks, scores, rows = [], [], []
-    with torch.inference_mode():
-        for square, (height, width) in zip(squares, sizes, strict=True):
-            picture = torch.from_numpy(square[:height, :width].copy()).permute(2, 0, 1)[None]
-            rows.append(sam.image_encoder(sam.preprocess(picture)))
-        places = sam.prompt_encoder.get_dense_pe()
-        for image, where, kind in zip(index, torch.from_numpy(points), torch.from_numpy(labels), strict=True):
-            boxed = bool(kind[-1] >= 2)
-            given = (where[None, :2], kind[None, :2]) if boxed else (where[None, :-1], kind[None, :-1])
-            box = where[None, 2:].reshape(1, 4) if boxed else None
-            sparse, dense = sam.prompt_encoder(points=given, boxes=box, masks=None)
-            mask, score = sam.mask_decoder(
-                image_embeddings=rows[image],
-                image_pe=places,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-            )
-            masks.append(mask)
-            scores.append(score)
-    found = {EMBEDDINGS: torch.cat(rows), MASKS: torch.cat(masks), SCORES: torch.cat(scores)}
-    return {name: tensor.numpy() for name, tensor in found.items()}
+    rows = [official_embeddings(sam, squares[i : i + 1], sizes[i : i + 1]) for i in range(len(squares))]
+    embeddings = np.concatenate(rows)
+    prompts = [case.prompts[name] for name in (INDEX, POINTS, LABELS)]
+    found = [
+        official_masks(sam, embeddings, *(array[i : i + 1] for array in prompts))
+        for i in range(len(prompts[0]))
+    ]
+    masks, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+    return {EMBEDDINGS: embeddings, MASKS: masks, SCORES: scores}
 
 
 def prove_sam(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
-    read_json,
-    read_manifest,
     sha256,
     write_manifest,
     write_text,
@@ -19,11 +18,11 @@ from clouds_deploy.artifacts import (
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.pbtxt import pbtxt
 from clouds_deploy.export.triton_config import BACKENDS, TritonOptions, graph_config, refine_config
-from clouds_deploy.runtime.bundle import FACTS, Bundle, open_bundle
+from clouds_deploy.runtime.bundle import Bundle, open_bundle
+from clouds_deploy.runtime.sam_bundle import open_sam_bundle
 from clouds_deploy.runtime.session import TensorSpec
 
 KIND = "triton_repository"
-SAM_KIND = "sam_bundle"
 MODELS = "models"
 BUILD = "build_plans.sh"
 _MODEL = '''"""Mends label maps; `config.pbtxt` says with which models."""
@@ -108,48 +107,37 @@ def _segmenter(
 def _sam(
     bundle: Bundle, sam: Path, models: Path, directory: Path, options: TritonOptions, commands: list[str]
 ) -> dict[str, str]:
-    read_manifest(sam, SAM_KIND)
-    facts = read_json(sam / FACTS)
-    names = {part: f"{options.name}_sam_{part}" for part in ("encoder", "decoder")}
+    opened = open_sam_bundle(sam)
+    names = {part: f"{options.name}_sam_{part}" for part in opened.specs}
     made = {}
     for part, name in names.items():
-        try:
-            about = facts["graphs"][part]
-            inputs = [TensorSpec.from_json(v) for v in about["inputs"]]
-            outputs = [TensorSpec.from_json(v) for v in about["outputs"]]
-            file = sam / about["file"]
-        except (KeyError, TypeError) as error:
-            raise CloudsError(f"{sam / FACTS} lacks {error}", "export the SAM again") from error
+        inputs, outputs = opened.specs[part]
         # the decoder's prompts and its images are two axes of different lengths: nothing Triton could gather
         folder = _folder(
             models, name, graph_config(name, inputs, outputs, options, batched=part == "encoder")
         )
         place = _place(folder, directory, options)
-        shutil.copyfile(file, place)
+        shutil.copyfile(sam / f"{part}.onnx", place)
         if options.backend == "tensorrt":
-            commands.append(_command(options, place, inputs, str(facts.get("precision", "fp32"))))
+            commands.append(_command(options, place, inputs, opened.precision))
         made[name] = options.backend
     refine = f"{options.name}_refine"
-    side = TensorSpec.from_json(facts["graphs"]["encoder"]["inputs"][0]).shape[1]
+    (_, (embeddings,)) = opened.specs["encoder"]
     parameters = {
         "segmenter": options.name,
         "labels": bundle.outputs[0].name,
         "sam_encoder": names["encoder"],
         "sam_decoder": names["decoder"],
-        "sam": str(facts.get("name", facts.get("model", "sam"))),
+        "sam": opened.name,
         "height": str(bundle.height),
         "width": str(bundle.width),
         "mean_color": ",".join(map(str, bundle.mean_color)),
-        "embeddings": ",".join(str(size or 0) for size in _embeddings(facts)),
-        "side": str(side),
+        "embeddings": ",".join(str(size or 0) for size in embeddings.shape),
+        "side": str(opened.image_size),
     }
     folder = _folder(models, refine, refine_config(refine, parameters, options))
     write_text(folder / "model.py", _MODEL)
     return {**made, refine: "python"}
-
-
-def _embeddings(facts: dict[str, Any]) -> tuple[int | None, ...]:
-    return TensorSpec.from_json(facts["graphs"]["encoder"]["outputs"][0]).shape
 
 
 def _folder(models: Path, name: str, config: dict[str, Any]) -> Path:
@@ -185,7 +173,7 @@ def _fix_inputs(bundle: Bundle, place: Path) -> None:
     onnx.save(model, str(place))
 
 
-def _command(options: TritonOptions, graph: Path, inputs: list[TensorSpec], precision: str) -> str:
+def _command(options: TritonOptions, graph: Path, inputs: Sequence[TensorSpec], precision: str) -> str:
     """Give the command that builds a plan, in the precision the graph is written in."""
     name = graph.stem
     words = [f"trtexec --onnx=onnx/{graph.name} --saveEngine={MODELS}/{name}/1/model.plan"]

@@ -16,6 +16,7 @@ from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
     read_json,
+    read_json_lines,
     sha256,
     write_json,
     write_manifest,
@@ -170,14 +171,7 @@ class LoraRun:
 
     def lines(self) -> list[dict[str, Any]]:
         """Read the losses; a line that a kill cut short is left out."""
-        path = self.out / METRICS
-        found: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return read_json_lines(self.out / METRICS)
 
     def note(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append losses."""

@@ -42,16 +42,8 @@ def _torch(bundle: Bundle, options: Options) -> Session:
     return open_torch(bundle, options)
 
 
-def _onnxruntime(bundle: Bundle, options: Options) -> Session:
-    return open_graph(bundle.graph, "onnxruntime", options)
-
-
-def _openvino(bundle: Bundle, options: Options) -> Session:
-    return open_graph(bundle.graph, "openvino", options)
-
-
-def _openvino_bf16(bundle: Bundle, options: Options) -> Session:
-    return open_graph(bundle.graph, BF16, options)
+def _graph(name: str) -> Callable[[Bundle, Options], Session]:
+    return lambda bundle, options: open_graph(bundle.graph, name, options)
 
 
 def _engine(name: str) -> Callable[[Bundle, Options], Session]:
@@ -74,10 +66,8 @@ GRAPH_BACKENDS = ("onnxruntime", "openvino")
 
 BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
     "torch": _torch,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
     "torch-compile": _torch_compile,
-    BF16: _openvino_bf16,
+    **{name: _graph(name) for name in (*GRAPH_BACKENDS, BF16)},
     **{name: _engine(name) for name in ENGINES},
 }
 """Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, and

@@ -47,16 +47,6 @@ class SamBundle:
     facts: dict[str, Any]
 
     @property
-    def encoder(self) -> Path:
-        """The encoder's ONNX file."""
-        return self.path / ENCODER
-
-    @property
-    def decoder(self) -> Path:
-        """The decoder's ONNX file."""
-        return self.path / DECODER
-
-    @property
     def precision(self) -> str:
         """What the graphs compute in: `fp32` or `fp16`."""
         return str(self.facts["precision"])

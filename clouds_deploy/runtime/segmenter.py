@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clouds_deploy.artifacts import MANIFEST, read_json, sha256
+from clouds_deploy.artifacts import MANIFEST, kind_of, sha256
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.backends import open_session
 from clouds_deploy.runtime.bundle import KIND, open_bundle
@@ -200,8 +200,7 @@ def open_predictor(path: Path, *, backend: str = "onnxruntime", device: str = "c
     Raises:
         CloudsError: It is neither.
     """
-    manifest = path / MANIFEST
-    kind = read_json(manifest).get("kind") if manifest.is_file() else None
+    kind = kind_of(path)
     if kind == KIND:
         return BundleSegmenter(path, backend, device=device)
     if kind == "run" or (path.is_dir() and kind is None):

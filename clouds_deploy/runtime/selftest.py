@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.artifacts import MANIFEST, environment, read_json
+from clouds_deploy.artifacts import environment, kind_of
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime import sam_bundle
 from clouds_deploy.runtime.agreement import label_agreement, mask_overlaps, run_batched
@@ -66,8 +66,7 @@ def selftest(
     Raises:
         CloudsError: It is no bundle, or one that was changed; a runtime is not installed or refuses it.
     """
-    manifest = path / MANIFEST
-    kind = read_json(manifest).get("kind") if manifest.is_file() else None
+    kind = kind_of(path)
     options = Options(device, None, precision)
     if kind == sam_bundle.KIND:
         checks, images, typed = _sam(path, backends, options)

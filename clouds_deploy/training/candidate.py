@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clouds_deploy.artifacts import MANIFEST, read_json
+from clouds_deploy.artifacts import kind_of
 from clouds_deploy.config import Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.bundle import KIND
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def open_candidate(path: Path, backend: str, metric: str | None) -> Candidate:
     """
     if metric not in (None, "native", "official"):
         raise CloudsError(f"there is no metric `{metric}`", "known: `native`, `official`")
-    if (path / MANIFEST).is_file() and read_json(path / MANIFEST).get("kind") == "bundle":
+    if kind_of(path) == KIND:
         if metric == "official":
             raise CloudsError(
                 "a bundle's labels have the image's own size", "use --metric native, or the run"

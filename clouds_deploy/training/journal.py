@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from clouds_deploy.artifacts import storage_error, write_text
+from clouds_deploy.artifacts import read_json_lines, storage_error, write_text
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -16,14 +16,7 @@ TENSORBOARD = "tensorboard"
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read a run's lines; one that a kill cut short is left out."""
-    path = run / METRICS
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
+    return read_json_lines(run / METRICS)
 
 
 class Journal:

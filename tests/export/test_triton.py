@@ -40,24 +40,6 @@ def sam() -> Any:
     return torch_sam(load_sam("sam_tiny"))
 
 
-@pytest.fixture(scope="module")
-def sam_bundle(tmp_path_factory: pytest.TempPathFactory, sam: Any) -> Path:
-    """A SAM's bundle with true specifications; its graphs are never run here."""
-    path = tmp_path_factory.mktemp("sam") / "bundle"
-    path.mkdir()
-    graphs = {}
-    for part, session in (("encoder", sam.encoder), ("decoder", sam.decoder)):
-        (path / f"{part}.onnx").write_bytes(part.encode())
-        graphs[part] = {
-            "file": f"{part}.onnx",
-            "inputs": [spec.to_json() for spec in session.inputs],
-            "outputs": [spec.to_json() for spec in session.outputs],
-        }
-    write_json(path / "bundle.json", {"model": "sam", "name": "sam_tiny", "graphs": graphs})
-    write_manifest(path, "sam_bundle")
-    return path
-
-
 def config_of(repository: Path, name: str) -> Any:
     """Read a config by Triton's own schema; unknown fields and wrong types are errors."""
     reason = "tritonclient is not installed: pip install 'clouds-deploy[triton]'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,13 @@ from clouds_deploy.training.sources import generated_share
 from clouds_deploy.training.teacher import Teacher, decay_at
 from tests.training.small import small_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROBUST = (
     "joint.generated_images=4", "joint.generated_share=0.5", "joint.ema_every=2", "joint.ema_decay=0.9",
     "joint.sam=sam_tiny", "train.eval_every=0",
 )  # fmt: skip
 PLAIN = (*ROBUST, "joint.refine=null")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drop_half(

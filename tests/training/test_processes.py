@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,8 @@ from clouds_deploy.training.checkpoint import CHECKPOINTS
 from clouds_deploy.training.loop import train
 from clouds_deploy.training.pseudo_labels import FOLDER
 from tests.training.small import small_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOLERANCE = 1e-4
 BATCH = ("train.batch_size=4", "train.steps=8", "train.log_every=1", "train.eval_every=4", "train.lr=2.5e-5")
@@ -37,14 +38,6 @@ flush = os.fsync
 os.fsync = lambda handle: (time.sleep(0.02), flush(handle))
 train(load_recipe(sys.argv[1]), pathlib.Path(sys.argv[2]), resume=sys.argv[3] == "resume")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def launch(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> subprocess.Popen[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.errors import CloudsError
@@ -20,14 +19,7 @@ from clouds_deploy.training.journal import read_metrics
 from clouds_deploy.training.loop import train
 from tests.training.small import small_recipe, start_training
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny layers gain nothing from more threads, and lose much where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

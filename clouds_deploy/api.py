@@ -6,7 +6,7 @@ what the command line prints with `--json`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,8 @@ def evaluate(
     images: int | None = None,
     metric: str | None = None,
     backend: str = "onnxruntime",
+    out: str | Path | None = None,
+    runner: str = "local",
 ) -> dict[str, Any]:
     """Measure mean intersection over union of a run or a bundle (docs/method.md 5).
 
@@ -105,6 +107,8 @@ def evaluate(
         metric: `native` or `official`; None means the recipe's. A bundle gives labels at the image's own
             size, so it knows `native` only.
         backend: Bundles only: the runtime.
+        out: A folder for a record of every 32 images, so that a killed evaluation goes on there.
+        runner: `local`, or `ray`: on all machines of a Ray cluster, which reach `out`.
 
     Returns:
         `Evaluation.to_dict()` with `model` and `data`; for several datasets `training.evaluate.summarize`
@@ -118,23 +122,34 @@ def evaluate(
     from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
 
+    if runner != "local" and out is None:
+        raise CloudsError(f"--runner {runner} needs a folder for its records", "say --out FOLDER")
     candidate = open_candidate(Path(model), backend, metric)
     recipe = candidate.recipe
 
-    def measure(source: Source) -> Evaluation:
-        with progress("evaluating", len(source), "image") as advance:
-            return run(candidate.predict, source, candidate.metric, advance)
+    def measure(sources: Mapping[str, Source]) -> dict[str, Evaluation]:
+        if out is not None:
+            from clouds_deploy.runtime.runners import load_runner
+            from clouds_deploy.training.evaluate_units import EvaluateWork, evaluate_units
+
+            work = EvaluateWork(Path(model), backend, metric, sources, candidate)
+            return evaluate_units(work, out, runner=load_runner(runner))
+        found = {}
+        for name, source in sources.items():
+            with progress("evaluating", len(source), "image") as advance:
+                found[name] = run(candidate.predict, source, candidate.metric, advance)
+        return found
 
     about = {"model": str(model), "backend": candidate.backend}
     given = [data] if isinstance(data, str | Path) else list(data or ())
     if len(given) < 2:
         one = given[0] if given else None
         source, what = chosen_source(recipe, one, layout, split, domain, images)
-        return {**about, "data": what, **measure(source).to_dict()}
+        return {**about, "data": what, **measure({what: source})[what].to_dict()}
     usual = recipe.data.val_layout or recipe.data.layout
     domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in given])
     sources = {name: domain.source(images) for name, domain in domains.items()}  # faults show first
-    return {**about, **summarize({name: measure(source) for name, source in sources.items()})}
+    return {**about, **summarize(measure(sources))}
 
 
 def predict(

@@ -62,6 +62,39 @@ class Unit:
             )
 
 
+@dataclass(frozen=True)
+class Span(Unit):
+    """Numbers in a row, of images that are made, or that a dataset names; see `cut`.
+
+    Attributes:
+        numbers: Which.
+        part: The dataset's number, where there are several.
+    """
+
+    numbers: range
+    part: int
+
+    def told(self) -> str:
+        """Say which, for people."""
+        return f"images {self.numbers[0]} to {self.numbers[-1]}"
+
+
+def cut(counts: Sequence[int], size: int) -> list[Span]:
+    """Cut so many images, of each of some parts, into spans of `size`."""
+    return [
+        Span(
+            f"{at // size:06d}" if len(counts) == 1 else f"{part}-{at // size:06d}",
+            Place("."),
+            (),
+            False,
+            range(at, min(at + size, count)),
+            part,
+        )
+        for part, count in enumerate(counts)
+        for at in range(0, count, size)
+    ]
+
+
 def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], str | None]) -> list[str]:
     """Unpack a shard, fetched first if it is elsewhere; see `shards.unpack`."""
     if place.local:

@@ -45,10 +45,10 @@ class Domain:
             CloudsError: See `Layout.scan`.
         """
         from clouds_deploy.data.dataset import LayoutSource
-        from clouds_deploy.training.sources import Selection
+        from clouds_deploy.training.sources import select
 
         whole = LayoutSource(self.layout, self.root, self.split)
-        return whole if images is None else Selection(whole, images)
+        return whole if images is None else select(whole, images)
 
 
 def parse_domain(

@@ -8,8 +8,8 @@ between them is noise), C++ end to end, Python end to end.
 For every image of a folder: C++ and Python end to end from decoded pixels, with letterboxing both ways, and
 whether the labels are the same bytes. All candidates run in turns by `clouds_deploy.bench.timing`.
 
-One opening of a graph is up to 2 % quicker than the next, for the memory it happens to get. So each
-candidate is opened several times, in alternating order, and its calls take its openings in turn.
+One opening of a graph is some percent quicker than the next, for the memory it happens to get. So each
+candidate is opened four times, once in every place of the order, and its calls take its openings in turn.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--openings", type=int, default=3)
+    parser.add_argument("--openings", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path)
     parser.add_argument(
@@ -90,7 +90,8 @@ def main() -> None:
     }
     opened: dict[str, list[Any]] = {name: [] for name in makers}
     for turn in range(given.openings):
-        for name in list(makers)[:: -1 if turn % 2 else 1]:
+        at = turn % len(makers)
+        for name in [*makers][at:] + [*makers][:at]:
             opened[name].append(makers[name]())
     turns = {name: itertools.cycle(calls) for name, calls in opened.items()}
     segment, predict = opened["cpp"][0], opened["python"][0]
@@ -108,15 +109,20 @@ def main() -> None:
         "cpp": lambda: next(turns["cpp"])(image, labels),
         "python": lambda: next(turns["python"])(image),
     }
-    timings = measure(candidates, warmup=5, rounds=given.rounds, seconds=given.seconds, clock=clock)
+    warmup = 2 * given.openings
+    timings = measure(candidates, warmup=warmup, rounds=given.rounds, seconds=given.seconds, clock=clock)
+    each = {
+        name: [float(np.median(timing.milliseconds[n :: given.openings])) for n in range(given.openings)]
+        for name, timing in timings.items()
+    }
     assert np.array_equal(predict(image), segment(image))
     faster = ratio(timings["python"], timings["cpp"])
     over = ratio(timings["cpp"], timings["bare"])
     extra = float(np.median(timings["cpp"].rounds - timings["bare"].rounds))
     for name, timing in timings.items():
-        print(
-            f"{height} x {width}  {name:7s} p50 {timing.percentile(50):9.3f} ms  min {timing.minimum:9.3f} ms"
-        )
+        figures = f"p50 {timing.percentile(50):9.3f} ms  min {timing.minimum:9.3f} ms"
+        openings = ", ".join(f"{value:.3f}" for value in each[name])
+        print(f"{height} x {width}  {name:7s} {figures}  each opening {openings}")
     print(f"  C++ is {faster.value:.3f}x ({faster.low:.3f} to {faster.high:.3f}) as fast as Python")
     noise = ratio(timings["again"], timings["bare"])
     print(f"  a second one takes {noise.value:.4f} ({noise.low:.4f} to {noise.high:.4f}) of the first: noise")
@@ -129,6 +135,7 @@ def main() -> None:
         "cpp_over_bare": vars(over),
         "bare_over_bare": vars(noise),
         "cpp_minus_bare_ms": extra,
+        "p50_ms_of_each_opening": each,
     }
     results["images"] = []
     for path in list_images([given.images]) if given.images else []:

@@ -15,8 +15,8 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="The dataset's folder, or LAYOUT[@SPLIT]:FOLDER; none for streets. Repeat it for the "
-            "figures of several domains and their average."
+            help="The dataset's folder, LAYOUT[@SPLIT]:FOLDER, or shards; none for streets. Repeat it for "
+            "the figures of several domains and their average."
         ),
     ] = None,
     layout: Annotated[

@@ -68,30 +68,23 @@ class Span(Unit):
 
     Attributes:
         numbers: Which.
-        part: The dataset's number, where there are several.
+        part: What the dataset is called.
     """
 
     numbers: range
-    part: int
+    part: str
 
     def told(self) -> str:
         """Say which, for people."""
-        return f"images {self.numbers[0]} to {self.numbers[-1]}"
+        return f"{self.part and self.part + ', '}images {self.numbers[0]} to {self.numbers[-1]}"
 
 
-def cut(counts: Sequence[int], size: int) -> list[Span]:
-    """Cut so many images, of each of some parts, into spans of `size`."""
+def cut(count: int, size: int, part: str = "") -> list[Span]:
+    """Cut so many images into spans of `size`."""
+    starts = range(0, count, size)
     return [
-        Span(
-            f"{at // size:06d}" if len(counts) == 1 else f"{part}-{at // size:06d}",
-            Place("."),
-            (),
-            False,
-            range(at, min(at + size, count)),
-            part,
-        )
-        for part, count in enumerate(counts)
-        for at in range(0, count, size)
+        Span(f"{i:06d}", Place("."), (), False, range(at, min(at + size, count)), part)
+        for i, at in enumerate(starts)
     ]
 
 

@@ -94,7 +94,7 @@ def generate_units(
     """
     begun, made, batch = time.perf_counter(), 0, work.facts["batch"]
     results = Results(Place(out), shards)
-    units = cut([work.facts["count"]], batch * max(1, BLOCK // batch))
+    units = cut(work.facts["count"], batch * max(1, BLOCK // batch))
 
     def counted(*given: Any) -> Iterator[Any]:
         nonlocal made

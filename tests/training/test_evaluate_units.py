@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from clouds_deploy.api import evaluate as verb
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.cli.app import app
 from clouds_deploy.data.dataset import LayoutSource, StreetsSource
+from clouds_deploy.data.images import write_png
+from clouds_deploy.data.storage import Place
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.runners import load_runner
 from clouds_deploy.runtime.spread import run_here
@@ -100,7 +103,7 @@ def test_a_killed_evaluation_goes_on(small_bundle: Path, tmp_path: Path) -> None
     assert_same(evaluate_units.evaluate_units(work, out, runner=counting), whole(small_bundle, sources))
     image = sources["a"].files(0)[0]
     image.write_bytes(image.read_bytes() + b" ")
-    with pytest.raises(CloudsError, match="images 0 to 2 changed"):
+    with pytest.raises(CloudsError, match="a, images 0 to 2 changed"):
         evaluate_units.evaluate_units(work, out)
 
 
@@ -110,12 +113,68 @@ def test_the_verb(small_bundle: Path, tmp_path: Path) -> None:
     for _ in range(2):
         done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out"), "--json"])
         assert json.loads(done.stdout.strip().splitlines()[-1]) == json.loads(json.dumps(wanted))
-    with pytest.raises(CloudsError, match="needs a folder"):
+    with pytest.raises(CloudsError, match="need a folder"):
         verb(small_bundle, runner="ray")
     trees.folder(tmp_path / "data")
     trees.folder(tmp_path / "more")
     given: Any = {"data": [f"folder@all:{tmp_path / name}" for name in ("data", "more")]}
     assert verb(small_bundle, **given, out=tmp_path / "several") == verb(small_bundle, **given)
+
+
+def test_shards(small_bundle: Path, tmp_path: Path) -> None:
+    """Images and labels in the same shards, here and away: the figures of the same files in a folder."""
+    source = streets(5)
+    shards, away = tmp_path / "shards", Place(f"memory://{tmp_path.name}/shards")
+    shards.mkdir()
+    for number in range(5):
+        image, labels = source.load(number)
+        assert labels is not None
+        write_png(tmp_path / "data" / "images" / f"{number}.png", image)
+        write_png(tmp_path / "data" / "labels" / f"{number}.png", labels)
+        with tarfile.open(shards / f"part-{number // 2}.tar", "a") as tar:
+            tar.add(tmp_path / "data" / "images" / f"{number}.png", f"{number}.png")
+            tar.add(tmp_path / "data" / "labels" / f"{number}.png", f"{number}.labels.png")
+    for path in shards.iterdir():
+        away.put(path, path.name)
+    wanted = verb(small_bundle, data=f"folder@all:{tmp_path / 'data'}")
+    for number, given in enumerate((shards, away.address)):
+        found = verb(small_bundle, data=given, out=tmp_path / f"out{number}")
+        assert {**found, "data": wanted["data"]} == wanted
+    several: Any = {"data": [f"folder@all:{tmp_path / 'data'}", str(shards)]}
+    both = verb(small_bundle, **several, out=tmp_path / "both")
+    assert {name: one["miou"] for name, one in both["domains"].items()} == {
+        "folder": wanted["miou"], str(shards): wanted["miou"],
+    }  # fmt: skip
+    with pytest.raises(CloudsError, match="need a folder"):
+        verb(small_bundle, data=shards)
+    with pytest.raises(CloudsError, match="not from shards"):
+        verb(small_bundle, data=shards, images=2, out=tmp_path / "x")
+    Place(f"memory://{tmp_path.name}/images").put(tmp_path / "data" / "images" / "0.png", "0.png")
+    with pytest.raises(CloudsError, match="holds no shards"):
+        verb(small_bundle, data=f"memory://{tmp_path.name}/images", out=tmp_path / "y")
+
+
+def test_faulty_shards_are_named(small_bundle: Path, tmp_path: Path) -> None:
+    image, labels = streets(1).load(0)
+    assert labels is not None
+    write_png(tmp_path / "a.png", image)
+    write_png(tmp_path / "b.png", labels)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "0.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+        tar.add(tmp_path / "b.png", "a.labels.png")
+    (shards / "1.tar").write_bytes((shards / "0.tar").read_bytes()[:700])
+    with pytest.raises(CloudsError, match=r"shards/1\.tar is a damaged shard"):
+        verb(small_bundle, data=shards, out=tmp_path / "out")
+    assert (tmp_path / "out" / "records" / "0.json").is_file()
+    with tarfile.open(shards / "1.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+    with pytest.raises(CloudsError, match="a has no labels"):
+        verb(small_bundle, data=shards, out=tmp_path / "out")
+    with tarfile.open(shards / "1.tar", "a") as tar:
+        tar.add(tmp_path / "b.png", "a.labels.png")
+    assert verb(small_bundle, data=shards, out=tmp_path / "out")["images"] == 2
 
 
 class Deadly(EvaluateWork):

@@ -8,8 +8,10 @@ between them is noise), C++ end to end, Python end to end.
 For every image of a folder: C++ and Python end to end from decoded pixels, with letterboxing both ways, and
 whether the labels are the same bytes. All candidates run in turns by `clouds_deploy.bench.timing`.
 
-One opening of a graph is up to 2 % quicker than the next, for the memory it happens to get. So each
-candidate is opened several times, in alternating order, and its calls take its openings in turn.
+One opening of a graph is some percent quicker than the next, for the memory it happens to get, and what is
+opened first in a process tends to be slowest. So all of it happens in several processes, one after the other,
+each of which opens the candidates in another order; ratios are taken within a process, and their interval is
+that of the processes.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
-import itertools
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -51,30 +54,15 @@ def bare_call(build: Path, graph: Path, image: np.ndarray, threads: int) -> Any:
     return lambda: library.bare_run(handle)
 
 
-def main() -> None:
-    """Measure, print, and write what was measured."""
-    from clouds_deploy.artifacts import environment
-    from clouds_deploy.bench.timing import measure, ratio
+def time_here(given: argparse.Namespace) -> dict[str, Any]:
+    """Open every candidate once and time them in turns; milliseconds (p50) of each."""
+    from clouds_deploy.bench.timing import measure
     from clouds_deploy.data.images import list_images, read_image
     from clouds_deploy.export.parity import drawn_images
     from clouds_deploy.runtime.bundle import open_bundle
     from clouds_deploy.runtime.segmenter import BundleSegmenter
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--build", type=Path, default=ROOT / "build/cpp/release")
-    parser.add_argument("--images", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--openings", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="of this process: for a machine others use too"
-    )
-    given = parser.parse_args()
     clock = time.process_time_ns if given.cpu_time else time.perf_counter_ns
-
     facts = open_bundle(given.bundle)
     height, width = facts.height, facts.width
     image = np.ascontiguousarray(drawn_images(height, width, 1)[0])
@@ -88,76 +76,99 @@ def main() -> None:
         "again": lambda: bare_call(given.build, facts.graph, image, given.threads),
         "python": lambda: BundleSegmenter(given.bundle, **settings).predict,
     }
-    opened: dict[str, list[Any]] = {name: [] for name in makers}
-    for turn in range(given.openings):
-        for name in list(makers)[:: -1 if turn % 2 else 1]:
-            opened[name].append(makers[name]())
-    turns = {name: itertools.cycle(calls) for name, calls in opened.items()}
-    segment, predict = opened["cpp"][0], opened["python"][0]
+    of_size = {"bare": (), "cpp": (image, labels), "again": (), "python": (image,)}
+    opened: dict[str, Any] = {}
+    at = given.process % len(makers)
+    for name in [*makers][at:] + [*makers][:at]:
+        opened[name] = makers[name]()
+        opened[name](*of_size[name])  # OpenVINO takes its memory now
+    assert np.array_equal(opened["python"](image), opened["cpp"](image))
 
-    results: dict[str, Any] = {
-        "environment": environment(),
+    def timed(arguments: dict[str, Any], seconds: float) -> dict[str, float]:
+        calls = {name: lambda name=name: opened[name](*arguments[name]) for name in arguments}
+        found = measure(calls, warmup=1, rounds=given.rounds, seconds=seconds, clock=clock)
+        return {name: one.percentile(50) for name, one in found.items()}
+
+    found: dict[str, Any] = {
         "size": [height, width],
-        "threads": given.threads,
-        "openings": given.openings,
+        "graph_size": timed(of_size, given.seconds),
+        "images": [],
     }
-    results["clock"] = "process CPU time" if given.cpu_time else "wall"
-    candidates = {
-        "bare": lambda: next(turns["bare"])(),
-        "again": lambda: next(turns["again"])(),
-        "cpp": lambda: next(turns["cpp"])(image, labels),
-        "python": lambda: next(turns["python"])(image),
-    }
-    timings = measure(candidates, warmup=5, rounds=given.rounds, seconds=given.seconds, clock=clock)
-    assert np.array_equal(predict(image), segment(image))
-    faster = ratio(timings["python"], timings["cpp"])
-    over = ratio(timings["cpp"], timings["bare"])
-    extra = float(np.median(timings["cpp"].rounds - timings["bare"].rounds))
-    for name, timing in timings.items():
-        print(
-            f"{height} x {width}  {name:7s} p50 {timing.percentile(50):9.3f} ms  min {timing.minimum:9.3f} ms"
-        )
-    print(f"  C++ is {faster.value:.3f}x ({faster.low:.3f} to {faster.high:.3f}) as fast as Python")
-    noise = ratio(timings["again"], timings["bare"])
-    print(f"  a second one takes {noise.value:.4f} ({noise.low:.4f} to {noise.high:.4f}) of the first: noise")
-    print(
-        f"  C++ takes {over.value:.4f} ({over.low:.4f} to {over.high:.4f}) of the bare call, {extra:+.4f} ms"
-    )
-    results["graph_size"] = {
-        "timings": {name: timing.to_json() for name, timing in timings.items()},
-        "python_over_cpp": vars(faster),
-        "cpp_over_bare": vars(over),
-        "bare_over_bare": vars(noise),
-        "cpp_minus_bare_ms": extra,
-    }
-    results["images"] = []
     for path in list_images([given.images]) if given.images else []:
         photo = read_image(path)
-        same = bool(np.array_equal(predict(photo), segment(photo)))
-        timings = measure(
-            {
-                "cpp": lambda p=photo: next(turns["cpp"])(p),
-                "python": lambda p=photo: next(turns["python"])(p),
-            },
-            rounds=given.rounds,
-            seconds=given.seconds / 4,
-            clock=clock,
-        )
-        faster = ratio(timings["python"], timings["cpp"])
-        medians = {name: timing.percentile(50) for name, timing in timings.items()}
-        print(
-            f"{path.name} {photo.shape[0]} x {photo.shape[1]}: labels {'equal' if same else 'DIFFER'}, "
-            f"C++ {medians['cpp']:.2f} ms, Python {medians['python']:.2f} ms, "
-            f"{faster.value:.3f}x ({faster.low:.3f} to {faster.high:.3f})"
-        )
+        same = bool(np.array_equal(opened["python"](photo), opened["cpp"](photo)))
         entry = {"name": path.name, "size": list(photo.shape[:2]), "labels_equal": same}
-        results["images"].append(
+        times = timed({"cpp": (photo,), "python": (photo,)}, given.seconds / 4)
+        found["images"].append({**entry, "p50_ms": times})
+    return found
+
+
+def compare(processes: list[dict[str, float]], one: str, other: str) -> dict[str, float]:
+    """Say how many times as long `one` takes as `other`: the processes' median, and its 95 % interval."""
+    from clouds_deploy.bench.timing import Timing, ratio
+
+    sides = (np.array([process[name] for process in processes]) for name in (one, other))
+    return vars(ratio(*(Timing(side, side) for side in sides)))
+
+
+def main() -> None:
+    """Measure, print, and write what was measured."""
+    from clouds_deploy.artifacts import environment
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--build", type=Path, default=ROOT / "build/cpp/release")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=4, help="for each candidate in each process")
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of the process: for a machine others use too"
+    )
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.process is not None:
+        print(json.dumps(time_here(given)))
+        return
+    load = os.getloadavg()[0]
+    found = []
+    for number in range(given.processes):
+        command = [sys.executable, __file__, *sys.argv[1:], "--process", str(number)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"process {number}: {found[-1]['graph_size']}", flush=True)
+    sizes = [one["graph_size"] for one in found]
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "load_average_before": load,
+        "size": found[0]["size"],
+        "threads": given.threads,
+        "clock": "process CPU time" if given.cpu_time else "wall",
+        "graph_size": {
+            "p50_ms_of_each_process": {name: [size[name] for size in sizes] for name in sizes[0]},
+            "python_over_cpp": compare(sizes, "python", "cpp"),
+            "cpp_over_bare": compare(sizes, "cpp", "bare"),
+            "bare_over_bare": compare(sizes, "again", "bare"),
+            "cpp_minus_bare_ms": float(np.median([size["cpp"] - size["bare"] for size in sizes])),
+        },
+        "images": [
             {
-                **entry,
-                "timings": {name: timing.to_json() for name, timing in timings.items()},
-                "python_over_cpp": vars(faster),
+                **{key: photo[key] for key in ("name", "size")},
+                "labels_equal": all(one["images"][number]["labels_equal"] for one in found),
+                "python_over_cpp": compare([o["images"][number]["p50_ms"] for o in found], "python", "cpp"),
             }
-        )
+            for number, photo in enumerate(found[0]["images"])
+        ],
+    }
+    for name in sizes[0]:
+        print(f"{name:7s} {np.median([size[name] for size in sizes]):9.3f} ms")
+    print(
+        json.dumps({k: v for k, v in results["graph_size"].items() if "over" in k or "minus" in k}, indent=1)
+    )
+    for photo in results["images"]:
+        print(json.dumps(photo))
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(results, indent=2) + "\n")

@@ -15,7 +15,6 @@ from clouds_deploy.errors import CloudsError
 
 if TYPE_CHECKING:
     from clouds_deploy.config import Recipe
-    from clouds_deploy.data.dataset import Source
     from clouds_deploy.runtime.options import Precision
     from clouds_deploy.training.evaluate import Evaluation
 
@@ -90,13 +89,16 @@ def evaluate(
     images: int | None = None,
     metric: str | None = None,
     backend: str = "onnxruntime",
+    out: str | Path | None = None,
+    runner: str = "local",
 ) -> dict[str, Any]:
     """Measure mean intersection over union of a run or a bundle (docs/method.md 5).
 
     Args:
         model: A finished run, or a bundle.
-        data: The dataset's folder, or `LAYOUT:ROOT`, or `LAYOUT@SPLIT:ROOT`; several of them give each
-            domain's figures and their average. None for drawn streets, or for what the run's recipe names.
+        data: The dataset's folder, or `LAYOUT:ROOT`, or `LAYOUT@SPLIT:ROOT`, or shards, also at an address;
+            several of them give each domain's figures and their average. None for drawn streets, or for what
+            the run's recipe names.
         layout: A folder's layout; None means what the run's recipe evaluates on, if the folder can be read
             so, or what it looks like.
         split: Its split.
@@ -105,6 +107,8 @@ def evaluate(
         metric: `native` or `official`; None means the recipe's. A bundle gives labels at the image's own
             size, so it knows `native` only.
         backend: Bundles only: the runtime.
+        out: A folder for a record of every 32 images, so that a killed evaluation goes on there.
+        runner: `local`, or `ray`: on all machines of a Ray cluster, which reach `out`.
 
     Returns:
         `Evaluation.to_dict()` with `model` and `data`; for several datasets `training.evaluate.summarize`
@@ -114,27 +118,32 @@ def evaluate(
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
     from clouds_deploy.training.candidate import open_candidate
-    from clouds_deploy.training.domains import chosen_source, name_domains, parse_domain
+    from clouds_deploy.training.domains import chosen_data
     from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
 
-    candidate = open_candidate(Path(model), backend, metric)
-    recipe = candidate.recipe
-
-    def measure(source: Source) -> Evaluation:
-        with progress("evaluating", len(source), "image") as advance:
-            return run(candidate.predict, source, candidate.metric, advance)
-
-    about = {"model": str(model), "backend": candidate.backend}
     given = [data] if isinstance(data, str | Path) else list(data or ())
+    candidate = open_candidate(Path(model), backend, metric)
+    chosen = chosen_data(candidate.recipe, given, layout, split, domain, images)
+    found: dict[str, Evaluation] = {}
+    if out is not None:
+        from clouds_deploy.runtime.runners import load_runner
+        from clouds_deploy.training.evaluate_units import EvaluateWork, evaluate_units
+
+        work = EvaluateWork(Path(model), backend, metric, chosen, candidate)
+        found = evaluate_units(work, out, runner=load_runner(runner))
+    for name, source in chosen.items() if out is None else ():
+        if isinstance(source, list) or runner != "local":
+            raise CloudsError(
+                "shards, and other runners, need a folder for their records", "say --out FOLDER"
+            )
+        with progress("evaluating", len(source), "image") as advance:
+            found[name] = run(candidate.predict, source, candidate.metric, advance)
+    about = {"model": str(model), "backend": candidate.backend}
     if len(given) < 2:
-        one = given[0] if given else None
-        source, what = chosen_source(recipe, one, layout, split, domain, images)
-        return {**about, "data": what, **measure(source).to_dict()}
-    usual = recipe.data.val_layout or recipe.data.layout
-    domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in given])
-    sources = {name: domain.source(images) for name, domain in domains.items()}  # faults show first
-    return {**about, **summarize({name: measure(source) for name, source in sources.items()})}
+        ((what, only),) = found.items()
+        return {**about, "data": what, **only.to_dict()}
+    return {**about, **summarize(found)}
 
 
 def predict(

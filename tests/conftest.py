@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -152,3 +154,26 @@ def picture() -> np.ndarray:
     blocks = rng.integers(0, 256, (8, 16, 3)).repeat(8, axis=0).repeat(8, axis=1)
     slope = np.linspace(-30, 30, WIDTH)[None, :, None]
     return np.clip(blocks + slope, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    """Ray, which is left alone again afterwards."""
+    found = pytest.importorskip("ray", reason="Ray is not installed: pip install clouds-deploy[ray]")
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture
+def two_machines(ray: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two machines' worth of Ray on this one, of a core each: two workers."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()

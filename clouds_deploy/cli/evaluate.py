@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver, table
+from clouds_deploy.cli.output import Json, Runner, deliver, table
 
 
 def evaluate(
@@ -15,8 +15,8 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="The dataset's folder, or LAYOUT[@SPLIT]:FOLDER; none for streets. Repeat it for the "
-            "figures of several domains and their average."
+            help="The dataset's folder, LAYOUT[@SPLIT]:FOLDER, or shards; none for streets. Repeat it for "
+            "the figures of several domains and their average."
         ),
     ] = None,
     layout: Annotated[
@@ -29,6 +29,11 @@ def evaluate(
         str | None, typer.Option(help="native (label size) or official (resized labels).")
     ] = None,
     backend: Annotated[str, typer.Option(help="Bundles only: the backend that runs.")] = "onnxruntime",
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder for records of what is done; a killed evaluation goes on there."),
+    ] = None,
+    runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
     """Measure mean intersection over union on labelled images."""
@@ -43,6 +48,8 @@ def evaluate(
         images=images,
         metric=metric,
         backend=backend,
+        out=out,
+        runner=runner,
     )
     deliver(result, as_json, _render)
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.output import Json, Runner, deliver
 
 
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder to make, or to go on with.")],
+    out: Annotated[str, typer.Option(help="Folder to make, or to go on with, or s3://...")],
     prompts: Annotated[
         Path | None,
         typer.Option(help="What `clouds-deploy prompts` made, or a text file, one prompt a line."),
@@ -37,6 +37,8 @@ def generate(
     ] = None,
     lora_scale: Annotated[float, typer.Option(help="How strongly it acts; 0: not at all.")] = 1.0,
     suffix: Annotated[str, typer.Option(help="Put after every prompt: words a LoRA was tuned on.")] = "",
+    shards: Annotated[bool, typer.Option("--shards", help="Write tar shards.")] = False,
+    runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
     """Make images of prompts with a diffusion model; a killed run goes on where it was.
@@ -49,7 +51,7 @@ def generate(
     settings = Settings(height, width, steps, guidance, negative, precision, compiled)
     result = make(
         out, prompts=prompts, model=model, count=count, seed=seed, batch=batch, shard=shard, adapter=adapter,
-        adapter_scale=lora_scale, suffix=suffix, settings=settings,
+        adapter_scale=lora_scale, suffix=suffix, settings=settings, shards=shards, runner=runner,
     )  # fmt: skip
     deliver(result, as_json, _render)
 

@@ -37,6 +37,9 @@ class Source(Protocol):
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Give (H, W, 3) uint8 RGB and (H, W) uint8 train ids, or None without labels."""
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Say which files an image and its labels are read from; none where they are drawn."""
+
 
 class LayoutSource:
     """A split of a dataset on disk.
@@ -64,6 +67,11 @@ class LayoutSource:
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Read the sample; errors as `Layout.load`."""
         return self._layout.load(self.samples[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Give image and labels."""
+        sample = self.samples[index]
+        return (sample.image,) if sample.labels is None else (sample.image, sample.labels)
 
 
 class StreetsSource:
@@ -101,6 +109,10 @@ class StreetsSource:
         scene = render(self.domain, self.seed, index, *self.size)
         return scene.image, scene.labels
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Give none."""
+        return ()
+
 
 class ImageSource:
     """Images of a folder, without labels.
@@ -134,6 +146,10 @@ class ImageSource:
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Read the image; errors as `read_image`."""
         return read_image(self.paths[index]), None
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Give the image."""
+        return (self.paths[index],)
 
 
 class TrainDataset(Dataset[Any]):

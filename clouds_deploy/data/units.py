@@ -62,6 +62,32 @@ class Unit:
             )
 
 
+@dataclass(frozen=True)
+class Span(Unit):
+    """Numbers in a row, of images that are made, or that a dataset names; see `cut`.
+
+    Attributes:
+        numbers: Which.
+        part: What the dataset is called.
+    """
+
+    numbers: range
+    part: str
+
+    def told(self) -> str:
+        """Say which, for people."""
+        return f"{self.part and self.part + ', '}images {self.numbers[0]} to {self.numbers[-1]}"
+
+
+def cut(count: int, size: int, part: str = "") -> list[Span]:
+    """Cut so many images into spans of `size`."""
+    starts = range(0, count, size)
+    return [
+        Span(f"{i:06d}", Place("."), (), False, range(at, min(at + size, count)), part)
+        for i, at in enumerate(starts)
+    ]
+
+
 def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], str | None]) -> list[str]:
     """Unpack a shard, fetched first if it is elsewhere; see `shards.unpack`."""
     if place.local:

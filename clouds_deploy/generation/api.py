@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clouds_deploy.data.storage import is_url
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import prompts as prompts_module
 from clouds_deploy.generation.diffusion import STREETS, Settings, load_painter
@@ -75,6 +77,8 @@ def generate(
     adapter_scale: float = 1.0,
     suffix: str = "",
     settings: Settings | None = None,
+    shards: bool = False,
+    runner: str = "local",
 ) -> dict[str, Any]:
     """Make images of prompts (CLOUDS, section 3.2: "Image generation"), or go on making them.
 
@@ -91,6 +95,8 @@ def generate(
         adapter_scale: How strongly it acts; 0 is the model without it.
         suffix: Put after every prompt: the words that a LoRA was tuned on.
         settings: How images are made.
+        shards: Whether to write tar shards.
+        runner: `local`, or `ray`: on all machines of a Ray cluster.
 
     Returns:
         See `images.generate_images`.
@@ -106,8 +112,8 @@ def generate(
     if not texts and count is None:
         raise CloudsError("it isn't said how many images to draw", "give --count, or --prompts")
     wanted = len(texts) if count is None else count
-    number, _, shards = shard.partition("/")
-    if not (number.isdecimal() and shards.isdecimal() and int(number) < int(shards)):
+    number, _, parts = shard.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts)):
         raise CloudsError(f"`{shard}` is no shard", "0/2 is the first of two, 1/2 the second")
     if wanted < 1 or batch < 1 or attempts < 1:
         raise CloudsError(f"count {wanted}, batch {batch}, attempts {attempts}", "each is 1 at least")
@@ -119,13 +125,29 @@ def generate(
         "count": wanted,
         "batch": batch,
         "attempts": attempts,
-        "shards": int(shards),
+        "shards": int(parts),
         "prompts_sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
     }
+    if shards or runner != "local" or is_url(out):
+        from clouds_deploy.generation.generate_units import GenerateWork, generate_units
+        from clouds_deploy.runtime.runners import load_runner
+
+        if parts != "1":
+            raise CloudsError(
+                f"--shard {shard} is for processes that share a folder", "leave it out: here units are shared"
+            )
+        make = partial(load_painter, _absolute(model), chosen, _absolute(adapter), adapter_scale)
+        work = GenerateWork(make, texts or [""], facts)
+        return generate_units(work, out, shards=shards, runner=load_runner(runner))
     return generate_images(
         painter, texts or [""], Path(out), facts, count=wanted, seed=seed, batch=batch,
-        shard=(int(number), int(shards)), attempts=attempts,
+        shard=(int(number), int(parts)), attempts=attempts,
     )  # fmt: skip
+
+
+def _absolute(model: Any) -> Any:
+    """Give a model's folder a path that means the same in another process; names stay."""
+    return str(Path(model).absolute()) if model and Path(model).exists() else model
 
 
 def _read_prompts(path: Path) -> list[str]:

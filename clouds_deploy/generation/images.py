@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
@@ -23,6 +23,7 @@ from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.diffusion import Painter
 
+T = TypeVar("T")
 KIND = "generated"
 IMAGES, FAILED, SETTINGS, SHEET = "images", "failed", "settings.json", "contact_sheet.png"
 _FLAT = 4.0
@@ -80,21 +81,7 @@ def generate_images(
     begun, made = time.perf_counter(), 0
     with progress("images", len(mine), "image") as advance:
         for at in range(0, len(mine), batch):
-            group = mine[at : at + batch]
-            todo = [i for i in group if not _done(out, i)]
-            for index, image, attempt, why in _draw(painter, prompts, group, todo, seed, attempts):
-                if image is None:
-                    record = {"index": index, "prompt": prompts[index % len(prompts)], "fault": why}
-                    write_json(out / FAILED / f"{index:06d}.json", record)
-                    continue
-                facts = {
-                    "prompt": prompts[index % len(prompts)],
-                    "index": index,
-                    "attempt": attempt,
-                    **settings,
-                }
-                _write(out / IMAGES / f"{index:06d}.png", image, facts)
-                made += 1
+            made += draw_batch(painter, prompts, mine[at : at + batch], out, settings, seed, attempts)
             advance(min(at + batch, len(mine)))
     images = [i for i in range(count) if _path(out, i).is_file()]
     failed = [i for i in range(count) if (out / FAILED / f"{i:06d}.json").is_file()]
@@ -108,6 +95,33 @@ def generate_images(
         "out": str(out), "made": made, "images": len(images), "failed": len(failed), "wanted": count,
         "complete": complete, "seconds": seconds, "model": settings["model"],
     }  # fmt: skip
+
+
+def draw_batch(
+    painter: Painter,
+    prompts: Sequence[str],
+    group: Sequence[int],
+    out: Path,
+    settings: Mapping[str, Any],
+    seed: int,
+    attempts: int,
+) -> int:
+    """Write those images of a batch that are not there, or a record of why one was given up.
+
+    Returns:
+        How many images were made.
+    """
+    todo = [i for i in group if not _done(out, i)]
+    made = 0
+    for index, image, attempt, why in _draw(painter, prompts, group, todo, seed, attempts):
+        prompt = prompts[index % len(prompts)]
+        if image is None:
+            record = {"index": index, "prompt": prompt, "fault": why}
+            write_json(out / FAILED / f"{index:06d}.json", record)
+            continue
+        _write(_path(out, index), image, {"prompt": prompt, "index": index, "attempt": attempt, **settings})
+        made += 1
+    return made
 
 
 def _draw(
@@ -185,17 +199,20 @@ def _close(out: Path, settings: Mapping[str, Any], images: Sequence[int], failed
         begun.unlink(missing_ok=True)
     if images:
         with atomic_path(out / SHEET) as temporary:
-            contact_sheet([_path(out, i) for i in images]).save(temporary, "PNG")
+            contact_sheet([_path(out, i) for i in shown(images)]).save(temporary, "PNG")
     write_manifest(out, KIND, **{**settings, "images": len(images), "failed": list(failed)})
     say(f"{len(images)} images in {out / IMAGES}, a few of them on {out / SHEET}")
 
 
+def shown(images: Sequence[T]) -> list[T]:
+    """Choose the images for the contact sheet: evenly spaced ones."""
+    return list(images)[:: max(1, len(images) // _SHOWN)][:_SHOWN]
+
+
 def contact_sheet(paths: Sequence[Path], columns: int = 4, width: int = 320) -> Image.Image:
-    """Show some of many images side by side, each with its prompt, or with what else it is."""
-    step = max(1, len(paths) // _SHOWN)
-    shown = list(paths)[::step][:_SHOWN]
+    """Show images side by side, each with its prompt, or with what else it is."""
     tiles = []
-    for path in shown:
+    for path in paths:
         with Image.open(path) as image:
             facts = json.loads(image.info.get("clouds_deploy", "{}"))
             rows = round(width * image.height / image.width)

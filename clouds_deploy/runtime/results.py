@@ -24,6 +24,8 @@ MEMBERS: Mapping[str, str] = {
     "labels": "labels.png",
     "confidences": "confidence.png",
     "overlays": "overlay.png",
+    "images": "png",
+    "failed": "failed.json",
 }
 """What follows a sample's key in a shard, by the folder where the same file is without shards."""
 
@@ -45,8 +47,11 @@ class Work(Protocol):
     """What is done with each unit; it can travel to another process."""
 
     kind: str
-    gpu: bool
-    """Whether it is computed on a GPU where there is one."""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it is computed on a GPU where there is one."""
+        ...
 
     def settings(self) -> dict[str, Any]:
         """Say all that results depend on."""
@@ -148,10 +153,12 @@ class Results:
         self.place.write_json(_record(unit), record)
         return json.loads(json.dumps(record))  # type: ignore[no-any-return]
 
-    def seal(self, kind: str, records: Sequence[Mapping[str, Any]], **facts: Any) -> None:
-        """Write the manifest."""
+    def seal(
+        self, kind: str, records: Sequence[Mapping[str, Any]], more: Sequence[str] = (), /, **facts: Any
+    ) -> None:
+        """Write the manifest; it names `more` files beside the results and their records."""
         files = {name: entry for record in records for name, entry in record["outputs"].items()}
-        for name in (SETTINGS, *(f"{RECORDS}/{record['unit']}.json" for record in records)):
+        for name in (SETTINGS, *more, *(f"{RECORDS}/{record['unit']}.json" for record in records)):
             data = self.place.read_bytes(name)
             files[name] = {"bytes": len(data), "sha256": digest(data).hexdigest()}
         self.place.write_json(MANIFEST, make_manifest(kind, dict(sorted(files.items())), facts))
@@ -166,7 +173,7 @@ def _members(files: Mapping[str, Path]) -> dict[str, Path]:
     found = {}
     for name, path in files.items():
         folder, _, inside = name.partition("/")
-        key = inside.removesuffix(".png")
+        key = inside.rpartition(".")[0]
         if "." in PurePosixPath(key).name:
             raise CloudsError(
                 f"`{key}` cannot be in a shard: its name has a dot, where a shard's keys end",

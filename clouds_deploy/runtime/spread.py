@@ -133,7 +133,7 @@ def run_units(
             advance(number)
     records = [record for unit in units if (record := found[unit.name]) is not None]
     failed += [entry for record in records for entry in record["failed"]]
-    if not any(record["outputs"] for record in records):
+    if failed and not any(record["outputs"] or not record["failed"] for record in records):
         raise CloudsError(
             f"nothing of {len(units)} units could be done; first: {failed[0]['fault']}",
             failed[0]["fix"],

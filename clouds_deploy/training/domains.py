@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clouds_deploy.data.units import Unit, find_units, is_spread
 from clouds_deploy.errors import CloudsError, nearest
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ class Domain:
             CloudsError: See `Layout.scan`.
         """
         from clouds_deploy.data.dataset import LayoutSource
-        from clouds_deploy.training.sources import Selection
+        from clouds_deploy.training.sources import select
 
         whole = LayoutSource(self.layout, self.root, self.split)
-        return whole if images is None else Selection(whole, images)
+        return whole if images is None else select(whole, images)
 
 
 def parse_domain(
@@ -102,6 +103,47 @@ def name_domains(domains: Sequence[Domain]) -> dict[str, Domain]:
             raise CloudsError(f"--data {domain} is given twice", "name each dataset once")
         named[name] = domain
     return named
+
+
+def chosen_data(
+    recipe: Recipe,
+    given: Sequence[str | Path],
+    layout: str | None,
+    split: str,
+    domain: str | None,
+    images: int | None,
+) -> dict[str, Source | list[Unit]]:
+    """Open all that is to be evaluated on, by what it is called: datasets, and shards.
+
+    Args:
+        recipe: The model's.
+        given: `--data`, any number of times.
+        layout: See `chosen_source`, as for the rest.
+        split: See there.
+        domain: See there.
+        images: See there.
+
+    Raises:
+        CloudsError: Something cannot be had.
+    """
+    tars = [one for one in given if is_spread([one], "")]
+    if len(given) < 2 and not tars:
+        source, what = chosen_source(recipe, given[0] if given else None, layout, split, domain, images)
+        return {what: source}
+    if tars and images is not None:
+        raise CloudsError("--images chooses from a dataset, not from shards", f"leave it out for {tars[0]}")
+    usual = recipe.data.val_layout or recipe.data.layout
+    others = [one for one in given if one not in tars]
+    domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in others])
+    found: dict[str, Source | list[Unit]] = {name: d.source(images) for name, d in domains.items()}
+    return found | {str(one): _shards(one) for one in tars}
+
+
+def _shards(path: str | Path) -> list[Unit]:
+    units = find_units([path], 1)
+    if not all(unit.shard for unit in units):
+        raise CloudsError(f"{path} holds no shards", "pack images and labels as key.jpg and key.labels.png")
+    return units
 
 
 def chosen_source(

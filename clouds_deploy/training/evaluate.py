@@ -21,6 +21,7 @@ from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
 from clouds_deploy.metrics import ConfusionMatrix
 from clouds_deploy.models.segmenter import Segmenter
 from clouds_deploy.training.processes import Processes
+from clouds_deploy.training.sources import Selection
 
 if TYPE_CHECKING:
     from clouds_deploy.data.dataset import Source
@@ -34,6 +35,8 @@ _SUBSETS = {
     "miou_16": [NAMES.index(name) for name in SYNTHIA_16],
     "miou_13": [NAMES.index(name) for name in SYNTHIA_13],
 }
+BLOCK = 32
+"""Images after which a new batch begins: parts of a source are evaluated in the batches of the whole."""
 _BATCH = 8
 _BATCH_PIXELS = _BATCH * 512 * 512
 
@@ -135,22 +138,6 @@ def evaluate(
     return Evaluation(matrix, done, metric)
 
 
-class _Every:
-    """Each n-th image of a source, from some number on."""
-
-    def __init__(self, source: Source, first: int, step: int) -> None:
-        self._source, self._numbers = source, range(first, len(source), step)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def name(self, index: int) -> str:
-        return self._source.name(self._numbers[index])
-
-    def load(self, index: int) -> tuple[Images, Images | None]:
-        return self._source.load(self._numbers[index])
-
-
 def evaluate_share(
     predict: Predict, source: Source, metric: Metric, processes: Processes, progress: Advance | None = None
 ) -> Evaluation:
@@ -161,14 +148,14 @@ def evaluate_share(
     """
     if processes.count == 1 or len(source) == 0:
         return evaluate(predict, source, metric, progress)
-    own = _Every(source, processes.rank, processes.count)
+    own = Selection(source, range(processes.rank, len(source), processes.count))
     matrix = evaluate(predict, own, metric, progress).matrix if len(own) else ConfusionMatrix()
     matrix.counts = processes.total(torch.from_numpy(matrix.counts)).numpy()
     return Evaluation(matrix, len(source), metric)
 
 
 def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8]]]]:
-    """Group neighbours of one size: 8 small images, fewer large ones."""
+    """Group neighbours of one size: 8 small images, fewer large ones; none across the end of a block."""
     images: list[npt.NDArray[np.uint8]] = []
     targets: list[npt.NDArray[np.uint8]] = []
     for index in range(len(source)):
@@ -176,7 +163,7 @@ def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8
         if labels is None:
             raise CloudsError(f"{source.name(index)} has no labels", "evaluate on a split that has them")
         room = min(_BATCH, max(1, _BATCH_PIXELS // (image.shape[0] * image.shape[1])))
-        if images and (len(images) >= room or images[0].shape != image.shape):
+        if images and (index % BLOCK == 0 or len(images) >= room or images[0].shape != image.shape):
             yield np.stack(images), targets
             images, targets = [], []
         images.append(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,27 +26,37 @@ ALL = slice(None)
 
 
 class Selection:
-    """Evenly spaced images of a source.
+    """Some images of a source.
 
     Args:
         source: Where they are.
-        count: How many to take; all, when it has no more.
+        indices: Which.
     """
 
-    def __init__(self, source: Source, count: int) -> None:
-        self._source = source
-        self._indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self._source, self._indices = source, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def name(self, index: int) -> str:
         """Name an image, as the source does."""
-        return self._source.name(int(self._indices[index]))
+        return self._source.name(self._indices[index])
 
     def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
         """Load an image, as the source does."""
-        return self._source.load(int(self._indices[index]))
+        return self._source.load(self._indices[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Say which files an image is of, as the source does."""
+        return self._source.files(self._indices[index])
+
+
+def select(source: Source, count: int) -> Selection:
+    """Take so many evenly spaced images of a source; all, when it has no more."""
+    return Selection(
+        source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
+    )
 
 
 class Together:
@@ -76,6 +87,11 @@ class Together:
         """Load an image, as its source does."""
         number, place = self._places[index]
         return self._sources[number].load(place)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Say which files an image is of, as its source does."""
+        number, place = self._places[index]
+        return self._sources[number].files(place)
 
 
 def train_source(recipe: Recipe) -> Source:
@@ -122,7 +138,7 @@ def val_source(recipe: Recipe) -> Source:
     if root is None:
         raise _no_root("data.val_root" if data.val_layout else "data.root", layout)
     source = LayoutSource(layout, root, data.val_split)
-    return source if data.val_images is None else Selection(source, data.val_images)
+    return source if data.val_images is None else select(source, data.val_images)
 
 
 def _no_root(key: str, layout: str) -> CloudsError:

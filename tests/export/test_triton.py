@@ -27,6 +27,8 @@ from clouds_deploy.runtime.backends import open_graph
 from clouds_deploy.runtime.segmenter import BundleSegmenter
 from clouds_deploy.runtime.session import TensorSpec
 from tests.cli.test_cli import last_json, run
+from tests.export.triton import schema
+from tests.export.triton.schema import read_config as config_of
 from tests.serving.live import live
 
 ROOT = Path(__file__).parents[2]
@@ -40,14 +42,20 @@ def sam() -> Any:
     return torch_sam(load_sam("sam_tiny"))
 
 
-def config_of(repository: Path, name: str) -> Any:
-    """Read a config by Triton's own schema; unknown fields and wrong types are errors."""
-    reason = "tritonclient is not installed: pip install 'clouds-deploy[triton]'"
-    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason=reason)
+@pytest.mark.parametrize("fault", ["names: 'x'", "max_batch_size: 1.5", "input { data_type: TYPE_UINT9 }"])
+def test_the_schema_refuses(tmp_path: Path, fault: str) -> None:
     from google.protobuf import text_format
 
-    text = (repository / "models" / name / "config.pbtxt").read_text()
-    return text_format.Parse(text, schema.ModelConfig())
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    (tmp_path / "models" / "a" / "config.pbtxt").write_text(fault)
+    with pytest.raises(text_format.ParseError):
+        config_of(tmp_path, "a")
+
+
+def test_the_schema_is_the_clients() -> None:
+    reason = "tritonclient is not installed: pip install 'clouds-deploy[triton]'"
+    client = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason=reason)
+    assert client.DESCRIPTOR.serialized_pb == schema.FILE.read_bytes()
 
 
 def test_text_format() -> None:

@@ -228,15 +228,11 @@ def test_the_verb(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ray_makes_the_same_files(tree: Path, tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install clouds-deploy[ray]")
+def test_ray_makes_the_same_files(tree: Path, tmp_path: Path, two_machines: Any) -> None:
     from clouds_deploy.runtime.runners import load_runner
 
     for name, runner in (("here", "local"), ("ray", "ray")):
         work = RefineWork(make, tree / "label_shards")
-        try:
-            refine_units(work, tree / "image_shards", tmp_path / name, runner=load_runner(runner))
-        finally:
-            ray.shutdown()
+        refine_units(work, tree / "image_shards", tmp_path / name, runner=load_runner(runner))
     for name in ("0.tar", "1.tar", "records/0.json"):
         assert sha256(tmp_path / "ray" / name) == sha256(tmp_path / "here" / name)

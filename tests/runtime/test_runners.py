@@ -22,15 +22,6 @@ from clouds_deploy.runtime.runners import _share, load_runner
 from clouds_deploy.runtime.spread import run_here
 from tests.runtime.test_spread import Sums
 
-WHY = "Ray is not installed: pip install clouds-deploy[ray]"
-
-
-@pytest.fixture
-def ray() -> Iterator[Any]:
-    found = pytest.importorskip("ray", reason=WHY)
-    yield found
-    found.shutdown()
-
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -126,32 +117,19 @@ def test_a_unit_that_kills_every_worker_is_named(shards: Path, tmp_path: Path, r
 
 
 @pytest.mark.slow
-def test_a_machine_of_two_is_lost(
-    shards: Path, tmp_path: Path, ray: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two machines' worth of Ray on this one; the second goes while it works, and doesn't come back."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+def test_a_machine_of_two_is_lost(shards: Path, tmp_path: Path, two_machines: Any) -> None:
+    """The second goes while it works, and doesn't come back."""
     (tmp_path / "slow").touch()
     wanted = here(shards, tmp_path / "here")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        second = cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        run = load_runner("ray")
+    run = load_runner("ray")
 
-        def losing(*given: Any) -> Iterator[Any]:
-            for number, outcome in enumerate(run(*given), start=1):
-                yield outcome
-                if number == 2:
-                    cluster.remove_node(second, allow_graceful=False)
+    def losing(*given: Any) -> Iterator[Any]:
+        for number, outcome in enumerate(run(*given), start=1):
+            yield outcome
+            if number == 2:
+                two_machines.remove_node(next(iter(two_machines.worker_nodes)), allow_graceful=False)
 
-        result = predict_units(Deadly(tmp_path / "slow", 0.3), [shards], tmp_path / "out", runner=losing)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    result = predict_units(Deadly(tmp_path / "slow", 0.3), [shards], tmp_path / "out", runner=losing)
     assert result["images"] == 12
     assert_same(tmp_path / "out", wanted)
 

@@ -19,7 +19,7 @@ from clouds_deploy.training.evaluate import evaluate, resize_short_side, torch_p
 from clouds_deploy.training.optimizer import build_optimizer, decayed, optimizer_tensors, restore_optimizer
 from clouds_deploy.training.points import class_shares, segment_shares, uniform_draw
 from clouds_deploy.training.schedule import lr
-from clouds_deploy.training.sources import Selection, train_source, val_source
+from clouds_deploy.training.sources import select, train_source, val_source
 from tests.data import trees
 from tests.training.small import small_recipe
 
@@ -200,9 +200,9 @@ def test_sources_do_not_overlap_and_need_a_root(tmp_path: Path) -> None:
 
 
 def test_a_selection_is_spread_over_its_source() -> None:
-    chosen = Selection(Made(10), 4)
+    chosen = select(Made(10), 4)
     assert [chosen.name(i) for i in range(len(chosen))] == ["made_0", "made_3", "made_6", "made_9"]
-    assert len(Selection(Made(3), 10)) == 3
+    assert len(select(Made(3), 10)) == 3
 
 
 def test_datasets_are_trained_on_together(tmp_path: Path) -> None:

@@ -288,6 +288,11 @@ def export(
     inference: str = "exact",
     images: str | Path | None = None,
     fp16: bool = False,
+    bf16: bool = False,
+    int8: bool = False,
+    calibrate: str | Path | None = None,
+    data: str | Path | None = None,
+    layout: str | None = None,
     sms: Sequence[str] = (),
     batch: tuple[int, int, int] = (1, 1, 8),
     weights: str | Path | None = None,
@@ -295,7 +300,8 @@ def export(
     """Export a run, or a SAM, to a bundle that passed its gates; see `EngineOptions`.
 
     `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
-    All else is a run; see `export.bundle.export`.
+    All else is a run; see `export.bundle.export`. `data` and `layout` name labelled images, as in `evaluate`,
+    on which the mIoU that the graph loses is a gate too.
 
     Of `engines`, those that run on this machine prove the graph, and those in `runtime.preflight.ENGINES` are
     built from it; where only such are named, ONNX Runtime proves it.
@@ -312,15 +318,16 @@ def export(
     if str(run).startswith(SAM):
         from clouds_deploy.export.sam_bundle import export_named
 
-        if (height, width, scores, inference) != (None, None, False, "exact"):
+        own = (height, width, scores, inference, int8, calibrate, data, layout)
+        if own != (None, None, False, "exact", False, None, None, None):
             raise CloudsError(
-                "--height, --width, --scores and --inference are for segmenters",
-                f"leave them out: {run} has its own size",
+                "--height, --width, --scores, --inference, --int8, --calibrate, --data and --layout are for "
+                "segmenters",
+                f"leave them out: {run} has its own size, and no classes",
             )
         name = str(run).removeprefix(SAM)
-        return export_named(
-            name, weights, Path(out), engines=provers, images=images, fp16=fp16, builds=builds
-        )
+        kinds = {"fp16": fp16, "bf16": bf16}
+        return export_named(name, weights, Path(out), engines=provers, images=images, builds=builds, **kinds)
     if weights is not None:
         raise CloudsError("--weights is for SAMs: a run has its own", "leave it out, or give sam:NAME")
     return make(
@@ -333,8 +340,20 @@ def export(
         inference=inference,
         images=Path(images) if images else None,
         fp16=fp16,
+        bf16=bf16,
+        int8=int8,
+        calibrate=Path(calibrate) if calibrate else None,
+        task=None if data is None and layout is None else _labelled(Path(run), data, layout),
         builds=builds,
     )
+
+
+def _labelled(run: Path, data: str | Path | None, layout: str | None) -> Source:
+    from clouds_deploy.models.store import RECIPE
+    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.training.domains import chosen_source
+
+    return chosen_source(load_recipe(str(run / RECIPE)), data, layout, "val", None, None)[0]
 
 
 def selftest(
@@ -345,11 +364,9 @@ def selftest(
     precision: Precision = "f32",
 ) -> dict[str, Any]:
     """Run a bundle's reference inputs on this machine; see `runtime.selftest.selftest`."""
-    from clouds_deploy.runtime.backends import GRAPH_BACKENDS
     from clouds_deploy.runtime.selftest import selftest as run
 
-    chosen = tuple(backends) or GRAPH_BACKENDS
-    return run(Path(bundle), chosen, device=device, precision=precision)
+    return run(Path(bundle), tuple(backends), device=device, precision=precision)
 
 
 def bench(

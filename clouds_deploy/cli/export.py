@@ -32,6 +32,15 @@ def export(
         Path | None, typer.Option(help="Folder of images for the gates to look at too.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Make the graph FP16, with float32 islands.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Make the graph BF16, with float32 islands.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Put the backbone's products into INT8.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Of --int8: folder of images that ranges are taken from.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images, as for evaluate: the mIoU lost is a gate too.")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Their layout, or `streets`, drawn.")] = None,
     sm: Annotated[
         list[str] | None,
         typer.Option("--sm", help="Build for this compute capability, such as 89. Repeatable."),
@@ -76,6 +85,11 @@ def export(
         inference=inference,
         images=images,
         fp16=fp16,
+        bf16=bf16,
+        int8=int8,
+        calibrate=calibrate,
+        data=data,
+        layout=layout,
         sms=tuple(sm or ()),
         batch=(least, likeliest, most),
         weights=weights,

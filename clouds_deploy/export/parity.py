@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.config import ExportConfig, HalfConfig
+from clouds_deploy.config import ExportConfig, LimitsConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
@@ -123,7 +123,7 @@ def prove(
     with_scores: Path,
     images: Array,
     expected: dict[str, Array],
-    limits: ExportConfig | HalfConfig,
+    limits: ExportConfig | LimitsConfig,
     extra: Mapping[str, Array] | None = None,
 ) -> list[Gate]:
     """Run one runtime through all gates.
@@ -173,10 +173,10 @@ class Tolerance:
     cosine: float
 
     @staticmethod
-    def of(limits: ExportConfig | HalfConfig) -> Tolerance:
+    def of(limits: ExportConfig | LimitsConfig) -> Tolerance:
         """Give the tolerance of class scores that a recipe sets."""
-        if isinstance(limits, HalfConfig):
-            return Tolerance(limits.max_score_error, limits.relative_error, 0.999)
+        if isinstance(limits, LimitsConfig):
+            return Tolerance(limits.max_score_error, limits.relative_error, limits.cosine)
         return Tolerance(limits.max_score_error, limits.max_score_error, 0.99999)
 
 
@@ -217,7 +217,7 @@ def _labels(
     session: Session,
     images: Array,
     expected: dict[str, Array],
-    limits: ExportConfig | HalfConfig,
+    limits: ExportConfig | LimitsConfig,
     count: str,
 ) -> Iterator[Gate]:
     labels = run_batched(session, images, BATCH)[LABELS]

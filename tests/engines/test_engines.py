@@ -20,7 +20,7 @@ from clouds_deploy.engines.build import CACHE_VARIABLE, build_engine, profiles
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.bundle import export
-from clouds_deploy.export.half import engine_gate
+from clouds_deploy.export.proof import engine_gate
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.preflight import ENGINES, Machine, check_engine
 from clouds_deploy.runtime.session import TensorSpec

@@ -188,6 +188,8 @@ class LimitsConfig(Section):
         relative_error: Largest relative L2 norm of all scores' differences.
         cosine: Least cosine of all scores.
         miou_drop: Points of mIoU that may be lost on `export --data`.
+        batch_agreement: Share of pixels whose label must not depend on the batch's size or order: kernels for
+            another size may round differently.
     """
 
     flops: Fraction = 0.9
@@ -196,6 +198,7 @@ class LimitsConfig(Section):
     relative_error: Annotated[float, Field(gt=0)] = 0.02
     cosine: Fraction = 0.999
     miou_drop: Annotated[float, Field(ge=0)] = 0.1
+    batch_agreement: Fraction = 0.9999
 
 
 class HalfConfig(LimitsConfig):
@@ -218,7 +221,7 @@ class Int8Config(LimitsConfig):
 
     Attributes:
         nodes: A regex, searched in `<module>/<node> <operation>`, of the convolutions and products whose
-            weights and inputs become INT8.
+            weights and inputs become INT8; depthwise convolutions never do.
         images: Images of the folder that ranges are taken from, evenly spaced ones; null means all.
     """
 
@@ -248,7 +251,14 @@ class ExportConfig(Section):
     miou_drop: Annotated[float, Field(ge=0)] = 0.1
     fp16: HalfConfig = HalfConfig()
     bf16: HalfConfig = HalfConfig(label_agreement=0.98, relative_error=0.1, cosine=0.99, miou_drop=0.5)
-    int8: Int8Config = Int8Config(label_agreement=0.95, relative_error=0.2, cosine=0.98, miou_drop=1.0)
+    int8: Int8Config = Int8Config(
+        label_agreement=0.97,
+        max_score_error=0.6,
+        relative_error=0.15,
+        cosine=0.99,
+        miou_drop=1.0,
+        batch_agreement=0.999,
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> ExportConfig:

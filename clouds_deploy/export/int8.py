@@ -27,7 +27,7 @@ from clouds_deploy.runtime.session import Array
 
 INT8 = "int8"
 PRODUCTS = ("Conv", "MatMul", "Gemm")
-"""Operations that are quantised; of the products those with a constant."""
+"""Operations that are quantised: products with a constant, and convolutions that see all channels."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,19 @@ def _chosen(model: ir.Model, nodes: str) -> list[str]:
     named = [
         node.name or ""
         for node in model.graph
-        if node.op_type in PRODUCTS and pattern.search(f"{node.name} {node.op_type}")
+        if _is_product(node) and pattern.search(f"{node.name} {node.op_type}")
     ]
     if not named:
         raise CloudsError(
             f"export.int8.nodes `{nodes}` names no convolution and no product", "the default is the backbone"
         )
     return named
+
+
+def _is_product(node: ir.Node) -> bool:
+    """Depthwise convolutions are none: little work, a range a channel, and OpenVINO's INT8 has them wrong."""
+    groups = node.attributes.get("group")
+    return node.op_type in PRODUCTS and (groups is None or groups.as_int() == 1)
 
 
 def _is_int8(node: ir.Node) -> bool:

@@ -55,7 +55,8 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
         device: Where the training is computed.
 
     Raises:
-        CloudsError: The settings leave pixels of two classes, which no loss can learn from.
+        CloudsError: The settings leave pixels of two classes, which no loss can learn from; SAM cannot be
+            opened, see `load_sam` and `find_sam`.
     """
     joint = recipe.joint
     if joint is None or joint.refine is None or joint.pseudo_labels == "off":
@@ -67,6 +68,9 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
         )
     from clouds_deploy.runtime.sam import torch_sam
 
-    sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)
+    if Path(joint.sam).is_dir():
+        sam = find_sam(joint.sam, joint.sam_weights, joint.sam_backend, precision=joint.sam_precision)
+    else:
+        sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)
     refiner = Refiner(sam, joint.refine)
     return lambda *given: [refined.labels for refined in refiner.refine(*given)]

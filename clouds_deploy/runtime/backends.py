@@ -81,18 +81,25 @@ def _torch_compile(bundle: Bundle, options: Options) -> Session:
     return open_torch(bundle, options).compile()
 
 
+def _torch_aot(bundle: Bundle, options: Options) -> Session:
+    from clouds_deploy.runtime.torch_session import open_torch_aot
+
+    return open_torch_aot(bundle, options)
+
+
 GRAPH_BACKENDS = ("onnxruntime", "openvino")
 """The backends that run the bundle's ONNX file."""
 
 BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
     "torch": _torch,
     "torch-compile": _torch_compile,
+    "torch-aot": _torch_aot,
     **{name: _graph(name) for name in (*GRAPH_BACKENDS, BF16)},
     **{name: _engine(name) for name in ENGINES},
 }
-"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, and
-`torch-compile` the same through Inductor, which needs a C++ compiler; `tensorrt` and `tensorrt-rtx` run the
-engines in the bundle."""
+"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, `torch-compile` the
+same through Inductor and `torch-aot` through AOTInductor, both of which need a C++ compiler; `tensorrt` and
+`tensorrt-rtx` run the engines in the bundle."""
 
 
 def open_session(

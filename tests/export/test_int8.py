@@ -19,7 +19,7 @@ from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
-from clouds_deploy.export.flops import flops_by_type
+from clouds_deploy.export.flops import flops_by_type, share
 from clouds_deploy.export.int8 import evenly, quantize
 from clouds_deploy.export.lint import lint
 from clouds_deploy.export.parity import drawn_images
@@ -66,14 +66,16 @@ def int8_bundle(
 
 def test_the_backbone_is_int8_and_the_head_is_not(int8_bundle: Path, small_bundle: Path) -> None:
     graph = int8_bundle / "segmenter.onnx"
-    assert set(flops_by_type(graph, only=r"^segmenter\.backbone\b")) == {"int8"}
+    backbone = flops_by_type(graph, only=r"^segmenter\.backbone\b")
+    assert set(backbone) == {"int8", "float"}  # depthwise convolutions stay
+    assert 0.9 < share(backbone, "int8") < 1
     assert set(flops_by_type(graph, only=r"decoder")) == {"float"}
     assert set(flops_by_type(small_bundle / "segmenter.onnx")) == {"float"}
     assert not lint(onnx.load(str(graph)))
     manifest = read_manifest(int8_bundle, "bundle")
     assert manifest["precision"] == "int8"
     gates = {(gate["engine"], gate["name"]): gate for gate in manifest["gates"]}
-    assert gates["backbone int8", "FLOPs in int8"]["value"] == 1.0
+    assert gates["backbone int8", "FLOPs in int8"]["passed"]
     for engine in ("onnxruntime int8", "openvino int8"):
         assert gates[engine, "equal rows stay equal"]["value"] == 1.0
     assert open_bundle(int8_bundle).facts["typing"] == {"products": 48, "calibration_images": 8}

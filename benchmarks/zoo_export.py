@@ -155,27 +155,20 @@ def built(graph: Path, folder: Path, shapes: Any) -> dict[str, Any]:
 
 def proven(name: str, folder: Path) -> dict[str, Any]:
     """Run the whole `export --fp16`."""
-    import torch
-
     from clouds_deploy import api
-    from clouds_deploy.artifacts import write_manifest, write_text
-    from clouds_deploy.models.segmenter import build_segmenter
-    from clouds_deploy.models.store import RECIPE, save_weights
 
-    options = {"fp16": True, "engines": ("onnxruntime", "openvino", ENGINE.engine), "sms": ENGINE.sms}
-    if name.startswith(PREFIX):
-        weights = None if name == "sam:sam_tiny" else "random"
-        result = api.export(name, out=folder / "bundle", weights=weights, batch=ENGINE.batch, **options)
-    else:
-        recipe, run = recipe_of(name), folder / "run"
-        torch.manual_seed(0)
-        model = build_segmenter(recipe.model)
-        run.mkdir()
-        write_text(run / RECIPE, recipe.to_yaml())
-        save_weights(run, model)
-        write_manifest(run, "run", backbone_weights=model.backbone.weights)
-        del model
-        result = api.export(run, out=folder / "bundle", batch=ENGINE.batch, **options)
+    recipe = folder / "recipe.yaml"
+    if not name.startswith(PREFIX):
+        recipe.write_text(recipe_of(name).to_yaml(), encoding="utf-8")
+    result = api.export(
+        name if name.startswith(PREFIX) else recipe,
+        out=folder / "bundle",
+        weights=None if name == "sam:sam_tiny" else "random",
+        fp16=True,
+        engines=("onnxruntime", "openvino", ENGINE.engine),
+        sms=ENGINE.sms,
+        batch=ENGINE.batch,
+    )
     kept = ("engine", "name", "shown", "limit_shown", "passed")
     return {
         "gates": [{key: gate[key] for key in kept} for gate in result["gates"]],

@@ -7,11 +7,13 @@ what the command line prints with `--json`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.packed import packing, unpacked
 
 if TYPE_CHECKING:
     from clouds_deploy.config import Recipe
@@ -118,7 +120,7 @@ def evaluate(
     from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
 
-    candidate = open_candidate(Path(model), backend, metric)
+    candidate = open_candidate(unpacked(Path(model)), backend, metric)
     recipe = candidate.recipe
 
     def measure(source: Source) -> Evaluation:
@@ -167,12 +169,12 @@ def predict(
         from clouds_deploy.runtime.predict_units import PredictWork, predict_units
         from clouds_deploy.runtime.runners import load_runner
 
-        work = PredictWork(Path(model), backend, overlays=overlays, confidences=confidences)
+        work = PredictWork(unpacked(Path(model)), backend, overlays=overlays, confidences=confidences)
         return predict_units(work, paths, out, shards=shards, runner=load_runner(runner))
     from clouds_deploy.runtime.predict import predict_paths
     from clouds_deploy.runtime.segmenter import open_predictor
 
-    predictor = open_predictor(Path(model), backend=backend)
+    predictor = open_predictor(unpacked(Path(model)), backend=backend)
     given = [Path(path) for path in paths]
     return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
 
@@ -246,7 +248,7 @@ def refine(
     from clouds_deploy.self_training import RefineConfig
 
     config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
-    make = SamRefiner(sam, weights, config, backend, precision)
+    make = SamRefiner(str(unpacked(Path(sam))), weights, config, backend, precision)
     given = [images, labels, *([confidences] if confidences else [])]
     if shards or runner != "local" or is_spread(given, out):
         from clouds_deploy.refinement.refine_units import RefineWork, refine_units
@@ -297,18 +299,21 @@ def export(
     batch: tuple[int, int, int] = (1, 1, 8),
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Export a run, or a SAM, to a bundle that passed its gates; see `EngineOptions`.
+    """Export a run, or a SAM, to a bundle that passed its gates, a folder or one `.clouds` file.
 
     `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
-    All else is a run; see `export.bundle.export`. `data` and `layout` name labelled images, as in `evaluate`,
-    on which the mIoU that the graph loses is a gate too.
+    All else is a run, or with `weights="random"` a recipe, for a dry run; see `export.bundle.export`. `data` and
+    `layout` name labelled images, as in `evaluate`, on which the mIoU that the graph loses is a gate too.
 
     Of `engines`, those that run on this machine prove the graph, and those in `runtime.preflight.ENGINES` are
-    built from it; where only such are named, ONNX Runtime proves it.
+    built from it, see `EngineOptions`; where only such are named, ONNX Runtime proves it.
     """
     from clouds_deploy.engines.options import EngineOptions
     from clouds_deploy.export.bundle import export as make
+    from clouds_deploy.models.store import random_run
+    from clouds_deploy.recipes import load_recipe
     from clouds_deploy.runtime.preflight import ENGINES
+    from clouds_deploy.training.domains import labelled_source
 
     built = [name for name in engines if name in ENGINES]
     if sms and "tensorrt-rtx" not in built:
@@ -327,33 +332,31 @@ def export(
             )
         name = str(run).removeprefix(SAM)
         kinds = {"fp16": fp16, "bf16": bf16}
-        return export_named(name, weights, Path(out), engines=provers, images=images, builds=builds, **kinds)
-    if weights is not None:
-        raise CloudsError("--weights is for SAMs: a run has its own", "leave it out, or give sam:NAME")
-    return make(
-        Path(run),
-        Path(out),
-        engines=provers,
-        height=height,
-        width=width,
-        scores=scores,
-        inference=inference,
-        images=Path(images) if images else None,
-        fp16=fp16,
-        bf16=bf16,
-        int8=int8,
-        calibrate=Path(calibrate) if calibrate else None,
-        task=None if data is None and layout is None else _labelled(Path(run), data, layout),
-        builds=builds,
-    )
-
-
-def _labelled(run: Path, data: str | Path | None, layout: str | None) -> Source:
-    from clouds_deploy.models.store import RECIPE
-    from clouds_deploy.recipes import load_recipe
-    from clouds_deploy.training.domains import chosen_source
-
-    return chosen_source(load_recipe(str(run / RECIPE)), data, layout, "val", None, None)[0]
+        with packing(Path(out)) as place:
+            made = export_named(name, weights, place, engines=provers, images=images, builds=builds, **kinds)
+        return {**made, "out": str(out)}
+    if weights not in (None, "random") or (weights and Path(run).is_dir()):
+        hint = "leave it out; or give sam:NAME, or a recipe's name with --weights random for a dry run"
+        raise CloudsError("--weights is for SAMs: a run has its own", hint)
+    untrained = random_run(load_recipe(str(run))) if weights else nullcontext(Path(run))
+    with packing(Path(out)) as place, untrained as opened:
+        made = make(
+            opened,
+            place,
+            engines=provers,
+            height=height,
+            width=width,
+            scores=scores,
+            inference=inference,
+            images=Path(images) if images else None,
+            fp16=fp16,
+            bf16=bf16,
+            int8=int8,
+            calibrate=Path(calibrate) if calibrate else None,
+            task=None if data is None and layout is None else labelled_source(opened, data, layout),
+            builds=builds,
+        )
+    return {**made, "out": str(out)}
 
 
 def selftest(
@@ -366,7 +369,7 @@ def selftest(
     """Run a bundle's reference inputs on this machine; see `runtime.selftest.selftest`."""
     from clouds_deploy.runtime.selftest import selftest as run
 
-    return run(Path(bundle), tuple(backends), device=device, precision=precision)
+    return run(unpacked(Path(bundle)), tuple(backends), device=device, precision=precision)
 
 
 def bench(
@@ -386,7 +389,7 @@ def bench(
     from clouds_deploy.bench.suites import bench as run
 
     return run(
-        [Path(b) for b in bundles],
+        [unpacked(Path(b)) for b in bundles],
         out=Path(out),
         backends=tuple(backends),
         batch=batch,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.build import RANDOM, load_sam
+from clouds_deploy.packed import unpacked
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.runtime.options import Precision
 from clouds_deploy.runtime.sam_bundle import find_sam
@@ -68,8 +69,9 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
         )
     from clouds_deploy.runtime.sam import torch_sam
 
-    if Path(joint.sam).is_dir():
-        sam = find_sam(joint.sam, joint.sam_weights, joint.sam_backend, precision=joint.sam_precision)
+    bundle = unpacked(Path(joint.sam))
+    if bundle.is_dir():
+        sam = find_sam(str(bundle), joint.sam_weights, joint.sam_backend, precision=joint.sam_precision)
     else:
         sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)
     refiner = Refiner(sam, joint.refine)

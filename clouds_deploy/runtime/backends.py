@@ -97,8 +97,8 @@ BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
     **{name: _graph(name) for name in (*GRAPH_BACKENDS, BF16)},
     **{name: _engine(name) for name in ENGINES},
 }
-"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, `torch-compile` the
-same through Inductor and `torch-aot` through AOTInductor, both of which need a C++ compiler; `tensorrt` and
+"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference; `torch-compile` is
+the same through Inductor, `torch-aot` through AOTInductor, both of which need a C++ compiler; `tensorrt` and
 `tensorrt-rtx` run the engines in the bundle."""
 
 

@@ -302,8 +302,8 @@ def export(
     """Export a run, or a SAM, to a bundle that passed its gates, a folder or one `.clouds` file.
 
     `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
-    All else is a run, or with `weights="random"` a recipe, for a dry run; see `export.bundle.export`. `data` and
-    `layout` name labelled images, as in `evaluate`, on which the mIoU that the graph loses is a gate too.
+    All else is a run, or with `weights="random"` a recipe, for a dry run; see `export.bundle.export`. `data`
+    and `layout` name labelled images, as in `evaluate`, on which the mIoU that the graph loses is a gate too.
 
     Of `engines`, those that run on this machine prove the graph, and those in `runtime.preflight.ENGINES` are
     built from it, see `EngineOptions`; where only such are named, ONNX Runtime proves it.
@@ -325,11 +325,9 @@ def export(
 
         own = (height, width, scores, inference, int8, calibrate, data, layout)
         if own != (None, None, False, "exact", False, None, None, None):
-            raise CloudsError(
-                "--height, --width, --scores, --inference, --int8, --calibrate, --data and --layout are for "
-                "segmenters",
-                f"leave them out: {run} has its own size, and no classes",
-            )
+            words = "--height, --width, --scores, --inference, --int8, --calibrate, --data and --layout"
+            hint = f"leave them out: {run} has its own size, and no classes"
+            raise CloudsError(f"{words} are for segmenters", hint)
         name = str(run).removeprefix(SAM)
         kinds = {"fp16": fp16, "bf16": bf16}
         with packing(Path(out)) as place:

@@ -49,7 +49,7 @@ def export(
     batch: Annotated[str, typer.Option(help="Images an engine takes: least, likeliest, most.")] = "1,1,8",
     weights: Annotated[
         str | None,
-        typer.Option(help="Of SAMs: the weight file. `random`: a dry run of a SAM, or of a recipe."),
+        typer.Option(help="A SAM's weight file. `random`: a dry run of a SAM, or of a recipe."),
     ] = None,
     triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository here.")] = None,
     triton_backend: Annotated[

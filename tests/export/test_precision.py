@@ -19,10 +19,10 @@ from clouds_deploy.export.bundle import export
 from clouds_deploy.export.flops import flops_by_type, share
 from clouds_deploy.export.lint import lint
 from clouds_deploy.export.parity import Tolerance, closeness
-from clouds_deploy.export.precision import FP16, peak_values, to_half
+from clouds_deploy.export.precision import BF16, FP16, peak_values, to_half
 from clouds_deploy.export.proof import flops_gate
 from clouds_deploy.export.rounding import rounded
-from clouds_deploy.runtime.backends import open_graph, open_session
+from clouds_deploy.runtime.backends import open_graph, open_session, readers, require_runs
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.segmenter import BundleSegmenter
 
@@ -215,3 +215,28 @@ def test_failed_gate_leaves_no_bundle(
         finding = json.loads((tmp_path / "out.failed" / "finding.json").read_text())
         assert finding["operation"] in ("MatMul", "Gemm"), finding
         assert finding["node"] in caught.value.hint
+
+
+def test_bfloat16_is_typed_run_and_refused(tmp_path: Path) -> None:
+    """The same pass: OpenVINO runs its graph, ONNX Runtime cannot, and large values stay."""
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    model = chain()
+    right = run(model, tmp_path / "fp32.onnx", x)
+    typed = to_half(model, ["Softmax$"], [{"x": 1e5 * x}], BF16)
+    assert typed.islands == {"softmax": "Softmax$"}
+    assert set(to_half(model, ["Softmax$"], [{"x": 1e5 * x}]).reasons) == {"Softmax$", "range"}
+    path = tmp_path / "bf16.onnx"
+    ir.save(typed.model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert onnx.load(str(path)).opset_import[0].version == 22
+    assert model.graph.opset_imports[""] == 18
+    assert flops_by_type(path) == {"bfloat16": 256}
+    assert flops_gate(path, 0.9, precision="bf16").passed
+    assert not flops_gate(path, 0.9).passed
+    found = open_graph(path, "openvino").run({"x": x})["y"]
+    spelled = run(rounded(typed.model), tmp_path / "rounded.onnx", x)
+    for values in (found, spelled):
+        assert 1e-5 < np.abs(values - right).max() < 0.03
+    with pytest.raises(CloudsError, match="onnxruntime runs no graph in bf16"):
+        require_runs("onnxruntime", "bf16")
+    assert readers("bf16") == ("openvino",)

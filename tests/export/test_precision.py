@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,12 +187,10 @@ def test_failed_gate_leaves_no_bundle(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    from clouds_deploy.export.onnx import drop_scores
+    true_lower = exporting.lower
 
-    true_typing = exporting.type_segmenter
-
-    def spoiled(model, limits, images, extra):
-        typed, _ = true_typing(model, limits, images, extra)
+    def spoiled(model, *given):
+        typed = true_lower(model, *given)
         if fault == "float32":
             wrong = model.clone()
         else:
@@ -200,9 +199,9 @@ def test_failed_gate_leaves_no_bundle(
             assert weights
             for value in weights:
                 value.const_value = ir.Tensor(value.const_value.numpy()[:, ::-1].copy(), name=value.name)
-        return type(typed)(wrong, 0, 0, 0, {}, {}), drop_scores(wrong)
+        return replace(typed, made=replace(typed.made, model=wrong))
 
-    monkeypatch.setattr(exporting, "type_segmenter", spoiled)
+    monkeypatch.setattr(exporting, "lower", spoiled)
     with pytest.raises(CloudsError, match="FAILED") as caught:
         export(small_run, tmp_path / "out", engines=("onnxruntime",), fp16=True)
     wanted = "FLOPs in float16" if fault == "float32" else "labels equal"

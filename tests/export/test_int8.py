@@ -78,7 +78,7 @@ def test_the_backbone_is_int8_and_the_head_is_not(int8_bundle: Path, small_bundl
     assert gates["backbone int8", "FLOPs in int8"]["passed"]
     for engine in ("onnxruntime int8", "openvino int8"):
         assert gates[engine, "equal rows stay equal"]["value"] == 1.0
-    assert open_bundle(int8_bundle).facts["typing"] == {"products": 48, "calibration_images": 8}
+    assert open_bundle(int8_bundle).facts["typing"] == {"products": 32, "calibration_images": 8}
     assert graph.stat().st_size < 0.7 * (small_bundle / "segmenter.onnx").stat().st_size
 
 
@@ -93,9 +93,9 @@ def test_an_engine_sees_int8(int8_bundle: Path, half_bundle: Path, tmp_path: Pat
     options = EngineOptions("tensorrt-rtx", ("89",), RTX.batch)
     shapes = profiles(open_bundle(int8_bundle).inputs, options.batch, {})
     facts = build_engine(int8_bundle / "segmenter.onnx", tmp_path / "out", options, shapes)
-    assert facts["layers"]["int8"] == 48
-    assert engine_gate(facts, 0.9, "int8", of=48).passed
-    assert not engine_gate({**facts, "layers": {"float": 120}}, 0.9, "int8", of=48).passed
+    assert facts["layers"]["int8"] == 32
+    assert engine_gate(facts, 0.9, "int8", of=32).passed
+    assert not engine_gate({**facts, "layers": {"float": 120}}, 0.9, "int8", of=32).passed
 
 
 def quantized(**changes: Any) -> ir.Model:

@@ -239,11 +239,11 @@ def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Pa
     given = [scene.image], [scene.labels], [trust], [0]
     own = f"joint.sam={sam_bundle}"
     recipes = [small_recipe(*ROBUST, *more) for more in ((), (own,), (own, "joint.sam_backend=openvino"))]
-    torch_labels, *others = (online_refiner(made, torch.device("cpu"))(*given)[0] for made in recipes)
+    torch_labels, *others = (online_refiner(made, None)(*given)[0] for made in recipes)
     for labels in others:
         assert (labels == torch_labels).mean() > 0.999
     with pytest.raises(CloudsError, match="it has its weights"):
-        online_refiner(small_recipe(*ROBUST, own, "joint.sam_weights=x.pth"), torch.device("cpu"))
-    refine = online_refiner(recipes[1], torch.device("cpu"))
+        online_refiner(small_recipe(*ROBUST, own, "joint.sam_weights=x.pth"), None)
+    refine = online_refiner(recipes[1], None)
     train(small_recipe(*ROBUST, own, "train.steps=2"), tmp_path / "run", refine=refine)
     assert read_manifest(tmp_path / "run", "run")["steps"] == 2

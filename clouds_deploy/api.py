@@ -7,16 +7,17 @@ what the command line prints with `--json`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.packed import packing, unpacked
 
 if TYPE_CHECKING:
     from clouds_deploy.config import Recipe
     from clouds_deploy.runtime.options import Precision
-    from clouds_deploy.training.evaluate import Evaluation
 
 SAM = "sam:"
 
@@ -117,28 +118,20 @@ def evaluate(
     Raises:
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
+    from clouds_deploy.runtime.runners import load_runner
     from clouds_deploy.training.candidate import open_candidate
     from clouds_deploy.training.domains import chosen_data
-    from clouds_deploy.training.evaluate import evaluate as run
     from clouds_deploy.training.evaluate import summarize
+    from clouds_deploy.training.evaluate_units import EvaluateWork, evaluate_here, evaluate_units
 
     given = [data] if isinstance(data, str | Path) else list(data or ())
-    candidate = open_candidate(Path(model), backend, metric)
+    path = unpacked(Path(model))
+    candidate = open_candidate(path, backend, metric)
     chosen = chosen_data(candidate.recipe, given, layout, split, domain, images)
-    found: dict[str, Evaluation] = {}
-    if out is not None:
-        from clouds_deploy.runtime.runners import load_runner
-        from clouds_deploy.training.evaluate_units import EvaluateWork, evaluate_units
-
-        work = EvaluateWork(Path(model), backend, metric, chosen, candidate)
-        found = evaluate_units(work, out, runner=load_runner(runner))
-    for name, source in chosen.items() if out is None else ():
-        if isinstance(source, list) or runner != "local":
-            raise CloudsError(
-                "shards, and other runners, need a folder for their records", "say --out FOLDER"
-            )
-        with progress("evaluating", len(source), "image") as advance:
-            found[name] = run(candidate.predict, source, candidate.metric, advance)
+    work = EvaluateWork(path, backend, metric, chosen, candidate)
+    if out is None and runner != "local":
+        raise CloudsError("other runners need a folder for their records", "say --out FOLDER")
+    found = evaluate_here(work) if out is None else evaluate_units(work, out, runner=load_runner(runner))
     about = {"model": str(model), "backend": candidate.backend}
     if len(given) < 2:
         ((what, only),) = found.items()
@@ -176,12 +169,12 @@ def predict(
         from clouds_deploy.runtime.predict_units import PredictWork, predict_units
         from clouds_deploy.runtime.runners import load_runner
 
-        work = PredictWork(Path(model), backend, overlays=overlays, confidences=confidences)
+        work = PredictWork(unpacked(Path(model)), backend, overlays=overlays, confidences=confidences)
         return predict_units(work, paths, out, shards=shards, runner=load_runner(runner))
     from clouds_deploy.runtime.predict import predict_paths
     from clouds_deploy.runtime.segmenter import open_predictor
 
-    predictor = open_predictor(Path(model), backend=backend)
+    predictor = open_predictor(unpacked(Path(model)), backend=backend)
     given = [Path(path) for path in paths]
     return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
 
@@ -255,7 +248,7 @@ def refine(
     from clouds_deploy.self_training import RefineConfig
 
     config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
-    make = SamRefiner(sam, weights, config, backend, precision)
+    make = SamRefiner(str(unpacked(Path(sam))), weights, config, backend, precision)
     given = [images, labels, *([confidences] if confidences else [])]
     if shards or runner != "local" or is_spread(given, out):
         from clouds_deploy.refinement.refine_units import RefineWork, refine_units
@@ -297,21 +290,30 @@ def export(
     inference: str = "exact",
     images: str | Path | None = None,
     fp16: bool = False,
+    bf16: bool = False,
+    int8: bool = False,
+    calibrate: str | Path | None = None,
+    data: str | Path | None = None,
+    layout: str | None = None,
     sms: Sequence[str] = (),
     batch: tuple[int, int, int] = (1, 1, 8),
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Export a run, or a SAM, to a bundle that passed its gates; see `EngineOptions`.
+    """Export a run, or a SAM, to a bundle that passed its gates, a folder or one `.clouds` file.
 
     `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
-    All else is a run; see `export.bundle.export`.
+    All else is a run, or with `weights="random"` a recipe, for a dry run; see `export.bundle.export`. `data`
+    and `layout` name labelled images, as in `evaluate`, on which the mIoU that the graph loses is a gate too.
 
     Of `engines`, those that run on this machine prove the graph, and those in `runtime.preflight.ENGINES` are
-    built from it; where only such are named, ONNX Runtime proves it.
+    built from it, see `EngineOptions`; where only such are named, ONNX Runtime proves it.
     """
     from clouds_deploy.engines.options import EngineOptions
     from clouds_deploy.export.bundle import export as make
+    from clouds_deploy.models.store import random_run
+    from clouds_deploy.recipes import load_recipe
     from clouds_deploy.runtime.preflight import ENGINES
+    from clouds_deploy.training.domains import labelled_source
 
     built = [name for name in engines if name in ENGINES]
     if sms and "tensorrt-rtx" not in built:
@@ -321,29 +323,38 @@ def export(
     if str(run).startswith(SAM):
         from clouds_deploy.export.sam_bundle import export_named
 
-        if (height, width, scores, inference) != (None, None, False, "exact"):
-            raise CloudsError(
-                "--height, --width, --scores and --inference are for segmenters",
-                f"leave them out: {run} has its own size",
-            )
+        own = (height, width, scores, inference, int8, calibrate, data, layout)
+        if own != (None, None, False, "exact", False, None, None, None):
+            words = "--height, --width, --scores, --inference, --int8, --calibrate, --data and --layout"
+            hint = f"leave them out: {run} has its own size, and no classes"
+            raise CloudsError(f"{words} are for segmenters", hint)
         name = str(run).removeprefix(SAM)
-        return export_named(
-            name, weights, Path(out), engines=provers, images=images, fp16=fp16, builds=builds
+        kinds = {"fp16": fp16, "bf16": bf16}
+        with packing(Path(out)) as place:
+            made = export_named(name, weights, place, engines=provers, images=images, builds=builds, **kinds)
+        return {**made, "out": str(out)}
+    if weights not in (None, "random") or (weights and Path(run).is_dir()):
+        hint = "leave it out; or give sam:NAME, or a recipe's name with --weights random for a dry run"
+        raise CloudsError("--weights is for SAMs: a run has its own", hint)
+    untrained = random_run(load_recipe(str(run))) if weights else nullcontext(Path(run))
+    with packing(Path(out)) as place, untrained as opened:
+        made = make(
+            opened,
+            place,
+            engines=provers,
+            height=height,
+            width=width,
+            scores=scores,
+            inference=inference,
+            images=Path(images) if images else None,
+            fp16=fp16,
+            bf16=bf16,
+            int8=int8,
+            calibrate=Path(calibrate) if calibrate else None,
+            task=None if data is None and layout is None else labelled_source(opened, data, layout),
+            builds=builds,
         )
-    if weights is not None:
-        raise CloudsError("--weights is for SAMs: a run has its own", "leave it out, or give sam:NAME")
-    return make(
-        Path(run),
-        Path(out),
-        engines=provers,
-        height=height,
-        width=width,
-        scores=scores,
-        inference=inference,
-        images=Path(images) if images else None,
-        fp16=fp16,
-        builds=builds,
-    )
+    return {**made, "out": str(out)}
 
 
 def selftest(
@@ -354,11 +365,9 @@ def selftest(
     precision: Precision = "f32",
 ) -> dict[str, Any]:
     """Run a bundle's reference inputs on this machine; see `runtime.selftest.selftest`."""
-    from clouds_deploy.runtime.backends import GRAPH_BACKENDS
     from clouds_deploy.runtime.selftest import selftest as run
 
-    chosen = tuple(backends) or GRAPH_BACKENDS
-    return run(Path(bundle), chosen, device=device, precision=precision)
+    return run(unpacked(Path(bundle)), tuple(backends), device=device, precision=precision)
 
 
 def bench(
@@ -378,7 +387,7 @@ def bench(
     from clouds_deploy.bench.suites import bench as run
 
     return run(
-        [Path(b) for b in bundles],
+        [unpacked(Path(b)) for b in bundles],
         out=Path(out),
         backends=tuple(backends),
         batch=batch,

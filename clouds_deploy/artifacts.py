@@ -25,6 +25,7 @@ from clouds_deploy.errors import CloudsError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+CACHE_VARIABLE = "CLOUDS_DEPLOY_CACHE"
 _PACKAGES = (
     "clouds-deploy",
     "torch",
@@ -47,6 +48,12 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cache_folder(kind: str) -> Path:
+    """Say where what takes long to make is kept: in `CLOUDS_DEPLOY_CACHE`, or in the home."""
+    home = os.environ.get(CACHE_VARIABLE)
+    return (Path(home) if home else Path.home() / ".cache" / "clouds-deploy") / kind
 
 
 def storage_error(path: Path, error: OSError) -> CloudsError:

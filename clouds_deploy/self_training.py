@@ -100,8 +100,12 @@ class SelfTrainingConfig(Section):
             alone.
         refresh_every: Steps after which `cached` labels are made anew; 0 keeps those of step 0, which an
             almost standing teacher allows.
-        sam: The promptable segmenter that refines; see `models.sam.build.load_sam`.
-        sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does.
+        sam: The promptable segmenter that refines: a name, see `models.sam.build.load_sam`, or the folder of
+            a SAM's bundle, which runs on an engine.
+        sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does. A
+            bundle has its own.
+        sam_backend: Bundles only: the runtime, such as `openvino`.
+        sam_precision: Bundles only: what the runtime computes in; `bf16` where it can (`openvino`).
         refine: See `RefineConfig`; null takes the teacher's labels as they are.
     """
 
@@ -117,4 +121,6 @@ class SelfTrainingConfig(Section):
     refresh_every: Annotated[int, Field(ge=0)] = 0
     sam: str = "sam_tiny"
     sam_weights: Path | None = None
+    sam_backend: str = "onnxruntime"
+    sam_precision: Literal["f32", "bf16"] = "f32"
     refine: RefineConfig | None = RefineConfig()

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clouds_deploy.packed import unpacked
+
 if TYPE_CHECKING:
     from clouds_deploy.serving.limits import Limits
 
@@ -55,7 +57,7 @@ def serve(
 
     bounds = limits or Limits()
     service = Service(
-        Path(bundle),
+        unpacked(Path(bundle)),
         backend,
         name=name,
         threads=threads,
@@ -72,5 +74,5 @@ def _promptable(name: str, weights: str | Path | None) -> tuple[Any, Any]:
     from clouds_deploy.refinement.build import SamRefiner
     from clouds_deploy.self_training import RefineConfig
 
-    refiner = SamRefiner(name, weights, RefineConfig())()
+    refiner = SamRefiner(str(unpacked(Path(name))), weights, RefineConfig())()
     return refiner.sam, lambda image, labels: refiner.refine([image], [labels])[0].labels

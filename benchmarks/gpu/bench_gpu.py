@@ -229,10 +229,10 @@ def _error(found: torch.Tensor, right: torch.Tensor) -> float:
 def _fp16_graph(make: Callable[[], Any], names: list[str], samples: dict[str, Any], islands: Any) -> Any:
     def write(folder: Path) -> tuple[Path, list[str]]:
         from clouds_deploy.export.onnx import save
-        from clouds_deploy.export.precision import to_fp16
+        from clouds_deploy.export.precision import to_half
 
         path = folder / "graph.onnx"
-        save(to_fp16(make().model, islands, [samples]).model, path, {})
+        save(to_half(make().model, islands, [samples]).model, path, {})
         return path, names
 
     return write

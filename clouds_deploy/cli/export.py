@@ -14,10 +14,11 @@ def export(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|sam:NAME", help="A finished run, a SAM (sam:sam_tiny), or with --triton a bundle."
+            metavar="RUN|sam:NAME|RECIPE",
+            help="A finished run, a SAM (sam:sam_tiny), a recipe (--weights random), a bundle (--triton).",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The bundle's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder, or one file: NAME.clouds.")] = None,
     engine: Annotated[
         list[str] | None,
         typer.Option(help="Prove it on this runtime, or build it: tensorrt-rtx, tensorrt. Repeatable."),
@@ -32,13 +33,23 @@ def export(
         Path | None, typer.Option(help="Folder of images for the gates to look at too.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Make the graph FP16, with float32 islands.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Make the graph BF16, with float32 islands.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Put the backbone's products into INT8.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Of --int8: folder of images that ranges are taken from.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images, as for evaluate: the mIoU lost is a gate too.")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Their layout, or `streets`, drawn.")] = None,
     sm: Annotated[
         list[str] | None,
         typer.Option("--sm", help="Build for this compute capability, such as 89. Repeatable."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Images an engine takes: least, likeliest, most.")] = "1,1,8",
     weights: Annotated[
-        str | None, typer.Option(help="SAMs only: the weight file, or `random` for a dry run.")
+        str | None,
+        typer.Option(help="A SAM's weight file. `random`: a dry run of a SAM, or of a recipe."),
     ] = None,
     triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository here.")] = None,
     triton_backend: Annotated[
@@ -54,10 +65,11 @@ def export(
     from clouds_deploy.api import export as make
     from clouds_deploy.artifacts import kind_of
     from clouds_deploy.errors import CloudsError
+    from clouds_deploy.packed import unpacked
     from clouds_deploy.runtime.bundle import KIND
 
-    if triton is not None and kind_of(Path(run)) == KIND:
-        deliver(_triton(Path(run), triton, triton_backend, triton_sam), as_json, _render_triton)
+    if triton is not None and kind_of(bundle := unpacked(Path(run))) == KIND:
+        deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)
         return
     if out is None:
         raise CloudsError("export has no --out", "say where the bundle is to be: --out bundles/a")
@@ -76,12 +88,17 @@ def export(
         inference=inference,
         images=images,
         fp16=fp16,
+        bf16=bf16,
+        int8=int8,
+        calibrate=calibrate,
+        data=data,
+        layout=layout,
         sms=tuple(sm or ()),
         batch=(least, likeliest, most),
         weights=weights,
     )
     if triton is not None:
-        result["triton"] = _triton(out, triton, triton_backend, triton_sam)
+        result["triton"] = _triton(unpacked(out), triton, triton_backend, triton_sam)
     deliver(result, as_json, _render)
 
 

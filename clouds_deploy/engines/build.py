@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.artifacts import atomic_directory, read_json, sha256, write_json
+from clouds_deploy.artifacts import atomic_directory, cache_folder, read_json, sha256, write_json
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.preflight import ENGINES
@@ -22,7 +21,6 @@ from clouds_deploy.runtime.session import TensorSpec
 
 FOLDER = "engines"
 """Of a bundle."""
-CACHE_VARIABLE = "CLOUDS_DEPLOY_CACHE"
 _TIME_LIMIT = 3600
 _FORMAT = 1
 
@@ -86,7 +84,7 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
     job = {**options.to_json(), "shapes": {k: [list(s) for s in v] for k, v in shapes.items()}}
     graph_hash = _graph_hash(graph)
     key = json.dumps([_FORMAT, graph_hash, version, job], sort_keys=True)
-    entry = _cache() / hashlib.sha256(key.encode()).hexdigest()[:32]
+    entry = cache_folder(FOLDER) / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = (entry / "facts.json").is_file()
     if not cached:
         with atomic_directory(entry, replace=True) as folder:
@@ -113,11 +111,6 @@ def _graph_hash(graph: Path) -> str:
     """Hash a graph and the weights beside it."""
     parts = [sha256(path) for path in sorted(graph.parent.glob(f"{graph.name}*"))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def _cache() -> Path:
-    home = os.environ.get(CACHE_VARIABLE)
-    return (Path(home) if home else Path.home() / ".cache" / "clouds-deploy") / FOLDER
 
 
 def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:

@@ -71,12 +71,18 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _products(trt: Any, network: Any) -> dict[str, int]:
-    """Count products and convolutions by the type that they give, as the parser understood the graph."""
+    """Count products and convolutions by the type that they give, as the parser understood the graph.
+
+    Those whose first operand was INT8 until right before them are `int8`: engines compute them so.
+    """
     kinds = {trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY}
     counted: dict[str, int] = {}
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        if layer.type in kinds:
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    restored = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
+    for layer in layers:
+        if layer.type in kinds and layer.get_input(0).name in restored:
+            counted["int8"] = counted.get("int8", 0) + 1
+        elif layer.type in kinds:
             kind = str(layer.get_output(0).dtype).rsplit(".", 1)[-1].lower()
             counted[kind] = counted.get(kind, 0) + 1
     return counted

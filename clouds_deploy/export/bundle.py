@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_json, write_manifest
-from clouds_deploy.config import Recipe
+from clouds_deploy.config import ExportConfig, Recipe
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.engines.build import FOLDER, build_engine, engine_version, profiles
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.export.bisect import explain
 from clouds_deploy.export.flops import flops_by_type
-from clouds_deploy.export.half import HALF, engine_gate, flops_gate, prove_half, prove_rounded, type_segmenter
+from clouds_deploy.export.int8 import evenly
 from clouds_deploy.export.lint import require_clean
+from clouds_deploy.export.lowered import FP32, Lowered, lower, precision_of
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
 from clouds_deploy.export.parity import BATCH, Gate, drawn_images, prove, reference, require_passed
+from clouds_deploy.export.task import task_gates
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
 from clouds_deploy.models.store import FROZEN, RECIPE, TRAINED, load_run
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS, runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
 from clouds_deploy.runtime.letterbox import fit
 from clouds_deploy.runtime.session import Array, TensorSpec
@@ -39,6 +41,8 @@ from clouds_deploy.runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from clouds_deploy.data.dataset import Source
 
 REFERENCE_IMAGES = 4
 _GATE_GRAPH = "with_scores.onnx"
@@ -56,6 +60,10 @@ def export(
     width: int | None = None,
     include_source: bool = True,
     fp16: bool = False,
+    bf16: bool = False,
+    int8: bool = False,
+    calibrate: Path | Sequence[Path] | None = None,
+    task: Source | None = None,
     builds: Sequence[EngineOptions] = (),
 ) -> dict[str, Any]:
     """Export a run to ONNX, prove it on every runtime named, and seal it with its evidence.
@@ -71,6 +79,10 @@ def export(
         width: Image width of the graph; the recipe's by default.
         include_source: Whether to pack the weights too, which lets the bench time PyTorch.
         fp16: Whether the bundle's graph is the FP16 one; the float32 one then passes its gates on the way.
+        bf16: The same in BF16.
+        int8: The same with the backbone's products in INT8.
+        calibrate: INT8 only: images, or a folder of them, that the ranges are taken from.
+        task: Labelled images, on which the graph may lose only so much mIoU (`export.miou_drop`).
         builds: Engines to build from the graph that passed, each kept in the bundle.
 
     Returns:
@@ -88,6 +100,12 @@ def export(
             raise CloudsError(f"there is no engine `{engine}` to prove", nearest(engine, GRAPH_BACKENDS))
     if inference not in ("exact", "fast"):
         raise CloudsError(f"there is no inference `{inference}`", nearest(inference, ("exact", "fast")))
+    precision = precision_of(fp16, bf16, int8)
+    if int8 != (calibrate is not None):
+        raise CloudsError(
+            "INT8 takes its ranges from images, and nothing else does",
+            "give --int8 and --calibrate FOLDER together, or neither",
+        )
     mode: Inference = "exact" if inference == "exact" else "fast"
     recipe, segmenter = load_run(run)
     limits = _sized(recipe, height, width)
@@ -101,7 +119,7 @@ def export(
             share = extra.get(SHARE, np.zeros(len(vectors), np.float32))
             Vocabulary(NAMES, vectors, share).save(directory / VOCABULARY_FILE)
         facts = _facts(run, recipe, segmenter, mode, scores, extra)
-        pictures = _pictures(limits.height, limits.width, images, facts["mean_color"])
+        pictures = _pictures(limits, images, facts["mean_color"])
         expected = reference(segmenter, pictures, mode)
         shipped = exported.model if scores else drop_scores(exported.model)
         gate_graph = directory / (GRAPH if scores else _GATE_GRAPH)
@@ -114,21 +132,28 @@ def export(
             ]
         feeds = {INPUT: pictures[:1], **extra}
         require_passed(gates, lambda gate: _where(gate, gate_graph, None, feeds, out))
-        if fp16:
-            half = limits.fp16
-            with busy("typing it in float16"):
-                typed, labels_only = type_segmenter(exported.model, half, pictures, extra)
-            shipped = typed.model if scores else labels_only
-            facts |= {"precision": HALF, "label_agreement": half.label_agreement, "typing": typed.to_json()}
-            _save_both(shipped, typed.model, directory / GRAPH, gate_graph, _metadata(facts))
-            with busy(f"proving it in float16 on {', '.join(engines)}"):
-                gates.append(flops_gate(directory / GRAPH, half.flops))
-                for engine in engines:
-                    gates += prove_half(
-                        engine, directory / GRAPH, gate_graph, pictures, expected, half, extra
-                    )
-                gates += prove_rounded(typed, pictures, expected, half, extra)
+        lowered: Lowered | None = None
+        if precision != FP32:
+            given = None
+            if calibrate is not None:
+                given = evenly(_fitted(limits, calibrate, facts["mean_color"]), limits.int8.images)
+            with busy(f"bringing it to {precision}"):
+                lowered = lower(exported.model, precision, limits, pictures, given, extra)
+                shipped = lowered.model if scores else drop_scores(lowered.model)
+            facts |= lowered.facts()
+            _save_both(shipped, lowered.model, directory / GRAPH, gate_graph, _metadata(facts))
+            with busy(f"proving it in {precision} on {', '.join(engines)}"):
+                gates += lowered.prove(engines, directory / GRAPH, gate_graph, pictures, expected, extra)
             require_passed(gates, lambda gate: _where(gate, gate_graph, exported.model, feeds, out))
+        if task is not None:
+            suffix, floor = ("", limits) if lowered is None else (f" {precision}", lowered.limits)
+            shape, color = (limits.height, limits.width), facts["mean_color"]
+            tried = {f"{engine}{suffix}": engine for engine in engines if runs(engine, precision)}
+            with busy("measuring mIoU with PyTorch and without"):
+                gates += task_gates(
+                    tried, directory / GRAPH, segmenter, mode, task, shape, color, extra, floor.miou_drop
+                )
+            require_passed(gates)
         if len(np.unique(expected[LABELS])) < 2:
             warn("PyTorch gives all test images one class: equal labels prove little, the scores must do")
         for path in directory.glob(f"{_GATE_GRAPH}*"):
@@ -147,8 +172,8 @@ def export(
             with busy(f"building an engine with {options.engine}"):
                 shapes = profiles(specs, options.batch, others)
                 built.append(build_engine(directory / GRAPH, directory / FOLDER, options, shapes))
-            if fp16:
-                gates.append(engine_gate(built[-1], limits.fp16.flops))
+            if lowered is not None:
+                gates.append(lowered.prove_engine(built[-1]))
         require_passed(gates)
         facts["engines"] = built
         write_json(directory / FACTS, facts)
@@ -199,7 +224,7 @@ def _where(gate: Gate, graph: Path, original: ir.Model | None, feeds: dict[str, 
         return explain(engine, graph, path, feeds, out)
 
 
-def _sized(recipe: Recipe, height: int | None, width: int | None) -> Any:
+def _sized(recipe: Recipe, height: int | None, width: int | None) -> ExportConfig:
     values = recipe.export.model_dump()
     values |= {k: v for k, v in (("height", height), ("width", width)) if v is not None}
     for name in ("height", "width"):
@@ -236,7 +261,7 @@ def _facts(
         "palette": [list(c.color) for c in CLASSES],
         "mean_color": [round(float(v)) for v in segmenter.backbone.mean.flatten()],
         "inference": inference,
-        "precision": "fp32",
+        "precision": FP32,
         "label_agreement": recipe.export.label_agreement,
         "run": run.name,
         "run_sha256": sha256(run / MANIFEST),
@@ -275,21 +300,21 @@ def _save_both(
     require_clean(onnx.load(str(graph), load_external_data=False))
 
 
-def _pictures(
-    height: int, width: int, images: Path | Sequence[Path] | None, mean_color: Sequence[int]
-) -> Array:
+def _pictures(limits: ExportConfig, images: Path | Sequence[Path] | None, mean_color: Sequence[int]) -> Array:
     """Collect what the gates look at: drawn streets, and the user's images fitted to the size."""
-    drawn = drawn_images(height, width, BATCH)
-    if images is None:
-        return drawn
+    drawn = drawn_images(limits.height, limits.width, BATCH)
+    return drawn if images is None else np.concatenate([drawn, _fitted(limits, images, mean_color)])
+
+
+def _fitted(limits: ExportConfig, images: Path | Sequence[Path], mean_color: Sequence[int]) -> Array:
     from clouds_deploy.data.images import list_images, read_image
 
     chosen = list_images([images] if isinstance(images, Path) else images)
     if not chosen:
         raise CloudsError(f"there are no images in {images}", "give a folder of PNG or JPEG images")
     red, green, blue = mean_color
-    fitted = [fit(read_image(path), height, width, (red, green, blue))[0] for path in chosen]
-    return np.concatenate([drawn, np.stack(fitted)])
+    size = limits.height, limits.width
+    return np.stack([fit(read_image(path), *size, (red, green, blue))[0] for path in chosen])
 
 
 def _pack_source(run: Path, target: Path) -> None:

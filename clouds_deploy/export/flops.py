@@ -8,6 +8,7 @@ do.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,18 @@ LARGEST_FOLDED = 2**20
 """Elements of a constant that is computed beforehand, to learn shapes."""
 
 
-def flops_by_type(graph: Path, free: Mapping[str, int] | None = None) -> dict[str, int]:
+def flops_by_type(graph: Path, free: Mapping[str, int] | None = None, only: str = "") -> dict[str, int]:
     """Count the floating-point operations of matrix products and convolutions, a multiply-add as two.
 
     Args:
         graph: An ONNX file.
         free: The size of every free axis by its name; 1 for those it leaves out (one image, one prompt).
+        only: A regex, searched in `<node name> <operation>`, of the nodes that count.
 
     Returns:
         The operations by the type they are done in, such as `float` and `float16`, ONNX's own names in lower
-        case. A product of which one operand is float32 is one in float32.
+        case. A product of which one operand is float32 is one in float32; one of two that were INT8 until
+        right before it is one in `int8`, as engines do it.
 
     Raises:
         CloudsError: The size or the type of a product cannot be inferred.
@@ -43,7 +46,7 @@ def flops_by_type(graph: Path, free: Mapping[str, int] | None = None) -> dict[st
     counted: dict[str, int] = {}
     for node in model.graph:
         count = _COUNTS.get(node.op_type)
-        if count is None:
+        if count is None or not re.search(only, f"{node.name} {node.op_type}"):
             continue
         operands = [value for value in (*node.inputs[:2], node.outputs[0]) if value is not None]
         sizes = [_static(value) for value in operands]
@@ -56,9 +59,17 @@ def flops_by_type(graph: Path, free: Mapping[str, int] | None = None) -> dict[st
             )
         left, right, out = (size for size in sizes if size is not None)
         kind = max((k for k in kinds if k is not None), key=lambda k: k.bitwidth)
-        name = kind.name.lower()
+        name = "int8" if all(_was_int8(value) for value in operands[:2]) else kind.name.lower()
         counted[name] = counted.get(name, 0) + count(node, left, right, out)
     return counted
+
+
+def _was_int8(value: ir.Value) -> bool:
+    import onnx_ir as ir
+
+    maker = value.producer()
+    source = maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
+    return source is not None and source.dtype == ir.DataType.INT8
 
 
 def share(counted: Mapping[str, int], kind: str) -> float:

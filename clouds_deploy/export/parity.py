@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.config import ExportConfig, HalfConfig
+from clouds_deploy.config import ExportConfig, LimitsConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
@@ -24,6 +24,8 @@ from clouds_deploy.runtime.session import Array, Session
 from clouds_deploy.runtime.vocabulary import FixedInputs
 
 BATCH = 4
+BATCH_AGREEMENT = 0.9999
+"""Share of labels that may not depend on the batch, float32."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def prove(
     with_scores: Path,
     images: Array,
     expected: dict[str, Array],
-    limits: ExportConfig | HalfConfig,
+    limits: ExportConfig | LimitsConfig,
     extra: Mapping[str, Array] | None = None,
 ) -> list[Gate]:
     """Run one runtime through all gates.
@@ -147,7 +149,8 @@ def prove(
     session = FixedInputs(open_graph(shipped, engine), extra or {})
     try:
         gates = [*_labels(engine, session, images, expected, limits, count)]
-        gates += _batch_invariance(engine, session, images)
+        alike = limits.batch_agreement if isinstance(limits, LimitsConfig) else BATCH_AGREEMENT
+        gates += _batch_invariance(engine, session, images, alike)
     finally:
         session.close()
     session = FixedInputs(open_graph(with_scores, engine), extra or {})
@@ -173,10 +176,10 @@ class Tolerance:
     cosine: float
 
     @staticmethod
-    def of(limits: ExportConfig | HalfConfig) -> Tolerance:
+    def of(limits: ExportConfig | LimitsConfig) -> Tolerance:
         """Give the tolerance of class scores that a recipe sets."""
-        if isinstance(limits, HalfConfig):
-            return Tolerance(limits.max_score_error, limits.relative_error, 0.999)
+        if isinstance(limits, LimitsConfig):
+            return Tolerance(limits.max_score_error, limits.relative_error, limits.cosine)
         return Tolerance(limits.max_score_error, limits.max_score_error, 0.99999)
 
 
@@ -217,7 +220,7 @@ def _labels(
     session: Session,
     images: Array,
     expected: dict[str, Array],
-    limits: ExportConfig | HalfConfig,
+    limits: ExportConfig | LimitsConfig,
     count: str,
 ) -> Iterator[Gate]:
     labels = run_batched(session, images, BATCH)[LABELS]
@@ -228,7 +231,9 @@ def _labels(
     yield share_gate(engine, "labels equal, worst image", worst, loose, f"the worst of {count}")
 
 
-def _batch_invariance(engine: str, session: Session, images: Array) -> Iterator[Gate]:
+def _batch_invariance(
+    engine: str, session: Session, images: Array, limit: float = BATCH_AGREEMENT
+) -> Iterator[Gate]:
     """A row's labels may not depend on the rows beside it; some engines' do (NVIDIA/TensorRT #4813, #4853).
 
     Kernels may round differently for another batch size, so the comparison across sizes allows a stray
@@ -240,12 +245,12 @@ def _batch_invariance(engine: str, session: Session, images: Array) -> Iterator[
     yield share_gate(engine, "equal rows stay equal", equal, 1.0, "one image three times in a batch")
     many = session.run({INPUT: images[:BATCH]})[LABELS]
     yield share_gate(
-        engine, "batch 1 = batch N", label_agreement(many, one), 0.9999, f"N = {len(images[:BATCH])}"
+        engine, "batch 1 = batch N", label_agreement(many, one), limit, f"N = {len(images[:BATCH])}"
     )
     order = np.roll(np.arange(len(many)), 1)
     shuffled = session.run({INPUT: np.ascontiguousarray(images[:BATCH][order])})[LABELS]
     yield share_gate(
-        engine, "shuffled rows", label_agreement(shuffled, many[order]), 0.9999, f"N = {len(many)}"
+        engine, "shuffled rows", label_agreement(shuffled, many[order]), limit, f"N = {len(many)}"
     )
 
 

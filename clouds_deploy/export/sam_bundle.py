@@ -15,18 +15,20 @@ from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.export.bundle import save_arrays
 from clouds_deploy.export.flops import flops_by_type
-from clouds_deploy.export.half import HALF, engine_gate, flops_gate
 from clouds_deploy.export.lint import require_clean
+from clouds_deploy.export.lowered import FP32, precision_of
 from clouds_deploy.export.onnx import save
 from clouds_deploy.export.parity import Gate, drawn_images, require_passed
-from clouds_deploy.export.precision import Typed, rounded, to_fp16
+from clouds_deploy.export.precision import HALVES, Typed, to_half
+from clouds_deploy.export.proof import engine_gate, flops_gate
+from clouds_deploy.export.rounding import rounded
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.sam_parity import Case, make_case, prove_sam, reference
 from clouds_deploy.models.sam.build import RANDOM, SamModel, load_seeded
 from clouds_deploy.models.sam.decoder import LABELS, POINTS
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS, runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, KIND
 from clouds_deploy.runtime.sam_specs import sam_specs
@@ -104,6 +106,7 @@ def export_sam(
     engines: Sequence[str] = GRAPH_BACKENDS,
     images: Path | Sequence[Path] | None = None,
     fp16: bool = False,
+    bf16: bool = False,
     attention: AttentionForm = "bias",
     builds: Sequence[EngineOptions] = (),
     limits: SamExportConfig | None = None,
@@ -116,6 +119,7 @@ def export_sam(
         engines: Runtimes that have to pass the gates.
         images: Images, or a folder of them, that the gates look at beside two drawn streets.
         fp16: Whether the bundle's graphs are the FP16 ones; the float32 ones then pass their gates first.
+        bf16: The same in BF16.
         attention: See `encoder_to_onnx`.
         builds: Engines to build of both graphs, each kept in the bundle.
         limits: What the gates ask for.
@@ -134,13 +138,14 @@ def export_sam(
         if engine not in GRAPH_BACKENDS:
             raise CloudsError(f"there is no engine `{engine}` to prove", nearest(engine, GRAPH_BACKENDS))
     limits = limits or SamExportConfig()
+    precision = precision_of(fp16, bf16, False)
     case = make_case(_pictures(model.image_size, images), model.image_size)
     facts: dict[str, Any] = {
         "model": "sam",
         "name": model.name,
         "image_size": model.image_size,
         "graphs": _graph_facts(model),
-        "precision": "fp32",
+        "precision": FP32,
         "attention": attention,
         "weights": model.source,
         "weights_sha256": model.sha256,
@@ -157,17 +162,19 @@ def export_sam(
         facts["bytes"] = graphs.save(directory, _metadata(facts))
         gates = _prove(engines, directory, case, expected, limits.fp32)
         require_passed(gates)
-        if fp16:
-            with busy("typing them in float16"):
-                graphs, plain = _typed(graphs, limits, case, expected)
-            facts |= {"precision": HALF, "typing": graphs.typing}
+        if precision != FP32:
+            half: SamLimits = getattr(limits, precision)
+            with busy(f"bringing them to {precision}"):
+                graphs, plain = _typed(graphs, precision, limits, case, expected)
+            facts |= {"precision": precision, "typing": graphs.typing}
             facts["bytes"] = graphs.save(directory, _metadata(facts))
             for name in (ENCODER, DECODER):
                 part = name.removesuffix(".onnx")
-                gates.append(flops_gate(directory / name, limits.fp16.flops, part, COUNTED))
-            gates += _prove(engines, directory, case, expected, limits.fp16, f" {HALF}")
-            with busy("proving them with every float16 tensor rounded"):
-                gates += _prove_rounded(plain, case, expected, limits.fp16)
+                gates.append(flops_gate(directory / name, half.flops, part, COUNTED, precision=precision))
+            able = [engine for engine in engines if runs(engine, precision)]
+            gates += _prove(able, directory, case, expected, half, f" {precision}")
+            with busy(f"proving them with every {precision} tensor rounded"):
+                gates += _prove_rounded(plain, case, expected, half)
             require_passed(gates)
         operations = {
             name.removesuffix(".onnx"): flops_by_type(directory / name, {**COUNTED, "prompts": 1})
@@ -176,8 +183,8 @@ def export_sam(
         facts |= {"nodes": graphs.nodes, "raw_nodes": graphs.raw_nodes, "flops": operations}
         save_arrays(directory / REFERENCE, {**case.encoder, **case.prompts, **expected})
         facts["engines"] = _build(directory, model, builds)
-        if fp16:
-            gates += [engine_gate(built, limits.fp16.flops) for built in facts["engines"]]
+        if precision != FP32:
+            gates += [engine_gate(built, half.flops, precision) for built in facts["engines"]]
         require_passed(gates)
         write_json(directory / FACTS, facts)
         found = [gate.to_json() for gate in gates]
@@ -267,11 +274,12 @@ def _prove(
 
 
 def _typed(
-    graphs: _Graphs, limits: SamExportConfig, case: Case, expected: Mapping[str, Array]
+    graphs: _Graphs, precision: str, limits: SamExportConfig, case: Case, expected: Mapping[str, Array]
 ) -> tuple[_Graphs, list[Typed]]:
+    kind = HALVES[precision]
     one = {name: array[-1:] for name, array in case.encoder.items()}
-    encoder = to_fp16(graphs.encoder, limits.islands, [one])
-    decoder = to_fp16(graphs.decoder, limits.islands, [case.decoder(expected[EMBEDDINGS])])
+    encoder = to_half(graphs.encoder, limits.islands, [one], kind)
+    decoder = to_half(graphs.decoder, limits.islands, [case.decoder(expected[EMBEDDINGS])], kind)
     typing = {"encoder": encoder.to_json(), "decoder": decoder.to_json()}
     return _Graphs(encoder.model, decoder.model, graphs.raw_nodes, typing), [encoder, decoder]
 
@@ -284,24 +292,33 @@ def _prove_rounded(
         encoder, decoder = Path(folder) / ENCODER, Path(folder) / DECODER
         for one, path in zip(typed, (encoder, decoder), strict=True):
             save(rounded(one.model), path, {})
-        label = f"rounded {HALF}"
+        label = f"rounded {typed[0].kind.name}"
         return prove_sam("onnxruntime", encoder, decoder, case, expected, limits, name=label, batched=False)
 
 
 def _build(directory: Path, model: SamModel, builds: Sequence[EngineOptions]) -> list[dict[str, Any]]:
-    specs = sam_specs(model.sam)
     built = []
     for options in builds:
-        shapes = {
-            ENCODER: {s.name: _profile(s, (options.batch,)) for s in specs.encoder_inputs},
-            DECODER: {s.name: _profile(s, (PROMPTS, PROMPT_POINTS)) for s in specs.decoder_inputs},
-        }
-        images = specs.decoder_inputs[0]
-        shapes[DECODER][images.name] = _profile(images, (options.batch,))
-        for name, profile in shapes.items():
+        for name, shapes in engine_shapes(model, options).items():
             with busy(f"building {name.removesuffix('.onnx')} with {options.engine}"):
-                built.append(build_engine(directory / name, directory / FOLDER, options, profile))
+                built.append(build_engine(directory / name, directory / FOLDER, options, shapes))
     return built
+
+
+def engine_shapes(model: SamModel, options: EngineOptions) -> dict[str, dict[str, list[list[int]]]]:
+    """Say how large every input of both graphs may be; see `engines.build.profiles`.
+
+    Returns:
+        By the graph's file, by the input's name its least, likeliest and largest shape.
+    """
+    specs = sam_specs(model.sam)
+    shapes = {
+        ENCODER: {s.name: _profile(s, (options.batch,)) for s in specs.encoder_inputs},
+        DECODER: {s.name: _profile(s, (PROMPTS, PROMPT_POINTS)) for s in specs.decoder_inputs},
+    }
+    images = specs.decoder_inputs[0]
+    shapes[DECODER][images.name] = _profile(images, (options.batch,))
+    return shapes
 
 
 def _profile(spec: TensorSpec, free: Sequence[tuple[int, int, int]]) -> list[list[int]]:

@@ -181,7 +181,7 @@ def _command(options: TritonOptions, graph: Path, inputs: Sequence[TensorSpec], 
         shapes = ",".join(f"{spec.name}:{_shape(spec, size, flag)}" for spec in inputs)
         if shapes:
             words.append(f"--{flag}Shapes={shapes}")
-    words.append("--stronglyTyped" if precision == "fp16" else "--noTF32")
+    words.append("--stronglyTyped" if precision != "fp32" else "--noTF32")
     return " \\\n  ".join(words)
 
 

@@ -7,13 +7,15 @@ file holds the backbone, so the network is built with random weights and filled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error
+from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error, write_manifest, write_text
 from clouds_deploy.config import Recipe, parse_recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.model_config import ModelConfig
@@ -148,6 +150,29 @@ def empty_segmenter(config: ModelConfig, provenance: str) -> Segmenter:
     segmenter.config = config
     segmenter.backbone.weights = provenance
     return segmenter
+
+
+@contextmanager
+def random_run(recipe: Recipe) -> Iterator[Path]:
+    """Give what a training of a recipe would leave, untrained and on a random backbone, for a dry run.
+
+    Args:
+        recipe: The recipe.
+
+    Yields:
+        A run's folder, gone afterwards; its manifest says that the weights are random.
+    """
+    backbone = recipe.model.backbone.model_copy(update={"weights": "random"})
+    text = recipe.model.text.model_copy(update={"weights": "random"})
+    model = recipe.model.model_copy(update={"backbone": backbone, "text": text})
+    with tempfile.TemporaryDirectory(prefix="clouds-") as folder, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        run = Path(folder) / recipe.name
+        run.mkdir()
+        write_text(run / RECIPE, recipe.model_copy(update={"model": model}).to_yaml())
+        save_weights(run, build_segmenter(model))
+        write_manifest(run, KIND, backbone_weights="random")
+        yield run
 
 
 def load_run(directory: Path) -> tuple[Recipe, Segmenter]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.build import RANDOM, load_sam
+from clouds_deploy.packed import unpacked
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.runtime.options import Precision
 from clouds_deploy.runtime.sam_bundle import find_sam
@@ -55,7 +56,8 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
         device: Where the training is computed.
 
     Raises:
-        CloudsError: The settings leave pixels of two classes, which no loss can learn from.
+        CloudsError: The settings leave pixels of two classes, which no loss can learn from; SAM cannot be
+            opened, see `load_sam` and `find_sam`.
     """
     joint = recipe.joint
     if joint is None or joint.refine is None or joint.pseudo_labels == "off":
@@ -67,6 +69,10 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
         )
     from clouds_deploy.runtime.sam import torch_sam
 
-    sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)
+    bundle = unpacked(Path(joint.sam))
+    if bundle.is_dir():
+        sam = find_sam(str(bundle), joint.sam_weights, joint.sam_backend, precision=joint.sam_precision)
+    else:
+        sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)
     refiner = Refiner(sam, joint.refine)
     return lambda *given: [refined.labels for refined in refiner.refine(*given)]

@@ -36,6 +36,26 @@ def open_graph(graph: Path, backend: str, options: Options | None = None) -> Ses
     raise CloudsError(f"no backend `{backend}` reads ONNX", nearest(backend, GRAPH_BACKENDS))
 
 
+def runs(backend: str, precision: str) -> bool:
+    """Tell whether a backend has what a graph of a precision needs: ONNX Runtime's CPU knows no bfloat16."""
+    return (backend, precision) != ("onnxruntime", "bf16")
+
+
+def readers(precision: str) -> tuple[str, ...]:
+    """Give the backends that run a bundle's graphs in a precision."""
+    return tuple(backend for backend in GRAPH_BACKENDS if runs(backend, precision))
+
+
+def require_runs(backend: str, precision: str) -> None:
+    """Refuse what `runs` denies.
+
+    Raises:
+        CloudsError: The backend cannot run a graph of this precision.
+    """
+    if not runs(backend, precision):
+        raise CloudsError(f"{backend} runs no graph in {precision}", "use --backend openvino, or an engine")
+
+
 def _torch(bundle: Bundle, options: Options) -> Session:
     from clouds_deploy.runtime.torch_session import open_torch
 
@@ -61,18 +81,25 @@ def _torch_compile(bundle: Bundle, options: Options) -> Session:
     return open_torch(bundle, options).compile()
 
 
+def _torch_aot(bundle: Bundle, options: Options) -> Session:
+    from clouds_deploy.runtime.torch_session import open_torch_aot
+
+    return open_torch_aot(bundle, options)
+
+
 GRAPH_BACKENDS = ("onnxruntime", "openvino")
 """The backends that run the bundle's ONNX file."""
 
 BACKENDS: dict[str, Callable[[Bundle, Options], Session]] = {
     "torch": _torch,
     "torch-compile": _torch_compile,
+    "torch-aot": _torch_aot,
     **{name: _graph(name) for name in (*GRAPH_BACKENDS, BF16)},
     **{name: _engine(name) for name in ENGINES},
 }
-"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference, and
-`torch-compile` the same through Inductor, which needs a C++ compiler; `tensorrt` and `tensorrt-rtx` run the
-engines in the bundle."""
+"""Every backend by name; `torch` is eager PyTorch on the run's own weights, the reference; `torch-compile` is
+the same through Inductor, `torch-aot` through AOTInductor, both of which need a C++ compiler; `tensorrt` and
+`tensorrt-rtx` run the engines in the bundle."""
 
 
 def open_session(
@@ -102,6 +129,7 @@ def open_session(
         raise CloudsError(f"there is no backend `{backend}`", nearest(backend, BACKENDS))
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     chosen = vocabulary or opened.vocabulary()
+    require_runs(backend, opened.precision)
     if vocabulary is not None:
         vocabulary.check("the vocabulary")
     feeds = {} if chosen is None else chosen.feeds(opened.inputs, str(opened.path))

@@ -10,7 +10,7 @@ import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.runtime.backends import BF16, GRAPH_BACKENDS, open_graph
+from clouds_deploy.runtime.backends import BF16, GRAPH_BACKENDS, open_graph, require_runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.runtime.options import Options, Precision
 from clouds_deploy.runtime.preflight import ENGINES
@@ -135,6 +135,7 @@ def open_part(
 
         built = bundle.facts.get("engines", ())
         return open_engine(backend, part, built, bundle.path, options or Options("cuda"))
+    require_runs(backend, bundle.precision)
     return open_graph(bundle.path / f"{part}.onnx", backend, options)
 
 

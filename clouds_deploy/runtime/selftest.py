@@ -12,7 +12,7 @@ from clouds_deploy.artifacts import environment, kind_of
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime import sam_bundle
 from clouds_deploy.runtime.agreement import label_agreement, mask_overlaps, run_batched
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, open_session
+from clouds_deploy.runtime.backends import open_session, readers
 from clouds_deploy.runtime.bundle import KIND, open_bundle
 from clouds_deploy.runtime.options import Options, Precision
 
@@ -47,7 +47,7 @@ class Check:
 
 def selftest(
     path: Path,
-    backends: tuple[str, ...] = GRAPH_BACKENDS,
+    backends: tuple[str, ...] = (),
     *,
     device: str = "cpu",
     precision: Precision = "f32",
@@ -56,7 +56,7 @@ def selftest(
 
     Args:
         path: The bundle of a segmenter or of a SAM; every file in it is compared with its sha256 first.
-        backends: The runtimes that have to agree.
+        backends: The runtimes that have to agree; none means all that read the bundle's graphs.
         device: Where they run.
         precision: What they compute in; `bf16` for those that can, with an FP16 graph's tolerance.
 
@@ -93,7 +93,7 @@ def _segmenter(path: Path, backends: tuple[str, ...], options: Options) -> tuple
     if options.precision != "f32":
         limit = min(limit, bundle.recipe.export.fp16.label_agreement)
     checks = []
-    for backend in backends:
+    for backend in backends or readers(bundle.precision):
         session = open_session(
             bundle, backend, device=options.device, threads=options.threads, precision=options.precision
         )
@@ -111,10 +111,11 @@ def _sam(path: Path, backends: tuple[str, ...], options: Options) -> tuple[list[
     bundle = sam_bundle.open_sam_bundle(path)
     arrays = bundle.reference()
     half = bundle.precision != "fp32" or options.precision != "f32"
-    limits = bundle.facts["limits"]["fp16" if half else "fp32"]
+    low = bundle.precision if bundle.precision != "fp32" else "fp16"
+    limits = bundle.facts["limits"][low if half else "fp32"]
     (inputs, _), (prompts, _) = bundle.specs["encoder"], bundle.specs["decoder"]
     checks = []
-    for backend in backends:
+    for backend in backends or readers(bundle.precision):
         encoder, decoder = (sam_bundle.open_part(bundle, g, backend, options) for g in ("encoder", "decoder"))
         try:
             rows = [

@@ -1,11 +1,18 @@
-"""PyTorch in eager mode on the run's own weights: the reference every other runtime is compared with."""
+"""PyTorch on the run's own weights: eager, the reference of every other runtime, or compiled.
+
+Compiled either when it first runs (`torch.compile`), or once for this machine (AOTInductor), into a shared
+library that is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from clouds_deploy.artifacts import read_json
+from clouds_deploy.artifacts import MANIFEST, atomic_path, cache_folder, processor_name, read_json, sha256
 from clouds_deploy.config import parse_recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.runtime.bundle import FACTS, Bundle
@@ -15,7 +22,12 @@ from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
 if TYPE_CHECKING:
     from torch import nn
 
+    from clouds_deploy.models.deformable_attention import Form
     from clouds_deploy.models.segmenter import Inference, Segmenter
+
+
+LARGEST_BATCH = 64
+"""Of a graph that was compiled ahead of time."""
 
 
 class TorchSession:
@@ -46,7 +58,7 @@ class TorchSession:
             raise CloudsError(f"torch has no device `{options.device}` here", "use `cpu`")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self._graph: nn.Module | None = graph.to(options.device)
+        self._graph: Callable[..., Any] | None = graph.to(options.device)
         self.backend, self.device = "torch", options.device
         self.inputs, self.outputs = inputs, outputs
 
@@ -68,13 +80,69 @@ class TorchSession:
         import torch
 
         if self._graph is not None:
-            self._graph = torch.compile(self._graph, dynamic=False)  # type: ignore[assignment]
+            self._graph = torch.compile(self._graph, dynamic=False)
         self.backend = "torch-compile"
+        return self
+
+    def compile_ahead(self, key: str, most: int = LARGEST_BATCH) -> TorchSession:
+        """Have AOTInductor compile the graph for this machine and any batch, or take what it made before.
+
+        Args:
+            key: Tells the graph and its weights from others.
+            most: The largest batch.
+
+        Returns:
+            The session.
+
+        Raises:
+            CloudsError: It cannot be exported or compiled; a C++ compiler is needed.
+        """
+        from torch._inductor import aoti_load_package
+
+        package = _package(key, self.device, most)
+        if not package.is_file():
+            _compile_ahead(cast("nn.Module", self._graph), self.inputs, self.device, most, package)
+        self._graph = aoti_load_package(str(package))
+        self.backend = "torch-aot"
         return self
 
     def close(self) -> None:
         """Let go of the model."""
         self._graph = None
+
+
+def _package(key: str, device: str, most: int) -> Path:
+    """Say where a compiled graph is kept: shared libraries fit one version of torch and one processor."""
+    import torch
+
+    facts = [key, torch.__version__, device, processor_name(), torch.backends.cpu.get_cpu_capability(), most]
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return cache_folder("aot") / f"{name}.pt2"
+
+
+def _compile_ahead(
+    graph: nn.Module, inputs: tuple[TensorSpec, ...], device: str, most: int, package: Path
+) -> None:
+    import torch
+    from torch._inductor import aoti_compile_and_package
+
+    batch = torch.export.Dim("batch", min=1, max=most)
+    example = [torch.zeros([d or 2 for d in spec.shape], device=device) for spec in inputs]
+    example = [t.to(getattr(torch, spec.dtype)) for t, spec in zip(example, inputs, strict=True)]
+    try:
+        with torch.no_grad():
+            graph.eval().requires_grad_(False)
+            program = torch.export.export(graph, tuple(example), dynamic_shapes=({0: batch},))
+            with atomic_path(package) as made:
+                built = aoti_compile_and_package(program, package_path=f"{made}.pt2")
+                Path(built).rename(made)
+    except CloudsError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CloudsError(
+            f"AOTInductor compiled no graph: {reason}", "it needs a C++ compiler, such as g++"
+        ) from error
 
 
 def load_source(bundle: Bundle) -> Segmenter:
@@ -97,10 +165,25 @@ def load_source(bundle: Bundle) -> Segmenter:
     return segmenter.eval().set_form("grid_sample")
 
 
-def open_torch(bundle: Bundle, options: Options) -> TorchSession:
+def open_torch_aot(bundle: Bundle, options: Options) -> TorchSession:
+    """Load a bundle's source, compiled ahead of time; errors as `open_torch` and `compile_ahead`.
+
+    Raises:
+        CloudsError: The bundle's classes are an input, too.
+    """
+    if len(bundle.inputs) > 1:
+        raise CloudsError(
+            "torch-aot takes images only, and this bundle takes its vocabulary too", "use torch-compile"
+        )
+    key = sha256(bundle.path / MANIFEST)
+    return open_torch(bundle, options, form="gather").compile_ahead(key)
+
+
+def open_torch(bundle: Bundle, options: Options, form: Form = "grid_sample") -> TorchSession:
     """Load a bundle's source into PyTorch; errors as `load_source` and `TorchSession`."""
     from clouds_deploy.models.graph import SCORES, SegmenterGraph
 
     scores = any(spec.name == SCORES for spec in bundle.outputs)
-    graph = SegmenterGraph(load_source(bundle), inference=cast("Inference", bundle.inference), scores=scores)
+    source = load_source(bundle).set_form(form)
+    graph = SegmenterGraph(source, inference=cast("Inference", bundle.inference), scores=scores)
     return TorchSession(graph, bundle.inputs, bundle.outputs, options)

@@ -191,3 +191,11 @@ def chosen_source(
     chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
     what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
     return val_source(chosen), what
+
+
+def labelled_source(run: Path, data: str | Path | None, layout: str | None) -> Source:
+    """Open the labelled images that an export of a run is measured on; arguments as `chosen_source`."""
+    from clouds_deploy.models.store import RECIPE
+    from clouds_deploy.recipes import load_recipe
+
+    return chosen_source(load_recipe(str(run / RECIPE)), data, layout, "val", None, None)[0]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, sha256
+from clouds_deploy.console import progress
 from clouds_deploy.data.dataset import LayoutSource, Source
 from clouds_deploy.data.shards import is_image, split_member
 from clouds_deploy.data.storage import Place
@@ -120,6 +121,21 @@ def _place(member: str) -> str | None:
         return f"images/{member}"
     key, kind = split_member(member)
     return f"labels/{key}.png" if kind == LABELS else None
+
+
+def evaluate_here(work: EvaluateWork) -> dict[str, Evaluation]:
+    """Evaluate at once, without records.
+
+    Raises:
+        CloudsError: See `evaluate`; there are shards among the data, which need records.
+    """
+    found = {}
+    for name, source in work.data.items():
+        if isinstance(source, list):
+            raise CloudsError("shards need a folder for their records", "say --out FOLDER")
+        with progress("evaluating", len(source), "image") as advance:
+            found[name] = evaluate(work.candidate.predict, source, work.candidate.metric, advance)
+    return found
 
 
 def evaluate_units(

@@ -13,14 +13,14 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from clouds_deploy.artifacts import read_manifest, sha256
+from clouds_deploy.artifacts import CACHE_VARIABLE, cache_folder, read_manifest, sha256
 from clouds_deploy.cli.app import app
 from clouds_deploy.engines import build as building
-from clouds_deploy.engines.build import CACHE_VARIABLE, build_engine, profiles
+from clouds_deploy.engines.build import build_engine, profiles
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.bundle import export
-from clouds_deploy.export.half import engine_gate
+from clouds_deploy.export.proof import engine_gate
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.preflight import ENGINES, Machine, check_engine
 from clouds_deploy.runtime.session import TensorSpec
@@ -239,5 +239,5 @@ def test_the_cache_is_in_the_home_where_nothing_is_said(
 ) -> None:
     monkeypatch.delenv(CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert building._cache() == tmp_path / ".cache" / "clouds-deploy" / "engines"
+    assert cache_folder("engines") == tmp_path / ".cache" / "clouds-deploy" / "engines"
     shutil.rmtree(tmp_path / ".cache", ignore_errors=True)

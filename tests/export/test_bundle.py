@@ -169,3 +169,28 @@ def test_weights_over_the_limit_go_to_a_file_of_their_own(
     images, expected = open_bundle(small_bundle).reference()
     labels = open_graph(tmp_path / "large.onnx", engine).run({"image": images})["labels"]
     assert (labels == expected["labels"]).mean() > 0.999
+
+
+def test_a_recipe_is_tried_before_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph on random weights, in one file; said to be random, and given to no run that exists."""
+    from clouds_deploy import api
+    from clouds_deploy.artifacts import CACHE_VARIABLE
+    from clouds_deploy.packed import unpacked
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    file = tmp_path / "dry.clouds"
+    result = api.export("tiny", weights="random", out=file, height=64, width=64, engines=("onnxruntime",))
+    assert result["out"] == str(file)
+    bundle = open_bundle(unpacked(file))
+    assert bundle.manifest["random_weights"] is True
+    assert (bundle.height, bundle.recipe.name) == (64, "tiny")
+    assert api.selftest(file, backends=("onnxruntime",))["passed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "dry.clouds"]
+
+
+@pytest.mark.parametrize("weights", ["some.pth", "random"])
+def test_a_run_has_its_weights(tmp_path: Path, small_run: Path, weights: str) -> None:
+    from clouds_deploy import api
+
+    with pytest.raises(CloudsError, match="a run has its own"):
+        api.export(small_run, weights=weights, out=tmp_path / "out")

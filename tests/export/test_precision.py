@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
 from clouds_deploy.export.flops import flops_by_type, share
-from clouds_deploy.export.half import flops_gate
 from clouds_deploy.export.lint import lint
 from clouds_deploy.export.parity import Tolerance, closeness
-from clouds_deploy.export.precision import LARGEST, peak_values, rounded, to_fp16
-from clouds_deploy.runtime.backends import open_graph, open_session
+from clouds_deploy.export.precision import BF16, FP16, peak_values, to_half
+from clouds_deploy.export.proof import flops_gate
+from clouds_deploy.export.rounding import rounded
+from clouds_deploy.runtime.backends import open_graph, open_session, readers, require_runs
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.segmenter import BundleSegmenter
 
@@ -65,7 +67,7 @@ def test_types_all_but_the_islands(tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     model = chain()
     right = run(model, tmp_path / "fp32.onnx", x)
-    typed = to_fp16(model, ["Softmax$", "^head/second "], [{"x": x}])
+    typed = to_half(model, ["Softmax$", "^head/second "], [{"x": x}])
     assert typed.reasons == {"Softmax$": 1, "^head/second ": 1}
     found = run(typed.model, tmp_path / "fp16.onnx", x)
     np.testing.assert_allclose(found, right, atol=2e-3)
@@ -87,10 +89,10 @@ def test_ranges_keep_what_would_overflow(tmp_path: Path) -> None:
     model = graph(nodes, {"many": np.float32(3e4).reshape(1), "few": np.float32(1e-4).reshape(1)})
     x = np.full((1, 4), 5.0, np.float32)
     assert peak_values(model, [{"x": x}])["a"] == pytest.approx(1.5e5)
-    typed = to_fp16(model, [], [{"x": x}])
+    typed = to_half(model, [], [{"x": x}])
     assert set(typed.islands) == {"grow", "shrink"}
     np.testing.assert_allclose(run(typed.model, tmp_path / "a.onnx", x), 15.0, rtol=1e-3)
-    blind = to_fp16(model, [])
+    blind = to_half(model, [])
     assert blind.islands == {}
     assert np.isinf(run(rounded(blind.model), tmp_path / "b.onnx", x)).all()
 
@@ -101,8 +103,8 @@ def test_constants_that_float16_loses_stay() -> None:
         helper.make_node("Div", ["x", "a"], ["b"], name="divide"),
         helper.make_node("Add", ["b", "huge"], ["y"], name="add"),
     ]
-    model = graph(nodes, {"epsilon": np.float32(1e-12), "huge": np.float32(2 * LARGEST)})
-    assert to_fp16(model, []).islands == {"clamp": "constant", "add": "constant"}
+    model = graph(nodes, {"epsilon": np.float32(1e-12), "huge": np.float32(2 * FP16.largest)})
+    assert to_half(model, []).islands == {"clamp": "constant", "add": "constant"}
 
 
 def test_rounding_is_spelled_out_where_runtimes_leave_it_out(tmp_path: Path) -> None:
@@ -110,14 +112,14 @@ def test_rounding_is_spelled_out_where_runtimes_leave_it_out(tmp_path: Path) -> 
         helper.make_node("Add", ["x", "large"], ["a"], name="up"),
         helper.make_node("Sub", ["a", "large"], ["y"], name="down"),
     ]
-    typed = to_fp16(graph(nodes, {"large": np.float32(2048)}), []).model
+    typed = to_half(graph(nodes, {"large": np.float32(2048)}), []).model
     x = np.full((1, 4), 0.33, np.float32)
     assert (run(rounded(typed), tmp_path / "rounded.onnx", x) == 0).all()
 
 
 def test_wrong_regex() -> None:
     with pytest.raises(CloudsError, match="is no regex"):
-        to_fp16(chain(), ["("])
+        to_half(chain(), ["("])
 
 
 def test_float32_passed_off_as_float16_fails(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_float32_passed_off_as_float16_fails(tmp_path: Path) -> None:
     gate = flops_gate(tmp_path / "fp32.onnx", 0.9)
     assert not gate.passed
     assert gate.value == 0.0
-    half = to_fp16(chain(), ["^head/second "]).model
+    half = to_half(chain(), ["^head/second "]).model
     ir.save(half, tmp_path / "half.onnx")
     assert flops_gate(tmp_path / "half.onnx", 0.9).value == 0.5
     assert share({}, "float16") == 0.0
@@ -185,12 +187,10 @@ def test_failed_gate_leaves_no_bundle(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    from clouds_deploy.export.onnx import drop_scores
+    true_lower = exporting.lower
 
-    true_typing = exporting.type_segmenter
-
-    def spoiled(model, limits, images, extra):
-        typed, _ = true_typing(model, limits, images, extra)
+    def spoiled(model, *given):
+        typed = true_lower(model, *given)
         if fault == "float32":
             wrong = model.clone()
         else:
@@ -199,9 +199,9 @@ def test_failed_gate_leaves_no_bundle(
             assert weights
             for value in weights:
                 value.const_value = ir.Tensor(value.const_value.numpy()[:, ::-1].copy(), name=value.name)
-        return type(typed)(wrong, 0, 0, 0, {}, {}), drop_scores(wrong)
+        return replace(typed, made=replace(typed.made, model=wrong))
 
-    monkeypatch.setattr(exporting, "type_segmenter", spoiled)
+    monkeypatch.setattr(exporting, "lower", spoiled)
     with pytest.raises(CloudsError, match="FAILED") as caught:
         export(small_run, tmp_path / "out", engines=("onnxruntime",), fp16=True)
     wanted = "FLOPs in float16" if fault == "float32" else "labels equal"
@@ -214,3 +214,28 @@ def test_failed_gate_leaves_no_bundle(
         finding = json.loads((tmp_path / "out.failed" / "finding.json").read_text())
         assert finding["operation"] in ("MatMul", "Gemm"), finding
         assert finding["node"] in caught.value.hint
+
+
+def test_bfloat16_is_typed_run_and_refused(tmp_path: Path) -> None:
+    """The same pass: OpenVINO runs its graph, ONNX Runtime cannot, and large values stay."""
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    model = chain()
+    right = run(model, tmp_path / "fp32.onnx", x)
+    typed = to_half(model, ["Softmax$"], [{"x": 1e5 * x}], BF16)
+    assert typed.islands == {"softmax": "Softmax$"}
+    assert set(to_half(model, ["Softmax$"], [{"x": 1e5 * x}]).reasons) == {"Softmax$", "range"}
+    path = tmp_path / "bf16.onnx"
+    ir.save(typed.model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert onnx.load(str(path)).opset_import[0].version == 22
+    assert model.graph.opset_imports[""] == 18
+    assert flops_by_type(path) == {"bfloat16": 256}
+    assert flops_gate(path, 0.9, precision="bf16").passed
+    assert not flops_gate(path, 0.9).passed
+    found = open_graph(path, "openvino").run({"x": x})["y"]
+    spelled = run(rounded(typed.model), tmp_path / "rounded.onnx", x)
+    for values in (found, spelled):
+        assert 1e-5 < np.abs(values - right).max() < 0.03
+    with pytest.raises(CloudsError, match="onnxruntime runs no graph in bf16"):
+        require_runs("onnxruntime", "bf16")
+    assert readers("bf16") == ("openvino",)

@@ -19,6 +19,7 @@ HERE = (
     "onnxruntime",
     "openvino",
     pytest.param("torch-compile", marks=pytest.mark.slow),
+    pytest.param("torch-aot", marks=pytest.mark.slow),
 )
 """What runs on any CPU; compiling takes a minute."""
 

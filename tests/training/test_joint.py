@@ -227,3 +227,23 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path.write_text(recipe.to_yaml())
     with pytest.raises(CloudsError, match="two classes"):
         api.train(path, out=tmp_path / "run")
+
+
+def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Path) -> None:
+    """The labels are those of PyTorch, and a whole training runs on it."""
+    from clouds_deploy.data.streets import render
+    from clouds_deploy.refinement.build import online_refiner
+
+    scene = render("photo", 3, 0, 64, 128)
+    trust = np.full(scene.labels.shape, 0.9, np.float32)
+    given = [scene.image], [scene.labels], [trust], [0]
+    own = f"joint.sam={sam_bundle}"
+    recipes = [small_recipe(*ROBUST, *more) for more in ((), (own,), (own, "joint.sam_backend=openvino"))]
+    torch_labels, *others = (online_refiner(made, None)(*given)[0] for made in recipes)
+    for labels in others:
+        assert (labels == torch_labels).mean() > 0.999
+    with pytest.raises(CloudsError, match="it has its weights"):
+        online_refiner(small_recipe(*ROBUST, own, "joint.sam_weights=x.pth"), None)
+    refine = online_refiner(recipes[1], None)
+    train(small_recipe(*ROBUST, own, "train.steps=2"), tmp_path / "run", refine=refine)
+    assert read_manifest(tmp_path / "run", "run")["steps"] == 2

@@ -1,0 +1,151 @@
+"""INT8 as a property of the graph: the backbone's products between QuantizeLinear and DequantizeLinear.
+
+ONNX Runtime's quantiser writes the pairs, in the one form that every engine here reads: signed and symmetric,
+weights by output channel, activations by tensor, biases left alone, and a pair before every product but none
+behind it. docs/decisions/0008-int8.md says why this form and why this quantiser.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from clouds_deploy.config import Int8Config
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.graph import INPUT
+from clouds_deploy.runtime.options import INSTALL
+from clouds_deploy.runtime.session import Array
+
+INT8 = "int8"
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+"""Operations that are quantised: products with a constant, and convolutions that see all channels."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A graph with INT8 products.
+
+    Attributes:
+        model: The graph; inputs and outputs are as they were.
+        products: How many convolutions and products are in INT8.
+        images: How many images the ranges are from.
+    """
+
+    model: ir.Model
+    products: int
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the counts, for manifests."""
+        return {"products": self.products, "calibration_images": self.images}
+
+
+def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[str, Array]) -> Quantized:
+    """Put the products that a recipe names into INT8.
+
+    Args:
+        model: What `to_onnx` made; not changed.
+        limits: Names the nodes.
+        images: (N, H, W, 3) uint8, which the ranges of activations are taken from: least and largest value.
+        extra: What the graph takes beside images, by input name.
+
+    Raises:
+        CloudsError: `nodes` names no product or is no regex; ONNX Runtime, whose quantiser it is, is not
+            installed.
+    """
+    try:
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    except ImportError as error:
+        raise CloudsError("onnxruntime, which quantises, is not installed", INSTALL) from error
+    chosen = _chosen(model, limits.nodes)
+
+    class Images(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = iter([{INPUT: image[None], **extra} for image in images])
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self._feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder, _silent():
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        ir.save(model, source, external_data="float.onnx.data")
+        quantize_static(
+            source,
+            target,
+            Images(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(PRODUCTS),
+            nodes_to_quantize=chosen,
+            per_channel=True,
+            use_external_data_format=True,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "MatMulConstBOnly": True,
+                "DedicatedQDQPair": True,
+                "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
+            },
+        )
+        made = ir.load(target)
+        ir.external_data.load_to_model(made)
+    made.opset_imports.clear()
+    made.opset_imports.update(model.opset_imports)
+    return Quantized(made, sum(_is_int8(node) for node in made.graph), len(images))
+
+
+def evenly(images: Array, most: int | None) -> Array:
+    """Choose evenly spaced images, at most so many."""
+    if most is None or len(images) <= most:
+        return images
+    chosen: Array = images[np.linspace(0, len(images) - 1, most).round().astype(int)]
+    return chosen
+
+
+def _chosen(model: ir.Model, nodes: str) -> list[str]:
+    try:
+        pattern = re.compile(nodes)
+    except re.error as error:
+        raise CloudsError(f"export.int8.nodes `{nodes}` is no regex: {error}", "mend it") from error
+    named = [
+        node.name or ""
+        for node in model.graph
+        if _is_product(node) and pattern.search(f"{node.name} {node.op_type}")
+    ]
+    if not named:
+        raise CloudsError(
+            f"export.int8.nodes `{nodes}` names no convolution and no product", "the default is the backbone"
+        )
+    return named
+
+
+def _is_product(node: ir.Node) -> bool:
+    """Depthwise convolutions are none: little work, a range a channel, and OpenVINO's INT8 has them wrong."""
+    groups = node.attributes.get("group")
+    return node.op_type in PRODUCTS and (groups is None or groups.as_int() == 1)
+
+
+def _is_int8(node: ir.Node) -> bool:
+    makers = [value.producer() for value in node.inputs[:2] if value is not None]
+    pairs = sum(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+    return node.op_type in PRODUCTS and pairs == 2
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The quantiser asks for a preparation of the graph that `simplify` has done."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,87 @@
+"""A bundle as one file: its directory in an uncompressed zip, `.clouds`, which every verb takes in its place.
+
+The file is unpacked into the cache under the sha256 of its bytes, once; from there on it is a directory like
+any other, whose manifest is checked when it is opened.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from clouds_deploy.artifacts import MANIFEST, atomic_directory, atomic_path, cache_folder, sha256
+from clouds_deploy.errors import CloudsError
+
+SUFFIX = ".clouds"
+
+
+def pack(directory: Path, file: Path) -> None:
+    """Write a bundle's directory as one file, atomically; the same files give the same bytes.
+
+    Args:
+        directory: A finished bundle; not changed.
+        file: The file; one that is there is replaced.
+
+    Raises:
+        CloudsError: It cannot be written.
+    """
+    with atomic_path(file) as made, zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(directory.rglob("*")):
+            if path.is_file():
+                entry = zipfile.ZipInfo(path.relative_to(directory).as_posix())  # dated 1980, always
+                with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+
+
+@contextmanager
+def packing(out: Path) -> Iterator[Path]:
+    """Give the directory to write a bundle to, and pack it afterwards where one file is wanted.
+
+    Args:
+        out: The bundle's directory, or its file: then the directory is beside it, without the suffix, until
+            the file is written.
+
+    Raises:
+        CloudsError: The file is there already.
+    """
+    if out.suffix != SUFFIX:
+        yield out
+        return
+    if out.exists():
+        raise CloudsError(f"{out} exists already", "choose another --out, or delete it first")
+    directory = out.with_suffix("")
+    yield directory
+    pack(directory, out)
+    shutil.rmtree(directory)
+
+
+def unpacked(path: Path) -> Path:
+    """Give the directory of a bundle that may be one file; any other path comes back as it is.
+
+    Raises:
+        CloudsError: The file is no bundle, or was changed.
+    """
+    if path.suffix != SUFFIX or path.is_dir():
+        return path
+    if not path.is_file():
+        raise CloudsError(f"there is no file {path}", "give what `clouds-deploy export` made")
+    entry = cache_folder("bundles") / sha256(path)[:32]
+    if (entry / MANIFEST).is_file():
+        return entry
+    try:
+        with zipfile.ZipFile(path) as archive, atomic_directory(entry) as folder:
+            for name in archive.namelist():
+                parts = PurePosixPath(name)
+                if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+                    raise zipfile.BadZipFile(f"it holds `{name}`, which is outside of it")
+                archive.extract(name, folder)
+            if not (folder / MANIFEST).is_file():
+                raise zipfile.BadZipFile(f"it holds no {MANIFEST}")
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise CloudsError(
+            f"{path} is no bundle, or was changed: {error}", "copy it again, or export it again"
+        ) from error
+    return entry

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from clouds_deploy.config import Int8Config
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.export_config import Int8Config
 from clouds_deploy.models.graph import INPUT
 from clouds_deploy.runtime.options import INSTALL
 from clouds_deploy.runtime.session import Array

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data._utils import signal_handling
 
 from clouds_deploy.artifacts import write_manifest, write_text
-from clouds_deploy.config import ExportConfig, Recipe
+from clouds_deploy.config import Recipe
+from clouds_deploy.export_config import ExportConfig
 from clouds_deploy.model_config import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import RECIPE, save_weights

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_json, write_manifest
-from clouds_deploy.config import ExportConfig, Recipe
+from clouds_deploy.config import Recipe
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.engines.build import FOLDER, build_engine, engine_version, profiles
 from clouds_deploy.engines.options import EngineOptions
@@ -28,6 +28,7 @@ from clouds_deploy.export.lowered import FP32, Lowered, lower, precision_of
 from clouds_deploy.export.onnx import drop_scores, save, to_onnx
 from clouds_deploy.export.parity import BATCH, Gate, drawn_images, prove, reference, require_passed
 from clouds_deploy.export.task import task_gates
+from clouds_deploy.export_config import ExportConfig
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter

@@ -2,7 +2,7 @@
 
 ONNX Runtime's quantiser writes the pairs, in the one form that every engine here reads: signed and symmetric,
 weights by output channel, activations by tensor, biases left alone, and a pair before every product but none
-behind it. docs/decisions/0008-int8.md says why this form and why this quantiser.
+behind it, so that sums stay in float32. Why this form and quantiser: docs/decisions/0008-int8-and-bf16.md.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from clouds_deploy.config import Int8Config
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.export.simplify import clean
+from clouds_deploy.export_config import Int8Config
 from clouds_deploy.models.graph import INPUT
 from clouds_deploy.runtime.options import INSTALL
 from clouds_deploy.runtime.session import Array
@@ -92,12 +93,12 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
                 "MatMulConstBOnly": True,
-                "DedicatedQDQPair": True,
                 "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
             },
         )
         made = ir.load(target)
         ir.external_data.load_to_model(made)
+    _spare_others(made, set(chosen))
     made.opset_imports.clear()
     made.opset_imports.update(model.opset_imports)
     return Quantized(made, sum(_is_int8(node) for node in made.graph), len(images))
@@ -132,6 +133,18 @@ def _is_product(node: ir.Node) -> bool:
     """Depthwise convolutions are none: little work, a range a channel, and OpenVINO's INT8 has them wrong."""
     groups = node.attributes.get("group")
     return node.op_type in PRODUCTS and (groups is None or groups.as_int() == 1)
+
+
+def _spare_others(model: ir.Model, chosen: set[str]) -> None:
+    """Let sums and the head read what was there before it was rounded: the quantiser gives all the same."""
+    for node in model.graph:
+        for index, value in enumerate(() if node.name in chosen else node.inputs):
+            restorer = value.producer() if value is not None else None
+            rounder = restorer.inputs[0] if restorer is not None else None
+            maker = rounder.producer() if rounder is not None else None
+            if maker is not None and maker.op_type == "QuantizeLinear" and node.op_type != "DequantizeLinear":
+                node.replace_input_with(index, maker.inputs[0])
+    clean(model)
 
 
 def _is_int8(node: ir.Node) -> bool:

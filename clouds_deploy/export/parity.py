@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.config import ExportConfig, LimitsConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.export_config import ExportConfig, LimitsConfig
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
 from clouds_deploy.runtime.agreement import label_agreement, run_batched

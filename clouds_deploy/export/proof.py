@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.config import LimitsConfig
 from clouds_deploy.export.flops import flops_by_type, share
 from clouds_deploy.export.int8 import INT8
 from clouds_deploy.export.onnx import save
 from clouds_deploy.export.parity import BATCH, Gate, Tolerance, closeness, share_gate
 from clouds_deploy.export.precision import BF16, FP16, Typed
 from clouds_deploy.export.rounding import rounded
+from clouds_deploy.export_config import LimitsConfig
 from clouds_deploy.models.graph import LABELS, SCORES
 from clouds_deploy.runtime.agreement import label_agreement, run_batched
 from clouds_deploy.runtime.backends import open_graph

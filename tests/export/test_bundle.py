@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from clouds_deploy.artifacts import read_manifest, write_manifest
+from clouds_deploy.config import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
@@ -171,7 +172,9 @@ def test_weights_over_the_limit_go_to_a_file_of_their_own(
     assert (labels == expected["labels"]).mean() > 0.999
 
 
-def test_a_recipe_is_tried_before_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_tried_before_it_is_trained(
+    tmp_path: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its graph on random weights, in one file; said to be random, and given to no run that exists."""
     from clouds_deploy import api
     from clouds_deploy.artifacts import CACHE_VARIABLE
@@ -179,13 +182,15 @@ def test_a_recipe_is_tried_before_it_is_trained(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     file = tmp_path / "dry.clouds"
-    result = api.export("tiny", weights="random", out=file, height=64, width=64, engines=("onnxruntime",))
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(small_recipe.to_yaml(), encoding="utf-8")
+    result = api.export(recipe, weights="random", out=file, width=64, engines=("onnxruntime",))
     assert result["out"] == str(file)
     bundle = open_bundle(unpacked(file))
     assert bundle.manifest["random_weights"] is True
-    assert (bundle.height, bundle.recipe.name) == (64, "tiny")
+    assert (bundle.height, bundle.width, bundle.recipe.name) == (64, 64, "small")
     assert api.selftest(file, backends=("onnxruntime",))["passed"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "dry.clouds"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "dry.clouds", "small.yaml"]
 
 
 @pytest.mark.parametrize("weights", ["some.pth", "random"])

@@ -12,7 +12,6 @@ import onnx_ir as ir
 import pytest
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.config import Int8Config
 from clouds_deploy.data.images import write_png
 from clouds_deploy.engines.build import build_engine, profiles
 from clouds_deploy.engines.options import EngineOptions
@@ -24,6 +23,7 @@ from clouds_deploy.export.int8 import evenly, quantize
 from clouds_deploy.export.lint import lint
 from clouds_deploy.export.parity import drawn_images
 from clouds_deploy.export.proof import engine_gate, flops_gate
+from clouds_deploy.export_config import Int8Config
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.selftest import selftest
 from tests.conftest import HEIGHT, WIDTH, write_run

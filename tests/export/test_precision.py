@@ -13,7 +13,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.config import HalfConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
@@ -23,6 +22,7 @@ from clouds_deploy.export.parity import Tolerance, closeness
 from clouds_deploy.export.precision import BF16, FP16, peak_values, to_half
 from clouds_deploy.export.proof import flops_gate
 from clouds_deploy.export.rounding import rounded
+from clouds_deploy.export_config import HalfConfig
 from clouds_deploy.runtime.backends import open_graph, open_session, readers, require_runs
 from clouds_deploy.runtime.bundle import open_bundle
 from clouds_deploy.runtime.segmenter import BundleSegmenter

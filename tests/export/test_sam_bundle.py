@@ -16,7 +16,7 @@ import onnx_ir as ir
 import pytest
 
 from clouds_deploy.api import selftest
-from clouds_deploy.engines.build import CACHE_VARIABLE
+from clouds_deploy.artifacts import CACHE_VARIABLE
 from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import sam_bundle

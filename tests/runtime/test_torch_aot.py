@@ -38,6 +38,7 @@ def session(module: nn.Module) -> TorchSession:
     return TorchSession(module, (INPUT,), (OUTPUT,), Options())
 
 
+@pytest.mark.slow
 def test_compiled_once_for_any_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     compiled = session(Doubled()).compile_ahead("key")

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_directory, read_manifest, sha256, write_manifest, write_text
-from clouds_deploy.config import DataConfig, EvaluateConfig, ExportConfig, Recipe
+from clouds_deploy.config import DataConfig, EvaluateConfig, Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.export_config import ExportConfig
 from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, ModelConfig
 from clouds_deploy.models.official.detect import (
     Head,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from clouds_deploy.sections import Fraction, Positive, Section
 
@@ -100,6 +100,11 @@ class SelfTrainingConfig(Section):
             alone.
         refresh_every: Steps after which `cached` labels are made anew; 0 keeps those of step 0, which an
             almost standing teacher allows.
+        teacher_scales: The teacher's scores are averaged over the image at these scales ...
+        teacher_flip: ... and over its mirror images too, each pixel's scores first brought to a sum of 1.
+        min_confidence: A class of an image's labels whose pixels the teacher is less sure of in the mean is
+            left out of them, as not known: in mask classification every wrong segment weighs as much as a
+            right one, however small. 0 leaves out none, as the authors do.
         sam: The promptable segmenter that refines: a name, see `models.sam.build.load_sam`, or the folder of
             a SAM's bundle, which runs on an engine.
         sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does. A
@@ -119,8 +124,27 @@ class SelfTrainingConfig(Section):
     ema_warmup: bool = False
     pseudo_labels: PseudoLabels = "online"
     refresh_every: Annotated[int, Field(ge=0)] = 0
+    teacher_scales: Annotated[tuple[Repeat, ...], Field(min_length=1)] = (1.0,)
+    teacher_flip: bool = False
+    min_confidence: Fraction = 0.0
     sam: str = "sam_tiny"
     sam_weights: Path | None = None
     sam_backend: str = "onnxruntime"
     sam_precision: Literal["f32", "bf16"] = "f32"
     refine: RefineConfig | None = RefineConfig()
+
+    @property
+    def ignores(self) -> bool:
+        """Whether pixels of generated images without a label are not known, instead of in no segment."""
+        robust = self.refine is not None and self.refine.mode == "robust"
+        return robust or self.min_confidence > 0
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> SelfTrainingConfig:
+        official = self.refine is not None and self.refine.mode == "official"
+        if official and self.min_confidence > 0:
+            raise ValueError(
+                "min_confidence leaves pixels without a label, which refine.mode=official takes for negatives: "
+                "choose one"
+            )
+        return self

@@ -64,8 +64,9 @@ def criterion(
         config: Weights and numbers of points.
         draw: The random numbers: a function of seed and step in training, fixed in tests.
         ignored: (B, H, W) bool, where the labels are not known, which pixels without a label otherwise are
-            (they are in no segment): points there are neither chosen for being uncertain nor counted. Our
-            addition to the method.
+            (they are in no segment): points there are neither chosen for being uncertain nor counted, and
+            where any is unknown, unmatched queries learn nothing: what they claim may be there. Our addition
+            to the method.
         part: Which part of a batch this is; the losses are then its share of the batch's losses.
 
     Returns:
@@ -82,7 +83,8 @@ def criterion(
         matches = replace(matches, segments=part.whole.segments)
     packed = np.stack((matches.image, matches.query, matches.label))
     image, query, label = torch.from_numpy(packed).to(labels.device, non_blocking=True)
-    class_loss = _class_loss(predictions, matches, config, part)
+    seen = None if ignored is None else (~ignored.flatten(1).any(1)).float()
+    class_loss = _class_loss(predictions, matches, config, part, seen)
     if matches.image.size == 0:
         nothing = torch.stack([p.mask_logits.float().sum() * 0 for p in predictions])
         return Losses(class_loss, nothing, nothing)
@@ -108,9 +110,16 @@ def criterion(
 
 
 def _class_loss(
-    predictions: Sequence[Prediction], matches: Matches, config: LossConfig, part: BatchPart | None
+    predictions: Sequence[Prediction],
+    matches: Matches,
+    config: LossConfig,
+    part: BatchPart | None,
+    seen: Tensor | None,
 ) -> Tensor:
-    """Cross-entropy with a weighted mean per layer, as `F.cross_entropy(weight=...)` takes it: (L,)."""
+    """Cross-entropy with a weighted mean per layer, as `F.cross_entropy(weight=...)` takes it: (L,).
+
+    With `seen` (B,), 0..1, an image's unmatched queries count that much; what the sum is divided by stays.
+    """
     logits = torch.stack([p.class_logits.float() for p in predictions])
     layers, images, queries, columns = logits.shape
     target = np.full((layers, images, queries), columns - 1, np.int64)
@@ -120,6 +129,9 @@ def _class_loss(
     weight = torch.ones(columns, device=logits.device)
     weight[-1] = config.void_weight
     loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight=weight, reduction="none")
+    if seen is not None:
+        void = wanted == columns - 1
+        loss = loss * torch.where(void, seen.view(1, -1, 1), 1.0).flatten()
     if part is not None:
         return loss.view(layers, -1).sum(1) / part.class_weight(queries, config.void_weight)
     return loss.view(layers, -1).sum(1) / weight[wanted].view(layers, -1).sum(1)

@@ -57,11 +57,31 @@ class Labeler:
             return clean[:, 0].cpu()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             labels, trust = self.teacher.label(clean.to(self.device, non_blocking=True))
-        if self.refine is None:
-            return labels.cpu()
-        images = clean.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        maps = self.refine(list(images), list(labels.cpu().numpy()), list(trust.cpu().numpy()), list(keys))
+        sure = list(trust.cpu().numpy())
+        least = self.teacher.config.min_confidence
+        maps = [leave_out(one, own, least) for one, own in zip(labels.cpu().numpy(), sure, strict=True)]
+        if self.refine is not None:
+            images = clean.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            maps = self.refine(list(images), maps, sure, list(keys))
         return torch.from_numpy(np.stack(maps))
+
+
+def leave_out(labels: Pixels, confidence: Floats, least: float) -> Pixels:
+    """Leave out the classes of an image that the teacher is not sure of.
+
+    Args:
+        labels: (H, W) uint8 train ids or 255.
+        confidence: (H, W) float32, 0..1.
+        least: Mean confidence over a class's pixels that keeps it, 0..1.
+
+    Returns:
+        (H, W) uint8, 255 where a class was left out.
+    """
+    count = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    total = np.bincount(labels.ravel(), confidence.ravel().astype(np.float64), minlength=IGNORE + 1)
+    kept = np.arange(IGNORE + 1, dtype=np.uint8)
+    kept[total < least * count] = IGNORE
+    return np.asarray(kept[labels], np.uint8)
 
 
 class LabelStore:

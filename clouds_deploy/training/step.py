@@ -190,8 +190,7 @@ class Step:
                         labels[generated] = online.result()
                     known = labels.to(self.device, non_blocking=True)
                     ignored = (known == IGNORE) & generated.to(self.device).view(-1, 1, 1)
-                    plain = joint.refine is None or joint.refine.mode == "official"
-                    made.append((known, None if plain else ignored))
+                    made.append((known, ignored if joint.ignores else None))
                 return made[0]
 
             yield finished

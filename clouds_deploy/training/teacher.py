@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clouds_deploy.errors import CloudsError
@@ -67,7 +68,27 @@ class Teacher:
         Returns:
             labels (B, H, W) uint8 and confidence (B, H, W) float32 in 0..1, see `label_and_trust`.
         """
-        return label_and_trust(self.model.scores(images.float(), "exact"))
+        pictures = images.float()
+        views = [
+            self._view(pictures, scale, flip)
+            for scale in self.config.teacher_scales
+            for flip in ((False, True) if self.config.teacher_flip else (False,))
+        ]
+        if len(views) > 1:
+            views = [scores / scores.sum(1, keepdim=True).clamp(min=1e-6) for scores in views]
+        return label_and_trust(torch.stack(views).mean(0))
+
+    def _view(self, pictures: Tensor, scale: float, flip: bool) -> Tensor:
+        """Score images seen at another scale, or in a mirror, at their own size: (B, C, H, W)."""
+        size = pictures.shape[-2:]
+        seen = pictures.flip(-1) if flip else pictures
+        if scale == 1:
+            scores = self.model.scores(seen, "exact")
+        else:
+            other = (round(size[0] * scale), round(size[1] * scale))
+            seen = F.interpolate(seen, size=other, mode="bilinear", antialias=True)
+            scores = F.interpolate(self.model.scores(seen, "exact"), size=size, mode="bilinear")
+        return scores.flip(-1) if flip else scores
 
     def state(self) -> dict[str, Tensor]:
         """Give the tensors that are the teacher's own, by the student's names."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clouds_deploy import api
 from clouds_deploy.artifacts import read_manifest, sha256
@@ -26,7 +27,7 @@ from clouds_deploy.training.checkpoint import CHECKPOINTS, TEACHER
 from clouds_deploy.training.criterion import criterion
 from clouds_deploy.training.loop import train
 from clouds_deploy.training.points import uniform_draw
-from clouds_deploy.training.pseudo_labels import FOLDER, Labeler
+from clouds_deploy.training.pseudo_labels import FOLDER, Labeler, leave_out
 from clouds_deploy.training.sources import generated_share
 from clouds_deploy.training.teacher import Teacher, decay_at
 from tests.training.small import small_recipe
@@ -127,6 +128,60 @@ def test_what_is_not_known_counts_for_nothing() -> None:
     assert float(leaf.grad[..., :8].abs().max()) > 0
 
 
+def test_a_query_on_unknown_ground_is_not_told_that_it_is_nothing() -> None:
+    labels = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    ignored = torch.zeros(1, 16, 16, dtype=torch.bool)
+    ignored[:, :, 8:] = True
+    labels[ignored] = IGNORE
+    masks = torch.full((1, 3, 16, 16), -20.0)
+    masks[:, 0, :, :8] = 20  # the road, as labelled; query 1 lies where nothing is known, query 2 on the road
+    masks[:, 1, :, 8:] = 20
+    masks[:, 2, 8:, :8] = 20
+    logits = torch.zeros(1, 3, 20, requires_grad=True)
+    config = small_recipe("train.loss.points=256").train.loss
+    for known, silent in ((ignored, True), (None, False)):
+        draw = uniform_draw(torch.Generator().manual_seed(2))
+        losses = criterion([Prediction(logits, masks)], labels, config, draw, known)
+        (gradient,) = torch.autograd.grad(losses.class_loss.sum(), logits)
+        strength = gradient.abs().sum(2)[0]
+        assert (float(strength[1]) < 1e-6) == silent
+        assert float(strength[0]) > 0
+        assert float(strength[2]) > 1e-3
+
+
+def test_classes_of_little_confidence_are_left_out() -> None:
+    labels = np.array([[0, 0, 1, 1], [0, 0, 2, IGNORE]], np.uint8)
+    sure = np.array([[0.9, 0.9, 0.2, 0.6], [0.9, 0.9, 0.5, 0.0]], np.float32)
+    assert leave_out(labels, sure, 0.5).tolist() == [[0, 0, IGNORE, IGNORE], [0, 0, 2, IGNORE]]
+    assert leave_out(labels, sure, 0.0).tolist() == labels.tolist()
+    assert (leave_out(labels, sure, 1.0) == IGNORE).all()
+
+
+def test_a_teacher_of_several_views() -> None:
+    student = build_segmenter(small_recipe().model)
+    clean = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    views = SelfTrainingConfig(teacher_scales=(1.0, 1.5), teacher_flip=True)
+    teacher = Teacher(student, views)
+    labels, sure = teacher.label(clean)
+    mirrored, sure_too = teacher.label(clean.flip(-1))
+    assert (mirrored.flip(-1) == labels).float().mean() > 0.999  # each view of the one is a view of the other
+    assert torch.allclose(sure_too.flip(-1), sure, atol=1e-4)
+    with torch.no_grad():
+        pictures = clean.float()
+        larger = F.interpolate(pictures, size=(96, 96), mode="bilinear", antialias=True)
+        seen = [student.scores(pictures), student.scores(pictures.flip(-1)).flip(-1)]
+        both = torch.cat([student.scores(larger), student.scores(larger.flip(-1)).flip(-1)])
+        seen += F.interpolate(both, size=(64, 64), mode="bilinear").chunk(2)
+        mean = torch.stack([s / s.sum(1, keepdim=True) for s in seen]).mean(0)
+    assert (mean.argmax(1) == labels).float().mean() > 0.999
+    assert torch.allclose(mean.max(1).values, sure, atol=1e-4)
+
+
+def test_confidence_and_official_negatives_exclude_each_other() -> None:
+    with pytest.raises(CloudsError, match="takes for negatives"):
+        small_recipe(*ROBUST, "joint.refine.mode=official", "joint.min_confidence=0.5")
+
+
 def test_the_labeler_labels_as_the_teacher_does() -> None:
     student = build_segmenter(small_recipe().model)
     teacher = Teacher(student, SelfTrainingConfig())
@@ -140,6 +195,12 @@ def test_the_labeler_labels_as_the_teacher_does() -> None:
     assert mended[:, -1, -1].tolist() == [5, 6, 7]
     assert torch.equal(mended[:, :-1, 32:], labels[:, :-1, 32:])
     assert plain(clean[:0], []).shape == (0, 64, 64)
+    sure = teacher.label(clean)[1].numpy()
+    teacher.config = SelfTrainingConfig(min_confidence=0.1)
+    chosen = Labeler(teacher, drop_half, torch.device("cpu"))(clean, [5, 6, 7]).numpy()
+    wanted = [leave_out(one, own, 0.1) for one, own in zip(labels.numpy(), sure, strict=True)]
+    assert (chosen[:, :-1, 32:] == np.stack(wanted)[:, :-1, 32:]).all()
+    assert (chosen != mended.numpy()).any()
 
 
 def run(recipe: Recipe, out: Path, **given: Any) -> dict[str, torch.Tensor]:
@@ -155,7 +216,7 @@ def run(recipe: Recipe, out: Path, **given: Any) -> dict[str, torch.Tensor]:
         (*ROBUST, "joint.pseudo_labels=cached"),
         (*ROBUST, "joint.pseudo_labels=cached", "joint.refresh_every=4"),
         (*ROBUST, "joint.refine.mode=official", "joint.ema_every=1", "joint.ema_warmup=true"),
-        PLAIN,
+        (*PLAIN, "joint.min_confidence=0.1", "joint.teacher_scales=[1.0,0.5]", "joint.teacher_flip=true"),
     ],
     ids=["online", "cached", "refreshed", "official", "teacher"],
 )

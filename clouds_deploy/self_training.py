@@ -144,7 +144,6 @@ class SelfTrainingConfig(Section):
         official = self.refine is not None and self.refine.mode == "official"
         if official and self.min_confidence > 0:
             raise ValueError(
-                "min_confidence leaves pixels without a label, which refine.mode=official takes for negatives: "
-                "choose one"
+                "choose one: what min_confidence leaves without a label, refine.mode=official takes for negatives"
             )
         return self

@@ -144,6 +144,6 @@ class SelfTrainingConfig(Section):
         official = self.refine is not None and self.refine.mode == "official"
         if official and self.min_confidence > 0:
             raise ValueError(
-                "choose one: what min_confidence leaves without a label, refine.mode=official takes for negatives"
+                "what min_confidence leaves out, refine.mode=official takes for negatives: use one of them"
             )
         return self

@@ -136,13 +136,38 @@ def clip_backbone(config: BackboneConfig, clip: Clip | None = None) -> Backbone:
 
 
 def convnext_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Tap a timm ConvNeXt after each stage, without any extra norm."""
+    """Tap a timm ConvNeXt after each stage, without any extra norm.
+
+    timm turns every block's channels to the end and back. Here they stay at the end through a stage, so that
+    only the depthwise convolution sees them turned, which wants them so in memory anyway.
+    """
     x = trunk.stem(image)
     maps = []
     for stage in trunk.stages:
-        x = stage(x)
+        x = stage.downsample(x)
+        if all(_turns(block) for block in stage.blocks):
+            x = x.permute(0, 2, 3, 1)
+            for block in stage.blocks:
+                x = _channels_last_block(block, x)
+            x = x.permute(0, 3, 1, 2)
+        else:
+            x = stage.blocks(x)
         maps.append(x)
     return maps
+
+
+def _turns(block: Any) -> bool:
+    return not block.use_conv_mlp and isinstance(block.shortcut, nn.Identity)
+
+
+def _channels_last_block(block: Any, x: Tensor) -> Tensor:
+    """Compute what `timm.models.convnext.ConvNeXtBlock` does, on (B, H, W, C)."""
+    y = block.conv_dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    y = block.mlp(block.norm(y))
+    if block.gamma is not None:
+        y = y * block.gamma
+    out: Tensor = block.drop_path(y) + x
+    return out
 
 
 def resnet_taps(trunk: Any, image: Tensor) -> list[Tensor]:

@@ -356,27 +356,33 @@ def bench(
     bundles: Sequence[str | Path],
     *,
     out: str | Path,
-    backends: Sequence[str] = ("torch", "onnxruntime", "openvino"),
+    suite: str = "default",
+    backends: Sequence[str] | None = None,
     batch: int = 1,
-    seconds: float = 5.0,
-    rounds: int = 10,
+    seconds: float | None = None,
+    rounds: int | None = None,
     against: str | Path | None = None,
-    scaling: Sequence[int] = (),
-    prompts: Sequence[int] = (1, 64),
+    scaling: Sequence[int] | None = None,
+    prompts: Sequence[int] | None = None,
+    stages: bool | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time every backend on the same images in the same run; see `bench.suites.bench`."""
     from clouds_deploy.bench.suites import bench as run
+    from clouds_deploy.bench_growth import SAM, SEGMENTER
 
     return run(
         [Path(b) for b in bundles],
         out=Path(out),
-        backends=tuple(backends),
+        suite=suite,
+        backends=backends,
         batch=batch,
         seconds=seconds,
         rounds=rounds,
         against=Path(against) if against else None,
         scaling=scaling,
         prompts=prompts,
+        stages=stages,
         weights=weights,
+        growths=SEGMENTER | SAM,  # type: ignore[operator]
     )

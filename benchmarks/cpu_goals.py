@@ -174,7 +174,7 @@ def encoder(given: argparse.Namespace, graphs: Path) -> dict[str, Any]:
         if "rel_pos" in name or "pos_embed" in name:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     side = sam.image_encoder.img_size
-    case = make_case([render("photo", 4242, i, side * 3 // 4, side).image for i in range(2)], side)
+    case = make_case([render("photo", 4242, i, side * 3 // 4, side).image for i in range(1)], side)
     feeds = {name: array[:1] for name, array in case.encoder.items()}
 
     def official(given: dict[str, np.ndarray]) -> np.ndarray:
@@ -183,19 +183,19 @@ def encoder(given: argparse.Namespace, graphs: Path) -> dict[str, Any]:
     calls: dict[str, Call] = {PEER: official}
     for form in ("bias", "channels"):
         module = SamEncoder(sam, window_form=form, global_form=form)  # type: ignore[arg-type]
-        for half in (False, True):
-            calls[f"torch{'-bf16' if half else ''}, {form}"] = _torch(module, half)
+        half = form == "channels"  # in float32 the bias is quicker in PyTorch, in bfloat16 the channels
+        calls[f"torch{'-bf16' if half else ''}, {form}"] = _torch(module, half)
         path = graphs / f"encoder_{form}.onnx"
         if not path.is_file():
             save(encoder_to_onnx(sam, attention=form).model, path, {})  # type: ignore[arg-type]
-        for name in BACKENDS[1:] if form == "channels" else BACKENDS:
+        for name in BACKENDS[1:]:
             session = open_graph(path, name, Options(batch=1))
             calls[f"{name}, {form}"] = lambda given, s=session: s.run(given)[EMBEDDINGS]
     right = reference(sam, case)
     prompts = [case.prompts[name] for name in (INDEX, POINTS, KINDS)]
     quality = {}
     for name, call in calls.items():
-        found = np.concatenate([call({k: v[i : i + 1] for k, v in case.encoder.items()}) for i in range(2)])
+        found = call(feeds)
         masks = official_masks(sam, found, *prompts)[0]
         overlaps, sizable = mask_overlaps(masks, right[MASKS], right[SCORES])
         difference = np.linalg.norm(found - right[EMBEDDINGS]) / np.linalg.norm(right[EMBEDDINGS])

@@ -211,7 +211,7 @@ def encoder(given: argparse.Namespace, graphs: Path) -> dict[str, Any]:
         row |= quality[name]
     found = {"weights": "random, relative positions too", "side": side, **rows}
     if given.profile:
-        found["profile"] = profile(graphs / "encoder_channels.onnx", feeds)
+        found["profile"] = profile(graphs / "encoder_bias.onnx", feeds)
     return found
 
 

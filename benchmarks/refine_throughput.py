@@ -138,7 +138,7 @@ def engine_sam(model: SamModel, backend: str, graphs: Path) -> Sam:
     encoder, decoder = (graphs / f"{model.name}_{part}.onnx" for part in ("encoder", "decoder"))
     if not decoder.is_file():
         graphs.mkdir(parents=True, exist_ok=True)
-        save(encoder_to_onnx(model.sam, attention="channels").model, encoder, {})
+        save(encoder_to_onnx(model.sam).model, encoder, {})
         save(decoder_to_onnx(model.sam).model, decoder, {})
     alone = Options(batch=1 if images_at_once(model.image_size) == 1 else None)
     return Sam(open_graph(encoder, backend, alone), open_graph(decoder, backend), model.name)

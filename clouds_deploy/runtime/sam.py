@@ -201,10 +201,13 @@ class Sam:
             )
         rows, columns = fitted_size(*size, self.size)
         masks = np.empty((len(low_res), *size), np.bool_)
+        times = self.size // self._low  # SAM's masks divide its square
+        down, across = (min(self._low, -(-n // times) + 1) for n in (rows, columns))
+        low_res = low_res[:, :down, :across]  # what lies beyond the image is not seen
         step = max(1, LARGEST_CHUNK // max(self.size * self.size, size[0] * size[1]))
         for start in range(0, len(low_res), step):
             part = torch.from_numpy(np.array(low_res[start : start + step], np.float32))[:, None]
-            square = F.interpolate(part, (self.size, self.size), mode="bilinear", align_corners=False)
+            square = F.interpolate(part, (down * times, across * times), mode="bilinear", align_corners=False)
             full = square[..., :rows, :columns]
             if (rows, columns) != tuple(size):  # at its very size the second resizing changes nothing
                 full = F.interpolate(full, tuple(size), mode="bilinear", align_corners=False)

@@ -384,5 +384,5 @@ def bench(
         prompts=prompts,
         stages=stages,
         weights=weights,
-        growths=SEGMENTER | SAM,  # type: ignore[operator]
+        growths=SEGMENTER | SAM,
     )

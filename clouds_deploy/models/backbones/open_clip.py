@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -161,7 +161,7 @@ def convnext_taps(trunk: Any, image: Tensor) -> list[Tensor]:
 
 
 def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
+    return cast("Tensor", tokens.unflatten(1, size).permute(0, 3, 1, 2))
 
 
 def _downsample(downsample: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:

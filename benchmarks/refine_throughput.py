@@ -1,11 +1,13 @@
 """Refinement of a folder against the way the authors' code goes about it.
 
     python benchmarks/refine_throughput.py --model sam_tiny --out benchmarks/results/refine_throughput.json
-    python benchmarks/refine_throughput.py --model vit_b --images 3 --rounds 3
+    python benchmarks/refine_throughput.py --model vit_b --weights random --images 3 --rounds 3 \
+        --engine openvino --engine openvino-bf16
 
 The peer handles one image at a time: `SamPredictor.set_torch_image`, `predict_torch`, numpy afterwards
 (`tests/parity/authors_refinement.py`). Both sides read images and label PNGs from disk and write label PNGs,
-follow the official rules, share weights, ask for the same points, and run in PyTorch without lower precision.
+follow the official rules, share weights, ask for the same points; `refine_folder` runs in PyTorch without
+lower precision, and with each `--engine` on the exported graphs too. Random weights get random positions.
 Images are drawn streets; a label map is the truth, its borders moved and parts of it renamed.
 Rounds are interleaved; a ratio is the median of the rounds' ratios with its 95 % bootstrap interval.
 """
@@ -17,25 +19,30 @@ import shutil
 import sys
 import tempfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from clouds_deploy.artifacts import environment, write_json
+from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
+from clouds_deploy.bench_growth import draw_folder
 from clouds_deploy.data.images import read_image, read_label_ids, write_png
-from clouds_deploy.data.streets import render
-from clouds_deploy.models.sam.build import load_sam
+from clouds_deploy.export.onnx import save
+from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.models.sam.build import SamModel, load_sam
 from clouds_deploy.refinement.pairs import find_pairs
 from clouds_deploy.refinement.pipeline import refine_folder
 from clouds_deploy.refinement.prompts import full_masks
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.sam import torch_sam
+from clouds_deploy.runtime.backends import BF16, GRAPH_BACKENDS, open_graph
+from clouds_deploy.runtime.options import Options
+from clouds_deploy.runtime.sam import Sam, images_at_once, torch_sam
 from clouds_deploy.self_training import RefineConfig
 from clouds_deploy.torchvision_compat import ensure_torchvision
 from tests.parity import authors_refinement
@@ -56,18 +63,28 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(384, 768), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--engine", action="append", default=[], choices=[*GRAPH_BACKENDS, BF16])
+    parser.add_argument("--graphs", type=Path, help="keep the exported graphs here, and take them from here")
     given = parser.parse_args()
     ensure_torchvision()
     from segment_anything import SamPredictor
 
     torch.manual_seed(0)
     model = load_sam(given.model, given.weights)
+    if given.weights == "random":
+        for name, parameter in model.sam.named_parameters():
+            if "rel_pos" in name or "pos_embed" in name:
+                parameter.normal_(std=0.2)
     config = RefineConfig(mode="official", min_area=600)
-    refiner = Refiner(torch_sam(model), config)
+    refiners = {OURS: Refiner(torch_sam(model), config)}
     predictor = SamPredictor(model.sam)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        draw_streets(root, given.images, given.size)
+        refiners |= {
+            f"{OURS}, {name}": Refiner(engine_sam(model, name, given.graphs or root), config)
+            for name in given.engine
+        }
+        draw_folder(root, given.images, tuple(given.size))
 
         def theirs() -> None:
             for pair in find_pairs(root / "images", root / "labels"):
@@ -77,26 +94,33 @@ def main() -> None:
                 refined = authors_refinement.refine(predictor, image, labels, config, random)
                 write_png(root / "theirs" / f"{pair.name}.png", refined)
 
-        def ours() -> None:
-            shutil.rmtree(root / "ours", ignore_errors=True)
+        def ours(name: str) -> None:
+            out = root / name
+            shutil.rmtree(out, ignore_errors=True)
             refine_folder(
-                refiner, root / "images", root / "labels", root / "ours", batch=given.batch, overlays=0
+                refiners[name], root / "images", root / "labels", out, batch=given.batch, overlays=0
             )
 
-        timings = measure({PEER: theirs, OURS: ours}, warmup=1, rounds=given.rounds, seconds=0.1)
-        against = ratio(timings[PEER], timings[OURS])
+        calls = {PEER: theirs, **{name: partial(ours, name) for name in refiners}}
+        timings = measure(calls, warmup=1, rounds=given.rounds, seconds=0.1)
         result = {
             "weights": model.source,
             "image_size": model.image_size,
             "images": given.images,
             "size": list(given.size),
             "threads": torch.get_num_threads(),
+            "peak_gflops": matmul_peak(),
+            "rules": config.model_dump(mode="json", exclude={"robust"}),
             "images_per_second": {name: 1e3 * given.images / t.percentile(50) for name, t in timings.items()},
-            "ratio": against.value,
-            "ratio_low": against.low,
-            "ratio_high": against.high,
-            **compare(root, refiner, predictor, config),
         }
+        for name, refiner in refiners.items():
+            against = ratio(timings[PEER], timings[name])
+            result[name] = {
+                "ratio": against.value,
+                "ratio_low": against.low,
+                "ratio_high": against.high,
+                **compare(root, root / name, refiner, predictor),
+            }
     print(result)
     if given.out:
         before = {}
@@ -109,20 +133,19 @@ def main() -> None:
         write_json(given.out, before)
 
 
-def draw_streets(root: Path, count: int, size: tuple[int, int]) -> None:
-    """Fill `images` and `labels` below a folder."""
-    for index in range(count):
-        scene = render("photo", 6161, index, *size)
-        random = np.random.default_rng(index)
-        shifted = ndimage.shift(scene.labels, random.integers(-4, 5, 2), order=0, mode="nearest")
-        holes = ndimage.zoom(random.random((size[0] // 32, size[1] // 32)), 32, order=1, grid_mode=True)
-        labels = np.where(holes > 0.85, random.integers(0, 19), shifted).astype(np.uint8)
-        write_png(root / "images" / f"{index:04}.png", scene.image)
-        write_png(root / "labels" / f"{index:04}.png", labels)
+def engine_sam(model: SamModel, backend: str, graphs: Path) -> Sam:
+    """Export both graphs, unless they are there, and open them as a bundle would be."""
+    encoder, decoder = (graphs / f"{model.name}_{part}.onnx" for part in ("encoder", "decoder"))
+    if not decoder.is_file():
+        graphs.mkdir(parents=True, exist_ok=True)
+        save(encoder_to_onnx(model.sam).model, encoder, {})
+        save(decoder_to_onnx(model.sam).model, decoder, {})
+    alone = Options(batch=1 if images_at_once(model.image_size) == 1 else None)
+    return Sam(open_graph(encoder, backend, alone), open_graph(decoder, backend), model.name)
 
 
 @torch.no_grad()
-def compare(root: Path, refiner: Refiner, predictor: Any, config: RefineConfig) -> dict[str, Any]:
+def compare(root: Path, out: Path, refiner: Refiner, predictor: Any) -> dict[str, Any]:
     """Compare what both sides wrote, and the masks of every prompt."""
     overlaps: list[float] = []
     same: list[float] = []
@@ -133,7 +156,7 @@ def compare(root: Path, refiner: Refiner, predictor: Any, config: RefineConfig) 
             float(
                 np.mean(
                     read_label_ids(root / "theirs" / f"{pair.name}.png")
-                    == read_label_ids(root / "ours" / "labels" / f"{pair.name}.png")
+                    == read_label_ids(out / "labels" / f"{pair.name}.png")
                 )
             )
         )
@@ -155,7 +178,6 @@ def compare(root: Path, refiner: Refiner, predictor: Any, config: RefineConfig) 
         "mask_iou": float(np.mean(overlaps)),
         "mask_iou_lowest": float(np.min(overlaps)),
         "label_agreement": float(np.mean(same)),
-        "rules": config.model_dump(mode="json", exclude={"robust"}),
     }
 
 

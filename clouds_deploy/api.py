@@ -16,7 +16,6 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.packed import packing, unpacked
 
 if TYPE_CHECKING:
-    from clouds_deploy.config import Recipe
     from clouds_deploy.runtime.options import Precision
 
 SAM = "sam:"
@@ -61,7 +60,9 @@ def train(
         init: Start a new run from this run's weights: a joint stage from its warm-up.
     """
     from clouds_deploy.recipes import is_sam_recipe, load_recipe, load_sam_recipe
+    from clouds_deploy.refinement.build import online_refiner
     from clouds_deploy.training.loop import train as run
+    from clouds_deploy.training.processes import local_device
 
     if is_sam_recipe(str(recipe)):
         from clouds_deploy.training.sam.loop import train_sam
@@ -69,15 +70,8 @@ def train(
         made = load_sam_recipe(str(recipe), tuple(overrides))
         return train_sam(made, Path(out), resume=resume, init=Path(init) if init else None)
     resolved = load_recipe(str(recipe), tuple(overrides))
-    start = Path(init) if init else None
-    return run(resolved, Path(out), resume=resume, init=start, refine=_online_refiner(resolved))
-
-
-def _online_refiner(recipe: Recipe) -> Any:
-    from clouds_deploy.refinement.build import online_refiner
-    from clouds_deploy.training.processes import local_device
-
-    return online_refiner(recipe, local_device())
+    start, mends = Path(init) if init else None, online_refiner(resolved, local_device())
+    return run(resolved, Path(out), resume=resume, init=start, refine=mends)
 
 
 def evaluate(
@@ -374,27 +368,33 @@ def bench(
     bundles: Sequence[str | Path],
     *,
     out: str | Path,
-    backends: Sequence[str] = ("torch", "onnxruntime", "openvino"),
+    suite: str = "default",
+    backends: Sequence[str] | None = None,
     batch: int = 1,
-    seconds: float = 5.0,
-    rounds: int = 10,
+    seconds: float | None = None,
+    rounds: int | None = None,
     against: str | Path | None = None,
-    scaling: Sequence[int] = (),
-    prompts: Sequence[int] = (1, 64),
+    scaling: Sequence[int] | None = None,
+    prompts: Sequence[int] | None = None,
+    stages: bool | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time every backend on the same images in the same run; see `bench.suites.bench`."""
     from clouds_deploy.bench.suites import bench as run
+    from clouds_deploy.bench_growth import SAM, SEGMENTER
 
     return run(
         [unpacked(Path(b)) for b in bundles],
         out=Path(out),
-        backends=tuple(backends),
+        suite=suite,
+        backends=backends,
         batch=batch,
         seconds=seconds,
         rounds=rounds,
         against=Path(against) if against else None,
         scaling=scaling,
         prompts=prompts,
+        stages=stages,
         weights=weights,
+        growths=SEGMENTER | SAM,
     )

@@ -65,7 +65,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
         exported = api.export(run, out=_cleared(bundle))
     say("[bold]4/6[/] timing PyTorch, ONNX Runtime and OpenVINO in turns")
     with watch("bench"):
-        timed = api.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0)
+        timed = api.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0, stages=False)
     say("[bold]5/6[/] labelling unseen streets with the bundle")
     with watch("predict"):
         pictures = {domain: _draw(folder, domain) for domain in (SOURCE, TARGET)}

@@ -22,6 +22,7 @@ class Plan:
         peak: What this machine's matrix product reaches, see `peak.matmul_peak`.
         scaling: Batches, or prompts, to time too.
         prompts: Prompts a call of a SAM's decoder.
+        stages: Whether device, transfers and files are told apart, see `stages.time_stages`.
     """
 
     names: Sequence[str]
@@ -31,6 +32,7 @@ class Plan:
     peak: Mapping[str, float]
     scaling: tuple[int, ...] = ()
     prompts: tuple[int, ...] = (1, 64)
+    stages: bool = False
 
 
 def repeated(array: Array, rows: int) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 from clouds_deploy.bench.charts import Bar, BarChart, LineChart, Series
 from clouds_deploy.bench.page import Details, Figures, Heading, Page, Paragraph, Section, Table, as_json_text
+from clouds_deploy.bench.stages import PARTS
 
 COLUMNS = (
     "backend",
@@ -34,6 +35,15 @@ HOW = (
 )
 
 
+PER_SECOND = {"batch": "images", "prompts": "prompts", "images of a folder": "images"}
+"""Of what grows, what is also worth counting by the second."""
+APART = (
+    "Where a call's time goes. Device: with inputs and outputs where the runtime computes. Transfer: what a "
+    "call takes beyond that. Decode and encode: a PNG for each image and one of its labels, one after the "
+    "other. All in turns; differences are medians over the rounds."
+)
+
+
 def _row(entry: dict[str, Any]) -> list[str]:
     peak = "-" if entry["peak_mib"] is None else f"{entry['peak_mib']:.0f}"
     return [
@@ -49,6 +59,17 @@ def _row(entry: dict[str, Any]) -> list[str]:
         peak,
         str(entry["calls"]),
     ]
+
+
+def _parts(entries: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
+    """Give the columns and rows of where calls' time goes; None where it was not asked for."""
+    known = [entry for entry in entries if "device_ms" in entry]
+    shown = [key for key in (*PARTS, "joules") if any(entry[key] is not None for entry in known)]
+    if not shown:
+        return None
+    titles = ["backend", *(f"{PARTS[k]}, ms" if k in PARTS else "J a call" for k in shown)]
+    rows = [[e["backend"], *("-" if e[k] is None else f"{e[k]:.2f}" for k in shown)] for e in known]
+    return titles, rows
 
 
 def _machine(results: dict[str, Any]) -> str:
@@ -91,15 +112,19 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> li
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
+def _growths(bundle: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give all that was timed against a size: batch or prompts, and what else a suite asks for."""
+    return [*([bundle["scaling"]] if "scaling" in bundle else []), *bundle.get("growth", [])]
+
+
 def _scaling_columns(scaling: dict[str, Any]) -> list[str]:
-    return ["backend", *(f"{scaling['what']} {size}, ms" for size in scaling["sizes"]), "exponent"]
+    return [scaling["what"], *scaling["p50_ms"]]
 
 
 def _scaling_rows(scaling: dict[str, Any]) -> list[list[str]]:
-    return [
-        [name, *(f"{v:.1f}" for v in taken), _exponent(scaling["exponent"][name])]
-        for name, taken in scaling["p50_ms"].items()
-    ]
+    columns = list(scaling["p50_ms"].values())
+    rows = [[f"{size}", *(f"{c[i]:.1f} ms" for c in columns)] for i, size in enumerate(scaling["sizes"])]
+    return [*rows, ["exponent", *(_exponent(scaling["exponent"][name]) for name in scaling["p50_ms"])]]
 
 
 def _exponent(value: float | None) -> str:
@@ -125,15 +150,17 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Bench",
         "",
-        f"{_machine(results)}. Batch {settings['batch']}, {settings['rounds']} interleaved rounds, about "
-        f"{settings['seconds']:g} s each.",
+        f"{_machine(results)}. Suite {settings.get('suite', 'default')}, batch {settings['batch']}, "
+        f"{settings['rounds']} interleaved rounds, about {settings['seconds']:g} s each.",
     ]
     for bundle in results["bundles"]:
         lines += ["", f"## {bundle['name']} {bundle['shape']}", ""]
         lines += [f"**{text}**\n" for text in _warnings(bundle)]
         lines += _markdown_table(_columns(bundle), [_row(entry) for entry in bundle["results"]])
-        if "scaling" in bundle:
-            found = bundle["scaling"]
+        parts = _parts(bundle["results"])
+        if parts:
+            lines += ["", *_markdown_table(*parts)]
+        for found in _growths(bundle):
             lines += ["", *_markdown_table(_scaling_columns(found), _scaling_rows(found))]
     if "against" in results:
         lines += ["", f"## Against {results['against']['file']}", ""]
@@ -192,8 +219,11 @@ def html(results: dict[str, Any]) -> str:
                 "ms",
             ),
         )
-        if "scaling" in bundle:
-            page.add(*_scaling_sections(bundle["scaling"]))
+        parts = _parts(entries)
+        if parts:
+            page.add(Table(*parts, caption=APART))
+        for found in _growths(bundle):
+            page.add(*_scaling_sections(found))
     if "against" in results:
         rows = results["against"]["rows"]
         slower = frozenset(i for i, row in enumerate(rows) if row["verdict"] == "slower")
@@ -212,13 +242,32 @@ def html(results: dict[str, Any]) -> str:
 
 def _scaling_sections(scaling: dict[str, Any]) -> list[Section]:
     what, sizes = scaling["what"], scaling["sizes"]
-    return [
+
+    def named(name: str) -> str:
+        exponent = scaling["exponent"][name]
+        return name if exponent is None else f"{name}, exponent {exponent:.2f}"
+
+    curves = {name: list(zip(sizes, taken, strict=True)) for name, taken in scaling["p50_ms"].items()}
+    charts: list[Section] = [
         LineChart(
             f"How cost grows with {what}: milliseconds of a call",
-            [Series(name, list(zip(sizes, taken, strict=True))) for name, taken in scaling["p50_ms"].items()],
+            [Series(named(name), curve) for name, curve in curves.items()],
             what,
             "ms",
-        ),
+        )
+    ]
+    if what in PER_SECOND:
+        rates = {name: [(n, 1000 * n / ms) for n, ms in curve] for name, curve in curves.items()}
+        charts.append(
+            LineChart(
+                f"Throughput against {what}",
+                [Series(name, curve) for name, curve in rates.items()],
+                what,
+                f"{PER_SECOND[what]} a second",
+            )
+        )
+    return [
+        *charts,
         Table(
             _scaling_columns(scaling),
             _scaling_rows(scaling),

@@ -13,6 +13,7 @@ import numpy as np
 from clouds_deploy.bench.entries import REFERENCE, flops, gather, judge, say_wrong
 from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.scaling import scale
+from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
@@ -22,8 +23,10 @@ from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
 from clouds_deploy.runtime.agreement import mask_overlaps
 from clouds_deploy.runtime.backends import BF16
+from clouds_deploy.runtime.options import Options
+from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.sam_bundle import SamBundle, open_part
-from clouds_deploy.runtime.session import Array
+from clouds_deploy.runtime.session import Array, Session
 
 Feeds = dict[str, Array]
 Run = Callable[[Feeds], Feeds]
@@ -53,6 +56,7 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
         encoders: dict[str, Run] = {}
         decoders: dict[str, Run] = {}
         devices = {}
+        sessions: dict[str, Session] = {}
         for name in names:
             if name == REFERENCE:
                 found = _official(bundle, weights)
@@ -61,7 +65,9 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
                 encoders[name], decoders[name] = found
                 devices[name] = "cpu"
                 continue
-            encoder, decoder = (open_part(bundle, part, name) for part in ("encoder", "decoder"))
+            fixed = None if name in ENGINES else Options(batch=plan.batch)
+            encoder, decoder = open_part(bundle, "encoder", name, fixed), open_part(bundle, "decoder", name)
+            sessions[name] = encoder
             stack.callback(encoder.close)
             stack.callback(decoder.close)
             encoders[name], decoders[name] = encoder.run, decoder.run
@@ -85,6 +91,9 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
                 timings = measure(candidates, rounds=plan.rounds, seconds=plan.seconds)
             operations = {name: flops(bundle.facts, rows, part) for name in runs}
             results = gather(list(runs), timings, agreements, devices, rows, operations, plan.peak)
+            if part == "encoder" and plan.stages:
+                apart = time_stages(sessions, dict.fromkeys(sessions, feeds), plan)
+                results = [entry | apart.get(entry["backend"], {}) for entry in results]
             for entry in results:
                 if not entry["passed"]:
                     say_wrong(entry, bundle.path.name)

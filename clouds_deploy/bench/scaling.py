@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from clouds_deploy.bench.timing import measure
 from clouds_deploy.console import busy
 from clouds_deploy.runtime.backends import open_session
 from clouds_deploy.runtime.bundle import Bundle
+from clouds_deploy.runtime.session import Session
 
 
 def fit_exponent(sizes: Sequence[float], milliseconds: Sequence[float]) -> float | None:
@@ -60,21 +62,19 @@ def scale(
 
 
 def scale_segmenter(bundle: Bundle, plan: Plan) -> dict[str, Any]:
-    """Time a segmenter against the batch; see `scale`."""
+    """Time a segmenter against the batch, each opened for it; see `scale`."""
     images = bundle.reference()[0]
-    sessions = {name: open_session(bundle, name) for name in plan.names}
+    opened: dict[str, Session] = {}
 
-    def maker(name: str) -> Callable[[int], Callable[[], object]]:
-        session = sessions[name]
-
-        def make(size: int) -> Callable[[], object]:
-            fed = repeated(images, size)
-            return lambda: session.run({session.inputs[0].name: fed})
-
-        return make
+    def make(name: str, size: int) -> Callable[[], object]:
+        if name in opened:
+            opened.pop(name).close()
+        session = opened[name] = open_session(bundle, name, batch=size)
+        fed = repeated(images, size)
+        return lambda: session.run({session.inputs[0].name: fed})
 
     try:
-        return scale("batch", plan.scaling, {name: maker(name) for name in plan.names}, plan)
+        return scale("batch", plan.scaling, {name: partial(make, name) for name in plan.names}, plan)
     finally:
-        for session in sessions.values():
+        for session in opened.values():
             session.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from clouds_deploy.bench.entries import flops, gather, judge, say_wrong
 from clouds_deploy.bench.memory import peak_memory
 from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.plan import Plan, repeated
+from clouds_deploy.bench.presets import choose
 from clouds_deploy.bench.report import html, markdown
 from clouds_deploy.bench.sam_suite import bench_sam
 from clouds_deploy.bench.scaling import scale_segmenter
+from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
 from clouds_deploy.console import busy, say
 from clouds_deploy.errors import CloudsError, nearest
@@ -47,21 +49,25 @@ def bench(
     bundles: Sequence[Path],
     *,
     out: Path,
-    backends: Sequence[str] = ("torch", "onnxruntime", "openvino"),
+    suite: str = "default",
+    backends: Sequence[str] | None = None,
     batch: int = 1,
-    seconds: float = 5.0,
-    rounds: int = 10,
-    memory: bool = True,
+    seconds: float | None = None,
+    rounds: int | None = None,
+    memory: bool | None = None,
     against: Path | None = None,
-    scaling: Sequence[int] = (),
-    prompts: Sequence[int] = (1, 64),
+    scaling: Sequence[int] | None = None,
+    prompts: Sequence[int] | None = None,
+    stages: bool | None = None,
     weights: str | Path | None = None,
+    growths: Mapping[str, Callable[[Any, Plan], dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Time backends against each other and say beside each speed whether its labels are right.
 
     Args:
         bundles: Bundles; their manifests must hold.
         out: The directory to make: results.json, summary.md, report.html, reproduce.sh.
+        suite: A name in `presets.SUITES`, whose settings stand in for those that are None.
         backends: Backends; `torch` is eager PyTorch, which ratios are taken against.
         batch: Images per call.
         seconds: About how long each backend is timed on each bundle.
@@ -70,7 +76,10 @@ def bench(
         against: An earlier results.json to compare with.
         scaling: Batches (for a SAM's decoder: prompts) to time too, for how cost grows.
         prompts: Prompts a call of a SAM's decoder, each timed.
+        stages: Whether to time device, transfers and files apart too.
         weights: A SAM's weight file, for PyTorch, where its bundle was made from one.
+        growths: What a suite's `growth` names: each takes an opened bundle and gives what `scaling.scale`
+            does.
 
     Returns:
         What results.json holds: `machine`, `settings`, `bundles` (each `name`, `shape`, `results`),
@@ -79,30 +88,53 @@ def bench(
     Raises:
         CloudsError: A bundle does not hold; a backend is unknown, not installed or cannot run.
     """
-    for backend in backends:
+    chosen = choose(
+        suite,
+        {
+            "backends": backends,
+            "seconds": seconds,
+            "rounds": rounds,
+            "memory": memory,
+            "scaling": scaling,
+            "prompts": prompts,
+            "stages": stages,
+        },
+    )
+    names = list(dict.fromkeys(chosen["backends"]))
+    seconds, rounds = float(chosen["seconds"]), int(chosen["rounds"])
+    for backend in names:
         if backend not in BACKENDS:
             raise CloudsError(f"there is no backend `{backend}`", nearest(backend, BACKENDS))
     if not bundles:
         raise CloudsError("no bundle was given", "give the path of at least one bundle")
-    names = list(dict.fromkeys(backends))
     before = None if against is None else read_results(against)
     with atomic_directory(out) as directory:
-        opened = [_open(path) for path in bundles]
+        opened = [_open(path, chosen["models"], suite) for path in bundles]
         with busy("measuring what a matrix product reaches here"):
             peak = matmul_peak()
-        plan = Plan(names, batch, seconds, rounds, peak, tuple(scaling), tuple(prompts))
+        counts = tuple(chosen["scaling"]), tuple(chosen["prompts"])
+        plan = Plan(names, batch, seconds, rounds, peak, *counts, bool(chosen["stages"]))
         found: list[dict[str, Any]] = []
         for one in opened:
             if isinstance(one, SamBundle):
                 found += bench_sam(one, plan, weights)
             else:
-                found.append(_bench_one(one, plan, memory))
-                if scaling:
+                found.append(_bench_one(one, plan, chosen["memory"]))
+                if plan.scaling:
                     found[-1]["scaling"] = scale_segmenter(one, plan)
+            found[-1]["growth"] = [
+                growths[name](one, plan) for name in chosen["growth"] if growths and name in growths
+            ]
         results: dict[str, Any] = {
             "machine": environment() | {"threads": _threads(), "load": _load(), "peak_gflops": peak},
-            "settings": {"batch": batch, "seconds": seconds, "rounds": rounds, "backends": names},
-            "command": _command(bundles, names, batch, seconds, out),
+            "settings": {
+                "suite": suite,
+                "batch": batch,
+                "seconds": seconds,
+                "rounds": rounds,
+                "backends": names,
+            },
+            "command": _command(bundles, suite, names, batch, seconds, out),
             "bundles": found,
         }
         if before is not None:
@@ -119,8 +151,11 @@ def bench(
     return results | {"out": str(out), "report": str(out / "report.html")}
 
 
-def _open(path: Path) -> Bundle | SamBundle:
-    return open_sam_bundle(path) if kind_of(path) == sam_bundle.KIND else open_bundle(path)
+def _open(path: Path, models: Sequence[str], suite: str) -> Bundle | SamBundle:
+    kind = "sam" if kind_of(path) == sam_bundle.KIND else "segmenter"
+    if kind not in models:
+        raise CloudsError(f"the suite `{suite}` takes no bundle of a {kind}: {path}", "leave --suite out")
+    return open_sam_bundle(path) if kind == "sam" else open_bundle(path)
 
 
 def _bench_one(bundle: Bundle, plan: Plan, memory: bool) -> dict[str, Any]:
@@ -130,7 +165,7 @@ def _bench_one(bundle: Bundle, plan: Plan, memory: bool) -> dict[str, Any]:
     sessions: dict[str, Session] = {}
     try:
         for name in names:
-            sessions[name] = open_session(bundle, name)
+            sessions[name] = open_session(bundle, name, batch=batch)
         truth = run_batched(sessions[REFERENCE], images, batch)[LABELS] if REFERENCE in sessions else None
         limit = bundle.label_agreement
         agreements: dict[str, dict[str, Any]] = {}
@@ -145,12 +180,18 @@ def _bench_one(bundle: Bundle, plan: Plan, memory: bool) -> dict[str, Any]:
         with busy(f"timing {', '.join(names)} in turns"):
             timings = measure(candidates, rounds=plan.rounds, seconds=plan.seconds)
         devices = {name: session.device for name, session in sessions.items()}
+        apart = {}
+        if plan.stages:
+            feeds = {name: {session.inputs[0].name: fed} for name, session in sessions.items()}
+            with busy("telling device, transfers and files apart"):
+                apart = time_stages(sessions, feeds, plan, LABELS)
     finally:
         for session in sessions.values():
             session.close()
     speeds = {name: flops(bundle.facts, batch) for name in names}
     results = gather(names, timings, agreements, devices, batch, speeds, plan.peak)
     for entry in results:
+        entry |= apart.get(entry["backend"], {})
         entry["peak_mib"] = peak_memory(bundle.path, entry["backend"], batch) if memory else None
         if not entry["passed"]:
             say_wrong(entry, bundle.path.name)
@@ -190,8 +231,11 @@ def _load() -> list[float] | None:
     return [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
-def _command(bundles: Sequence[Path], names: Sequence[str], batch: int, seconds: float, out: Path) -> str:
+def _command(
+    bundles: Sequence[Path], suite: str, names: Sequence[str], batch: int, seconds: float, out: Path
+) -> str:
     words = ["clouds-deploy", "bench", *(str(path) for path in bundles), "--out", f"{out}-again"]
+    words += ["--suite", suite]
     for name in names:
         words += ["--backend", name]
     return shlex.join([*words, "--batch", str(batch), "--seconds", f"{seconds:g}"])

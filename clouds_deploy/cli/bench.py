@@ -13,19 +13,29 @@ from clouds_deploy.cli.output import Json, deliver, table
 def bench(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json, summary.md and report.html.")],
+    suite: Annotated[
+        str, typer.Option(help="Settings under one name: default, smoke, segmenter, sam, refine, zoo.")
+    ] = "default",
     backend: Annotated[
         list[str] | None, typer.Option(help="Time this backend; may be given several times.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each backend.")] = 5.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns the backends take.")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Time to spend on each backend.  [default: 5]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns the backends take.  [default: 10]")] = None,
+    stages: Annotated[
+        bool | None, typer.Option(help="Tell device, transfers and files apart.  [default: yes]")
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(help="An earlier results.json: what became slower? Exit code 1 if any.")
     ] = None,
     scaling: Annotated[
         str | None, typer.Option(help="Time these batches (a SAM's prompts) too, e.g. 1,2,4,8.")
     ] = None,
-    prompts: Annotated[str, typer.Option(help="Prompts a call of a SAM's decoder, e.g. 1,64.")] = "1,64",
+    prompts: Annotated[
+        str | None, typer.Option(help="Prompts a call of a SAM's decoder.  [default: 1,64]")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="A SAM's weight file for PyTorch, where its bundle has one.")
     ] = None,
@@ -34,17 +44,18 @@ def bench(
     """Time every backend on the same images in the same run, agreement beside each speed."""
     from clouds_deploy.api import bench as run
 
-    backends = tuple(backend or ("torch", "onnxruntime", "openvino"))
     result = run(
         bundles,
         out=out,
-        backends=backends,
+        suite=suite,
+        backends=backend or None,
         batch=batch,
         seconds=seconds,
         rounds=rounds,
         against=against,
-        scaling=_numbers("--scaling", scaling) if scaling else (),
-        prompts=_numbers("--prompts", prompts),
+        scaling=_numbers("--scaling", scaling) if scaling else None,
+        prompts=_numbers("--prompts", prompts) if prompts else None,
+        stages=stages,
         weights=weights,
     )
     deliver(result, as_json, _render)

@@ -10,7 +10,7 @@ is the quickest on a CPU, eager or compiled, forward and backward.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -20,24 +20,31 @@ from torch import Tensor, nn
 from clouds_deploy.models.sparse_sampling import sum_rows
 
 Shapes = Sequence[tuple[int, int]]
+Offsets = tuple[Tensor, Tensor]
 Form = Literal["grid_sample", "gather", "sparse"]
+BORDER = 2
+"""Rows and columns of zeros around a map: what lies outside is clamped into them."""
 
 
-def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor) -> Tensor:
     """Sample by `torch.nn.functional.grid_sample`.
 
     Args:
         value: (B, sum of h*w, heads, D): all levels flattened, one after the other.
         shapes: (h, w) of every level.
-        locations: (B, N, heads, levels, points, 2): x then y, 0..1 within each level; outside reads zero.
+        centers: (N, 2) x then y of every query, 0..1 within each level.
+        offsets: How far from there to look, x and y, each (B, N, heads, levels, points) in pixels of the
+            level; outside reads zero.
         weights: (B, N, heads, levels, points), summing to 1 over levels and points.
 
     Returns:
         (B, N, heads * D): the weighted sums of bilinear samples.
     """
-    batch, queries, heads, _, points, _ = locations.shape
+    batch, queries, heads, levels, points = weights.shape
     depth = value.shape[-1]
-    grids = 2 * locations - 1
+    scale = torch.tensor([[float(w), float(h)] for h, w in shapes], device=value.device)
+    moved = torch.stack(offsets, -1) / scale.view(1, 1, 1, levels, 1, 2)
+    grids = 2 * (centers.view(1, queries, 1, 1, 1, 2) + moved) - 1
     output: Tensor | None = None
     start = 0
     for level, (height, width) in enumerate(shapes):
@@ -55,69 +62,103 @@ def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     )
 
 
-def sample_gather(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_gather(
+    value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
+) -> Tensor:
     """Sample by gathering the four neighbours of every place; arguments and result as `sample_grid`."""
-    batch, queries, heads = locations.shape[:3]
-    depth = value.shape[-1]
-    rows = value.reshape(-1, depth)
+    batch, queries, heads, levels, points = weights.shape
+    depth, entries = value.shape[-1], levels * points
+    rows = _bordered(value, shapes)
     output: Tensor | None = None
-    for index, weight in _neighbours(shapes, locations, weights):
-        samples = rows.index_select(0, index.flatten()).view(-1, index.shape[-1], depth)
-        part = torch.bmm(weight.reshape(-1, 1, index.shape[-1]).to(samples.dtype), samples)
+    for index, weight in _neighbours(shapes, centers, offsets, weights):
+        samples = rows.index_select(0, index.flatten()).view(-1, entries, depth)
+        part = torch.bmm(weight.reshape(-1, 1, entries).to(samples.dtype), samples)
         output = part if output is None else output + part
     assert output is not None
     return output.view(batch, queries, heads * depth)
 
 
-def sample_sparse(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_sparse(
+    value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
+) -> Tensor:
     """Sample by a product with the sparse matrix of all neighbours; arguments and result as `sample_grid`."""
-    batch, queries, heads = locations.shape[:3]
-    depth = value.shape[-1]
-    parts = list(_neighbours(shapes, locations, weights))
-    index = torch.cat([index for index, _ in parts], dim=-1)
-    weight = torch.cat([weight for _, weight in parts], dim=-1)
-    entries = index.shape[-1]
-    output: Tensor = sum_rows(value.reshape(-1, depth), index.view(-1, entries), weight.view(-1, entries))
-    return output.view(batch, queries, heads * depth)
+    batch, queries, heads, levels, points = weights.shape
+    parts = _neighbours(shapes, centers, offsets, weights)
+    entries = len(parts) * levels * points
+    index = torch.cat([index.flatten(3) for index, _ in parts], -1).view(-1, entries)
+    weight = torch.cat([weight.flatten(3) for _, weight in parts], -1).view(-1, entries)
+    output: Tensor = sum_rows(_bordered(value, shapes), index, weight)
+    return output.view(batch, queries, heads * value.shape[-1])
 
 
-def _neighbours(shapes: Shapes, locations: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Find the four neighbours of every place, level by level.
+def _bordered(value: Tensor, shapes: Shapes) -> Tensor:
+    """Put zeros around each level's map, up to one width for all, and give rows of D.
 
-    A neighbour outside its map gets weight zero and a clamped index, which is what zero padding means.
-
-    Yields:
-        index (B, N, heads, points * 4) int32 into the values of all images, levels and heads, one after the
-        other; weight of the same shape: bilinear times attention.
+    The rows of (B, (sum of h + 2 * BORDER) * width * heads, D), all images one after the other.
     """
-    batch, _, heads = locations.shape[:3]
-    device = locations.device
-    total = sum(height * width for height, width in shapes)
-    image = torch.arange(batch, device=device, dtype=torch.int32).view(batch, 1, 1, 1) * (total * heads)
-    base = image + torch.arange(heads, device=device, dtype=torch.int32).view(1, 1, heads, 1)
-    start = 0
-    for level, (height, width) in enumerate(shapes):
-        # one pixel outside is far enough: bilinear weights vanish there
-        x = (locations[:, :, :, level, :, 0] * width - 0.5).clamp(-1.0, float(width))
-        y = (locations[:, :, :, level, :, 1] * height - 0.5).clamp(-1.0, float(height))
-        left, top = x.floor(), y.floor()
-        share_x, share_y = x - left, y - top
-        column, row = left.to(torch.int32), top.to(torch.int32)
-        columns = torch.stack((column, column + 1), dim=-1)  # (B, N, heads, points, 2)
-        lines = torch.stack((row, row + 1), dim=-1)
-        weight_x = torch.stack((1 - share_x, share_x), dim=-1) * _inside(columns, width, x.dtype)
-        weight_y = torch.stack((1 - share_y, share_y), dim=-1) * _inside(lines, height, x.dtype)
-        corner = lines.clamp(0, height - 1).unsqueeze(-1) * width + columns.clamp(0, width - 1).unsqueeze(-2)
-        weight = weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2) * weights[:, :, :, level, :, None, None]
-        yield (corner.flatten(3) + start) * heads + base, weight.flatten(3)
+    batch, _, heads, depth = value.shape
+    flat = value.reshape(batch, -1, heads * depth)
+    wide = _wide(shapes)
+    parts, start = [], 0
+    for height, width in shapes:
+        part = flat[:, start : start + height * width].reshape(batch, height, width, heads * depth)
+        part = F.pad(part, (0, 0, BORDER, wide - BORDER - width, BORDER, BORDER))
+        parts.append(part.reshape(batch, -1, heads * depth))
         start += height * width
+    return torch.cat(parts, 1).reshape(-1, depth)
 
 
-def _inside(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    return ((index >= 0) & (index < size)).to(dtype)
+def _wide(shapes: Shapes) -> int:
+    return max(width for _, width in shapes) + 2 * BORDER
 
 
-SAMPLERS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {
+def _neighbours(
+    shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Find the four neighbours of every place.
+
+    What is known without running, a query's own pixel, stays apart as a whole number: what is left to
+    compute is a few pixels large, and survives half precision.
+
+    Returns:
+        For each of the four: index (B, N, heads, levels, points) int32 into the rows of `_bordered`; weight
+        of the same shape: bilinear times attention.
+    """
+    batch, _, heads = weights.shape[:3]
+    device, wide = weights.device, _wide(shapes)
+    sizes = torch.tensor([[w, h] for h, w in shapes], device=device, dtype=torch.int32)
+    own = centers[:, None] * sizes - 0.5  # (N, levels, 2)
+    pixel = own.floor()
+    rest = own - pixel
+    furthest = 2.0 * max(max(shape) for shape in shapes) + 2 * BORDER
+    corners, shares = [], []
+    for axis, offset in enumerate(offsets):
+        moved = (rest[None, :, None, :, None, axis] + offset).clamp(-furthest, furthest)
+        low = moved.floor()
+        shares.append(moved - low)
+        corner = low.to(torch.int32) + pixel[None, :, None, :, None, axis].to(torch.int32)
+        # one pixel inside the border is far enough: both neighbours are zeros
+        corners.append(torch.minimum(corner.clamp(min=-BORDER), sizes[:, axis].view(1, 1, 1, -1, 1)))
+    lines = [height + 2 * BORDER for height, _ in shapes]
+    starts = [sum(lines[:level]) for level in range(len(lines))]
+    first = torch.tensor([(s + BORDER) * wide + BORDER for s in starts], device=device, dtype=torch.int32)
+    base = first.view(-1, 1) * heads + torch.arange(heads, device=device, dtype=torch.int32).view(-1, 1, 1)
+    if batch != 1:
+        image = torch.arange(batch, device=device, dtype=torch.int32).view(batch, 1, 1, 1, 1)
+        base = base + image * (sum(lines) * wide * heads)
+    index = corners[1] * (wide * heads) + corners[0] * heads + base
+    below = weights * shares[1]
+    above = weights - below
+    above_right, below_right = above * shares[0], below * shares[0]
+    return [
+        (index, above - above_right),
+        (index + heads, above_right),
+        (index + wide * heads, below - below_right),
+        (index + (wide + 1) * heads, below_right),
+    ]
+
+
+SAMPLERS: dict[str, Callable[[Tensor, Shapes, Tensor, Offsets, Tensor], Tensor]] = {
     "grid_sample": sample_grid,
     "gather": sample_gather,
     "sparse": sample_sparse,
@@ -190,11 +231,10 @@ class DeformableAttention(nn.Module):
         batch, queries, width = query.shape
         split = (batch, queries, self.heads, self.levels, self.points)
         values = self.value_projection(value).view(batch, -1, self.heads, width // self.heads)
-        offsets = self.sampling_offsets(query).float().view(*split, 2)
+        layer = self.sampling_offsets  # x and y interleaved, as published; apart they need no slicing
+        weight, bias = layer.weight.view(-1, 2, width), layer.bias.view(-1, 2)
+        x, y = (F.linear(query, weight[:, i], bias[:, i]).float().view(split) for i in (0, 1))
         weights = self.attention_weights(query).float().view(batch, queries, self.heads, -1).softmax(-1)
-        sizes = [[float(w), float(h)] for h, w in shapes]
-        scale = torch.tensor(sizes, device=query.device).view(1, 1, 1, self.levels, 1, 2)
-        locations = centers.view(1, queries, 1, 1, 1, 2) + offsets / scale
         form = self.form or best_form(query.device)
-        sampled = SAMPLERS[form](values.float(), shapes, locations, weights.view(split))
+        sampled = SAMPLERS[form](values.float(), shapes, centers, (x, y), weights.view(split))
         return self.output_projection(sampled.to(values.dtype))  # type: ignore[no-any-return]

@@ -109,6 +109,7 @@ def open_session(
     device: str = "cpu",
     threads: int | None = None,
     precision: Precision = "f32",
+    batch: int | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Session:
     """Load a bundle into a runtime; the session takes images and nothing else.
@@ -119,6 +120,7 @@ def open_session(
         device: See `Options`.
         threads: See `Options`.
         precision: See `Options`.
+        batch: See `Options`.
         vocabulary: Other classes than the bundle's own, text head only.
 
     Raises:
@@ -133,5 +135,5 @@ def open_session(
     if vocabulary is not None:
         vocabulary.check("the vocabulary")
     feeds = {} if chosen is None else chosen.feeds(opened.inputs, str(opened.path))
-    session = BACKENDS[backend](opened, Options(device, threads, precision))
+    session = BACKENDS[backend](opened, Options(device, threads, precision, batch))
     return FixedInputs(session, feeds) if feeds else session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,23 @@ class EngineSession:
         Raises:
             CloudsError: Also where a shape is outside of what the engine was built for.
         """
+        buffers, device = self._bind(feeds)
+        self._execute_once(device)
+        return {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
+
+    def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """Put inputs on the GPU; see `session.Staged.stage`."""
+        buffers, device = self._bind(feeds)
+
+        def call() -> None:
+            for name, buffer in buffers.items():  # a `run` may have come between
+                self._context.set_tensor_address(name, buffer.data_ptr())
+            self._execute_once(device)
+
+        return call
+
+    def _bind(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Any], Any]:
+        """Copy inputs to the device and give the engine all buffers' addresses."""
         import torch
 
         if self._context is None:
@@ -76,11 +93,13 @@ class EngineSession:
             buffers[spec.name] = torch.empty(shape, dtype=getattr(torch, spec.dtype), device=device)
         for name, buffer in buffers.items():
             self._context.set_tensor_address(name, buffer.data_ptr())
+        return buffers, device
+
+    def _execute_once(self, device: Any) -> None:
         if not self._execute(device):
             raise CloudsError(
                 f"{self.backend} could not run the engine", "is there enough memory on the GPU? see its log"
             )
-        return {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
 
     def _execute(self, device: Any) -> bool:
         import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,24 @@ class OnnxRuntimeSession:
         check_feeds(self.inputs, feeds)
         arrays = self._session.run(None, dict(feeds))
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+
+    def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """Bind inputs and outputs on the device; see `session.Staged.stage`."""
+        import onnxruntime
+
+        check_feeds(self.inputs, feeds)
+        device = next(name for name, provider in PROVIDERS.items() if provider == self.device)
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0))
+        for spec in self.outputs:
+            binding.bind_output(spec.name, device)
+
+        def call() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return call
 
     def close(self) -> None:
         """Let go of the graph."""

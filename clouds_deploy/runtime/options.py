@@ -17,8 +17,10 @@ class Options:
         device: `cpu`, or what the runtime calls another device (`cuda`, `GPU`).
         threads: Threads to compute with; None leaves it to the runtime.
         precision: `f32`, or `bf16` where the runtime can (OpenVINO); never chosen silently.
+        batch: Images of nearly every call, where that is known beforehand; OpenVINO plans for it.
     """
 
     device: str = "cpu"
     threads: int | None = None
     precision: Precision = "f32"
+    batch: int | None = None

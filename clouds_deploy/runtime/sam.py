@@ -34,6 +34,11 @@ class Embedded:
     sizes: tuple[tuple[int, int], ...]
 
 
+def images_at_once(side: int) -> int:
+    """Say how many images of a side are encoded at once: as many as have the pixels of one of 1024 x 1024."""
+    return max(1, 2**20 // side**2)
+
+
 def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
     """Say to what size SAM resizes an image: its long side to `side`, the other in proportion.
 
@@ -72,8 +77,8 @@ class Sam:
             `iou_predictions`; see `models.sam.decoder.SamDecoder`.
         name: The model's name.
         facts: What else manifests should say of it: its weights and their sha256.
-        image_batch: Images encoded at once; None stands for as many as have the pixels of one of 1024 x 1024,
-            whose attention alone takes about a gigabyte in PyTorch.
+        image_batch: Images encoded at once; None stands for `images_at_once`; the attention of those takes
+            about a gigabyte in PyTorch.
         prompt_batch: Prompts decoded at once.
         by_image: Whether only prompts of one image are decoded at once: PyTorch then shares the image's side.
 
@@ -96,7 +101,7 @@ class Sam:
         self.encoder, self.decoder, self.name = encoder, decoder, name
         self.facts = facts or {}
         self.size = int(encoder.inputs[0].shape[1] or 0)
-        self.image_batch = image_batch or max(1, 2**20 // self.size**2)
+        self.image_batch = image_batch or images_at_once(self.size)
         self.prompt_batch, self.by_image = prompt_batch, by_image
         self._embedding = tuple(int(d or 0) for d in encoder.outputs[0].shape[1:])
         self._low = 4 * self._embedding[1]
@@ -196,10 +201,13 @@ class Sam:
             )
         rows, columns = fitted_size(*size, self.size)
         masks = np.empty((len(low_res), *size), np.bool_)
+        times = self.size // self._low  # SAM's masks divide its square
+        down, across = (min(self._low, -(-n // times) + 1) for n in (rows, columns))
+        low_res = low_res[:, :down, :across]  # what lies beyond the image is not seen
         step = max(1, LARGEST_CHUNK // max(self.size * self.size, size[0] * size[1]))
         for start in range(0, len(low_res), step):
             part = torch.from_numpy(np.array(low_res[start : start + step], np.float32))[:, None]
-            square = F.interpolate(part, (self.size, self.size), mode="bilinear", align_corners=False)
+            square = F.interpolate(part, (down * times, across * times), mode="bilinear", align_corners=False)
             full = square[..., :rows, :columns]
             if (rows, columns) != tuple(size):  # at its very size the second resizing changes nothing
                 full = F.interpolate(full, tuple(size), mode="bilinear", align_corners=False)

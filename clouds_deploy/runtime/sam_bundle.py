@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from clouds_deploy.runtime.backends import BF16, GRAPH_BACKENDS, open_graph, req
 from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.runtime.options import Options, Precision
 from clouds_deploy.runtime.preflight import ENGINES
-from clouds_deploy.runtime.sam import Sam, torch_sam
+from clouds_deploy.runtime.sam import Sam, images_at_once, torch_sam
 from clouds_deploy.runtime.session import Array, Session, TensorSpec
 
 KIND = "sam_bundle"
@@ -115,7 +115,10 @@ def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Op
     if backend not in SAM_BACKENDS:
         raise CloudsError(f"there is no backend `{backend}` for a SAM", nearest(backend, SAM_BACKENDS))
     opened = bundle if isinstance(bundle, SamBundle) else open_sam_bundle(bundle)
-    encoder = open_part(opened, "encoder", backend, options)
+    alone = options
+    if backend not in ENGINES and images_at_once(opened.image_size) == 1:
+        alone = replace(options or Options(), batch=1)
+    encoder = open_part(opened, "encoder", backend, alone)
     decoder = open_part(opened, "decoder", backend, options)
     facts = {
         "bundle": str(opened.path),

@@ -82,8 +82,9 @@ class BundleSegmenter:
     ) -> None:
         self.bundle = open_bundle(bundle)
         self.session = open_session(
-            self.bundle, backend, device=device, threads=threads, precision=precision, vocabulary=vocabulary
-        )
+            self.bundle, backend, device=device, threads=threads, precision=precision, batch=1,
+            vocabulary=vocabulary,
+        )  # fmt: skip
 
     def predict(self, image: Picture) -> Picture:
         """Label one image; see `Predictor.predict`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,26 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Let go of the graph and its memory; the session cannot run afterwards."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A session that can leave its inputs and outputs where it computes."""
+
+    def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """Put inputs where the runtime computes, once.
+
+        Args:
+            feeds: As `Session.run` takes them.
+
+        Returns:
+            What runs on them, is finished when it returns, and leaves the results there: `run` without its
+            transfers.
+
+        Raises:
+            CloudsError: See `Session.run`.
+        """
         ...
 
 

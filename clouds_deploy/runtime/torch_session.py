@@ -66,14 +66,37 @@ class TorchSession:
         """Run once; see `Session.run`."""
         import torch
 
+        results = self._compute(self._tensors(feeds))
+        results = (results,) if isinstance(results, torch.Tensor) else results
+        return {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, results, strict=True)}
+
+    def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """Put inputs on the device; see `session.Staged.stage`."""
+        import torch
+
+        tensors = self._tensors(feeds)
+        wait = torch.cuda.synchronize if self.device.startswith("cuda") else None
+
+        def call() -> None:
+            self._compute(tensors)
+            if wait is not None:
+                wait()
+
+        return call
+
+    def _tensors(self, feeds: Mapping[str, Array]) -> list[Any]:
+        import torch
+
         check_feeds(self.inputs, feeds)
+        return [torch.from_numpy(feeds[spec.name]).to(self.device) for spec in self.inputs]
+
+    def _compute(self, tensors: list[Any]) -> Any:
+        import torch
+
         if self._graph is None:
             raise CloudsError("the session is closed", "open it again")
         with torch.inference_mode():
-            tensors = [torch.from_numpy(feeds[spec.name]).to(self.device) for spec in self.inputs]
-            results = self._graph(*tensors)
-        results = (results,) if isinstance(results, torch.Tensor) else results
-        return {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, results, strict=True)}
+            return self._graph(*tensors)
 
     def compile(self) -> TorchSession:
         """Have Inductor compile the graph; the first run of every shape takes long. Returns the session."""

@@ -6,7 +6,7 @@ The graph compares what it finds with these vectors, so another file gives other
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from clouds_deploy.artifacts import atomic_path
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.graph import SHARE, VOCABULARY
-from clouds_deploy.runtime.session import Array, Session, TensorSpec
+from clouds_deploy.runtime.session import Array, Session, Staged, TensorSpec
 
 FILE = "vocabulary.npz"
 LARGEST = 255
@@ -142,6 +142,12 @@ class FixedInputs:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
         return self._session.run({**feeds, **self._feeds})
+
+    def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """See `session.Staged.stage`; any runtime of ours can."""
+        session = self._session
+        assert isinstance(session, Staged)
+        return session.stage({**feeds, **self._feeds})
 
     def close(self) -> None:
         """See `Session.close`."""

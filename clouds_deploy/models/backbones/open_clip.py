@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clouds_deploy.errors import CloudsError, nearest
@@ -136,13 +137,53 @@ def clip_backbone(config: BackboneConfig, clip: Clip | None = None) -> Backbone:
 
 
 def convnext_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Tap a timm ConvNeXt after each stage, without any extra norm."""
-    x = trunk.stem(image)
+    """Tap a timm ConvNeXt after each stage, without any extra norm.
+
+    timm turns every block's channels to the end and back. Here a stage's pixels stay a list of tokens, which
+    is what its norms and linear layers take; only the depthwise convolution sees a map, in the order of
+    memory that it wants anyway.
+    """
+    x, before = trunk.stem(image), None
     maps = []
     for stage in trunk.stages:
-        x = stage(x)
+        x = stage.downsample(x) if before is None else _downsample(stage.downsample, *before)
+        before = None
+        if all(_takes_tokens(block) for block in stage.blocks):
+            size = (int(x.shape[2]), int(x.shape[3]))
+            tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+            for block in stage.blocks:
+                tokens = _block_on_tokens(block, tokens, size)
+            x, before = _as_map(tokens, size), (tokens, size)
+        else:
+            x = stage.blocks(x)
         maps.append(x)
     return maps
+
+
+def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    return cast("Tensor", tokens.unflatten(1, size).permute(0, 3, 1, 2))
+
+
+def _downsample(downsample: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Norm the tokens of the stage before, and halve their map."""
+    norm, convolution = downsample
+    tokens = F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    out: Tensor = convolution(_as_map(tokens, size))
+    return out
+
+
+def _takes_tokens(block: Any) -> bool:
+    return not block.use_conv_mlp and isinstance(block.shortcut, nn.Identity)
+
+
+def _block_on_tokens(block: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Compute what `timm.models.convnext.ConvNeXtBlock` does, on (B, h * w, C)."""
+    y = block.conv_dw(_as_map(tokens, size))
+    y = block.mlp(block.norm(y.permute(0, 2, 3, 1).flatten(1, 2)))
+    if block.gamma is not None:
+        y = y * block.gamma
+    out: Tensor = block.drop_path(y) + tokens
+    return out
 
 
 def resnet_taps(trunk: Any, image: Tensor) -> list[Tensor]:

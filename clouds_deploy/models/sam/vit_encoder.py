@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.models.sam.attention import attend, split_heads
+from clouds_deploy.models.sam.attention import attend
 from clouds_deploy.models.sam.layer_norm import channels_last_norm
 from clouds_deploy.models.sam.windows import Windows
 
@@ -92,40 +92,59 @@ class VitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens, (B, h*w, C) to the same."""
         y = self.block.norm1(x)
-        if self.windows is None:
-            y = self._attend(self.block.attn.qkv(y))
-        else:
-            if self.windows.padded:  # after the norm, with zeros, which the projection makes its bias
-                y = F.pad(y, (0, 0, 0, 1))
-            y = self.windows.join(self._attend(self.windows.cut(self.block.attn.qkv(y))))
-        x = x + self.block.attn.proj(y)
+        windows = self.windows
+        if windows is not None and windows.padded:  # after the norm, with zeros, which become the bias
+            y = F.pad(y, (0, 0, 0, 1))
+        q, k, v = (part if windows is None else windows.cut(part) for part in self._project(y))
+        y = self._attend(q, k, v)
+        x = x + self.block.attn.proj(y if windows is None else windows.join(y))
         out: Tensor = x + self.block.mlp(self.block.norm2(x))
         return out
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Attend within each row of the batch: (B', N, 3C) to (B', N, C)."""
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give queries, already scaled, keys and values: three products, for one would have to be cut up."""
         attention = self.block.attn
-        heads, count = attention.num_heads, self.side * self.side
-        q, k, v = (split_heads(t, heads) for t in qkv.chunk(3, -1))
+        width = x.shape[-1]
+        weight, bias = attention.qkv.weight.view(3, width, width), attention.qkv.bias.view(3, width)
+        scale = attention.scale
+        return (
+            F.linear(x, weight[0] * scale, bias[0] * scale),
+            F.linear(x, weight[1], bias[1]),
+            F.linear(x, weight[2], bias[2]),
+        )
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend within each row of the batch: (B', N, C) each, the queries scaled, to (B', N, C).
+
+        Heads stay behind the tokens until the last moment, where engines take their turning into the product.
+        """
+        heads, count = self.block.attn.num_heads, self.side * self.side
+        q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))
         by_row, by_column = self._positions(q)
         if self.form == "bias":
+            by_row, by_column = by_row.transpose(1, 2), by_column.transpose(1, 2)
             bias = by_row[..., None] + by_column[..., None, :]
             bias = bias.reshape(-1, heads, count, count)
-            return attend(q, k, v, attention.scale, bias)
-        one_hot = cast(Tensor, self.one_hot).to(k.dtype).expand(*k.shape[:2], -1, -1)
-        q = torch.cat((q * attention.scale, by_row, by_column), -1)
+            return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 1.0, bias)
+        one_hot = cast(Tensor, self.one_hot).to(k.dtype)[:, None].expand(k.shape[0], -1, heads, -1)
+        q = torch.cat((q, by_row.to(q.dtype), by_column.to(q.dtype)), -1)
         k = torch.cat((k, one_hot), -1)
-        return attend(q, k, v, 1.0)
+        return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 1.0)
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every row and every column of keys for each query, both (B', heads, N, side)."""
+        """Score every row and every column of keys for each scaled query (B', N, heads, D).
+
+        Returns:
+            Both (B', N, heads, side).
+        """
         attention, side = self.block.attn, self.side
         gaps = cast(Tensor, self.gaps)
         rows, columns = (
-            table.index_select(0, gaps).view(side, side, -1).transpose(1, 2)
+            (table.index_select(0, gaps) / attention.scale).view(side, side, -1).transpose(1, 2)
             for table in (attention.rel_pos_h, attention.rel_pos_w)
         )
-        grid = q.reshape(-1, attention.num_heads, side, side, q.shape[-1])
-        by_row = grid @ rows
-        by_column = (grid.transpose(2, 3) @ columns).transpose(2, 3)
-        return by_row.flatten(2, 3), by_column.flatten(2, 3)
+        heads, width = q.shape[-2:]
+        by_row = q.reshape(-1, side, side * heads, width) @ rows
+        by_column = q.reshape(-1, side, side, heads, width) @ columns
+        shape = (-1, side * side, heads, side)
+        return by_row.reshape(shape), by_column.reshape(shape)

@@ -1,0 +1,137 @@
+"""Suites, the parts of a call, what a GPU's energy counter says, and what grows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clouds_deploy import api
+from clouds_deploy.bench.plan import Plan
+from clouds_deploy.bench.presets import SUITES, choose
+from clouds_deploy.bench.stages import joules_of, time_stages
+from clouds_deploy.bench_growth import SAM, SEGMENTER, draw_folder
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.bundle import open_bundle
+from clouds_deploy.runtime.sam_bundle import open_sam_bundle
+from clouds_deploy.runtime.session import TensorSpec
+
+PLAN = Plan(("torch",), 1, 0.05, 2, {"float32": 1.0, "bfloat16": 1.0})
+
+
+def test_a_suite_stands_in_for_what_was_not_chosen() -> None:
+    found = choose("smoke", {"rounds": 7, "seconds": None})
+    assert found["rounds"] == 7
+    assert found["seconds"] == SUITES["smoke"].seconds
+    with pytest.raises(CloudsError, match="did you mean `smoke`"):
+        choose("smok", {})
+    known = {*SEGMENTER, *SAM}
+    assert all(set(suite.growth) <= known for suite in SUITES.values())
+
+
+def test_a_suite_refuses_the_other_kind_of_model(small_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(CloudsError, match="takes no bundle of a segmenter"):
+        api.bench([small_bundle], out=tmp_path / "b", suite="refine")
+
+
+class Slow:
+    """A session that computes a while, and transfers and copies another."""
+
+    backend = device = "cpu"
+    inputs = (TensorSpec("image", "uint8", (None, 8, 8, 3)),)
+    outputs = (TensorSpec("labels", "uint8", (None, 8, 8)),)
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        wait(4e-3)
+        return {"labels": feeds["image"][..., 0]}
+
+    def stage(self, feeds: dict[str, np.ndarray]) -> object:
+        return lambda: wait(2e-3)
+
+    def close(self) -> None:
+        pass
+
+
+def wait(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def test_the_parts_of_a_call_add_up() -> None:
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    found = time_stages({"slow": Slow()}, {"slow": {"image": images}}, PLAN, "labels")["slow"]  # type: ignore[dict-item]
+    device, transfer, files, end = (
+        found[f"{part}_ms"] or 0.0 for part in ("device", "transfer", "files", "end_to_end")
+    )
+    assert 2 <= device < 4
+    assert 1 < transfer < 4
+    assert files > 0
+    assert abs(device + transfer + files - end) < 2
+    assert found["joules"] is None  # no GPU
+
+
+def test_energy_is_the_difference_of_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = iter((5_000, 45_000))
+    nvml = SimpleNamespace(
+        NVMLError=OSError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetTotalEnergyConsumption=lambda _: next(counter),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    calls: list[int] = []
+    assert joules_of(lambda: calls.append(0), "cuda:1") == pytest.approx(40 / len(calls))
+    assert joules_of(lambda: None, "cpu") is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert joules_of(lambda: None, "CUDAExecutionProvider") is None
+
+
+@pytest.mark.parametrize("what", sorted(SEGMENTER))
+def test_a_segmenters_growth(small_bundle: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clouds_deploy import bench_growth
+
+    monkeypatch.setattr(bench_growth, "SIDES", (0.5, 1.0))
+    monkeypatch.setattr(bench_growth, "STEP_BATCHES", (1, 2))
+    found = SEGMENTER[what](open_bundle(small_bundle), PLAN)
+    assert len(found["sizes"]) == len(found["p50_ms"]["torch"]) == 2
+    assert np.isfinite(found["exponent"]["torch"])
+
+
+@pytest.mark.parametrize("what", sorted(SAM))
+def test_refinements_growth(sam_bundle: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clouds_deploy import bench_growth
+
+    monkeypatch.setattr(bench_growth, "IMAGES", (1, 2))
+    plan = Plan(("torch", "onnxruntime"), 1, 0.05, 2, PLAN.peak)
+    found = SAM[what](open_sam_bundle(sam_bundle), plan)
+    assert list(found["p50_ms"]) == ["onnxruntime"]  # PyTorch's SAM is no backend of a bundle
+    assert all(ms > 0 for ms in found["p50_ms"]["onnxruntime"])
+
+
+def test_a_drawn_folder_has_a_label_map_for_every_image(tmp_path: Path) -> None:
+    draw_folder(tmp_path, 2, (64, 128))
+    names = [sorted(p.name for p in (tmp_path / kind).iterdir()) for kind in ("images", "labels")]
+    assert names[0] == names[1] == ["0000.png", "0001.png"]
+
+
+def test_stages_and_growth_are_in_the_report(small_bundle: Path, tmp_path: Path) -> None:
+    """The suite `segmenter`, hurried."""
+    api.bench(
+        [small_bundle], out=tmp_path / "b", suite="segmenter", backends=("torch", "onnxruntime"), seconds=0.1,
+        rounds=2, scaling=(1, 2),
+    )  # fmt: skip
+    results = json.loads((tmp_path / "b" / "results.json").read_text())
+    bundle = results["bundles"][0]
+    assert [growth["what"] for growth in bundle["growth"]] == ["pixels", "images of a training step"]
+    for entry in bundle["results"]:
+        assert 0 < entry["device_ms"] < entry["end_to_end_ms"]
+    page = (tmp_path / "b" / "report.html").read_text()
+    for text in ("Where a call", "Throughput against batch", "How cost grows with pixels", ", exponent "):
+        assert text in page
+    assert "PNG to PNG, ms" in (tmp_path / "b" / "summary.md").read_text()

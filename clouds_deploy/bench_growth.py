@@ -138,7 +138,9 @@ def draw_folder(root: Path, count: int, size: tuple[int, int], seed: int = 6161)
         scene = render("photo", seed, index, *size)
         random = np.random.default_rng(index)
         shifted = ndimage.shift(scene.labels, random.integers(-4, 5, 2), order=0, mode="nearest")
-        holes = ndimage.zoom(random.random((size[0] // 32, size[1] // 32)), 32, order=1, grid_mode=True)
+        holes = ndimage.zoom(
+            random.random((size[0] // 32, size[1] // 32)), 32, order=1, mode="nearest", grid_mode=True
+        )
         labels = np.where(holes > 0.85, random.integers(0, 19), shifted).astype(np.uint8)
         write_png(root / "images" / f"{index:04}.png", scene.image)
         write_png(root / "labels" / f"{index:04}.png", labels)

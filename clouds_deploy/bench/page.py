@@ -101,7 +101,7 @@ class Table:
             cells = f'<th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(c)}</td>" for c in rest)
             mark = ' class="bad"' if number in self.bad else ""
             lines.append(f"<tr{mark}>{cells}</tr>")
-        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        caption = f"<caption><span>{escape(self.caption)}</span></caption>" if self.caption else ""
         body = "".join(lines)
         table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="scroll" tabindex="0">{table}</div>'

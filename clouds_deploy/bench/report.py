@@ -250,7 +250,8 @@ def _scaling_sections(scaling: dict[str, Any]) -> list[Section]:
     curves = {name: list(zip(sizes, taken, strict=True)) for name, taken in scaling["p50_ms"].items()}
     charts: list[Section] = [
         LineChart(
-            f"How cost grows with {what}: milliseconds of a call",
+            f"How cost grows with {what}: milliseconds of a call"
+            + (f"; {named(next(iter(curves)))}" if len(curves) == 1 else ""),
             [Series(named(name), curve) for name, curve in curves.items()],
             what,
             "ms",

@@ -26,7 +26,8 @@ font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:1em 0;border:1px solid var(--line);border-radius:10px;background:var(--card)}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding:10px 14px 4px;caption-side:top}
-th,td{padding:8px 14px;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
+caption span{display:block;position:sticky;left:14px;max-width:calc(100vw - 72px)}
+th,td{padding:8px 10px;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
 thead th{border-top:0;color:var(--soft);font-weight:600;font-size:.82rem}
 tbody th{font-weight:600}th:first-child{text-align:left}
 .bad td,.bad th{color:var(--bad);font-weight:600}

@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 quickstart: $(STAMP)  ## the whole loop on drawn streets; leaves quickstart/report.html
 	$(BIN)/clouds-deploy quickstart --out quickstart
 
-test: $(STAMP) check  ## linters, types and all tests but the slow ones
-	$(BIN)/python -m pytest -q
+test: $(STAMP) check  ## linters, types and all tests but the slow ones; two processes of one thread, for two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(STAMP) check  ## the slow tests too
 	$(BIN)/python -m pytest -q -m "not gpu"

@@ -47,6 +47,7 @@ struct GraphFile {
   std::filesystem::path path;
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
+  std::int64_t batch = 0;  // what nearly every call has, to plan for; 0: not known
 };
 
 // Loads a graph: an ONNX file, or an engine for the backends that run engines. Throws Error.

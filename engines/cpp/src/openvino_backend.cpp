@@ -1,6 +1,9 @@
 // OpenVINO, tuned as clouds_deploy.runtime.openvino_session: for latency, in the precision that was asked for.
 #include <algorithm>
+#include <map>
+#include <mutex>
 #include <openvino/openvino.hpp>
+#include <optional>
 #include <utility>
 
 #include "backend.hpp"
@@ -33,71 +36,109 @@ struct Bound {
   }
 };
 
-class OpenVinoRequest : public Request {
- public:
-  OpenVinoRequest(ov::CompiledModel& model, const Ports& inputs, const Ports& outputs)
-      : request_(model.create_infer_request()),
-        inputs_(inputs),
-        outputs_(outputs),
-        bound_in_(inputs.size()),
-        bound_out_(outputs.size()) {}
+// A graph compiled for any sizes, or for one batch.
+struct Plan {
+  ov::CompiledModel model;
+  Ports inputs, outputs;
+};
 
-  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) override {
+// One inference at a time through a plan.
+class Lane {
+ public:
+  explicit Lane(Plan& plan)
+      : plan_(plan), request_(plan.model.create_infer_request()), in_(plan.inputs.size()), out_(plan.outputs.size()) {}
+
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) {
     try {
-      for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      for (std::size_t i = 0; i < in_.size(); ++i) {
         const auto& [data, shape] = inputs[i];
-        if (!bound_in_[i].moves_to(data, shape)) continue;
-        request_.set_tensor(inputs_[i], ov::Tensor(inputs_[i].get_element_type(), sizes(shape), data));
+        if (!in_[i].moves_to(data, shape)) continue;
+        request_.set_tensor(plan_.inputs[i], ov::Tensor(plan_.inputs[i].get_element_type(), sizes(shape), data));
       }
-      for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      for (std::size_t i = 0; i < out_.size(); ++i) {
         const auto& [data, shape] = outputs[i];
-        if (!bound_out_[i].moves_to(data, shape)) continue;
-        request_.set_tensor(outputs_[i], ov::Tensor(outputs_[i].get_element_type(), sizes(shape), data));
+        if (!out_[i].moves_to(data, shape)) continue;
+        request_.set_tensor(plan_.outputs[i], ov::Tensor(plan_.outputs[i].get_element_type(), sizes(shape), data));
       }
       request_.infer();
     } catch (const std::exception& error) {
-      std::fill(bound_in_.begin(), bound_in_.end(), Bound{});
-      std::fill(bound_out_.begin(), bound_out_.end(), Bound{});
+      std::fill(in_.begin(), in_.end(), Bound{});
+      std::fill(out_.begin(), out_.end(), Bound{});
       throw Error("openvino failed: " + first_line(error.what()), "run clouds_selftest on the bundle");
     }
   }
 
  private:
+  Plan& plan_;
   ov::InferRequest request_;
-  const Ports &inputs_, &outputs_;
-  std::vector<Bound> bound_in_, bound_out_;
+  std::vector<Bound> in_, out_;
 };
 
+// Plans for the batch that nearly every call has, where one was told: only with fixed sizes does OpenVINO see that
+// turning channels around a convolution moves nothing in memory. Another batch is planned for when it comes.
 class OpenVinoGraph : public Graph {
  public:
-  OpenVinoGraph(const GraphFile& file, const Options& options) {
-    std::string device = options.device;
-    std::transform(device.begin(), device.end(), device.begin(),
+  OpenVinoGraph(GraphFile file, const Options& options) : file_(std::move(file)) {
+    device_ = options.device;
+    std::transform(device_.begin(), device_.end(), device_.begin(),
                    [](char c) { return static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c); });
     const std::vector<std::string> known = core_.get_available_devices();
-    if (std::find(known.begin(), known.end(), device) == known.end()) {
+    if (std::find(known.begin(), known.end(), device_) == known.end()) {
       std::string all;
       for (const std::string& one : known) all += (all.empty() ? "" : ", ") + one;
       throw Error("openvino has no device `" + options.device + "`", "known: " + all);
     }
-    ov::AnyMap settings{{"INFERENCE_PRECISION_HINT", options.precision}, {"PERFORMANCE_HINT", "LATENCY"}};
-    if (options.threads > 0) settings["INFERENCE_NUM_THREADS"] = options.threads;
+    settings_ = {{"INFERENCE_PRECISION_HINT", options.precision}, {"PERFORMANCE_HINT", "LATENCY"}};
+    if (options.threads > 0) settings_["INFERENCE_NUM_THREADS"] = options.threads;
+    precision_ = options.precision;
+    const bool only_rows = std::all_of(file_.inputs.begin(), file_.inputs.end(), [](const TensorSpec& spec) {
+      return !spec.shape.empty() && spec.shape.front() < 0 && std::count(spec.shape.begin(), spec.shape.end(), -1) == 1;
+    });
+    if (!only_rows) file_.batch = 0;
+    plan(file_.batch > 0);
+  }
+
+  bool as_told(const std::vector<Input>& inputs) const {
+    return file_.batch > 0 && std::all_of(inputs.begin(), inputs.end(), [this](const Input& input) {
+      return input.shape.front() == file_.batch;
+    });
+  }
+
+  Plan& plan(bool told) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    std::unique_ptr<Plan>& made = told ? told_ : free_;
+    if (made == nullptr) made = compile(told);
+    return *made;
+  }
+
+  std::unique_ptr<Request> request() override;
+  std::string device() const override { return device_ + " " + precision_; }
+
+ private:
+  std::unique_ptr<Plan> compile(bool told) {
+    auto made = std::make_unique<Plan>();
     try {
-      model_ = core_.compile_model(core_.read_model(file.path.string()), device, settings);
-      for (const TensorSpec& spec : file.inputs) inputs_.push_back(checked(model_.input(spec.name), spec));
-      for (const TensorSpec& spec : file.outputs) outputs_.push_back(checked(model_.output(spec.name), spec));
+      const std::shared_ptr<ov::Model> model = core_.read_model(file_.path.string());
+      if (told) {
+        std::map<std::string, ov::PartialShape> shapes;
+        for (const TensorSpec& spec : file_.inputs) {
+          ov::PartialShape shape(std::vector<ov::Dimension>(spec.shape.begin(), spec.shape.end()));
+          shape[0] = file_.batch;
+          shapes[spec.name] = shape;
+        }
+        model->reshape(shapes);
+      }
+      made->model = core_.compile_model(model, device_, settings_);
+      for (const TensorSpec& spec : file_.inputs) made->inputs.push_back(checked(made->model.input(spec.name), spec));
+      for (const TensorSpec& spec : file_.outputs) made->outputs.push_back(checked(made->model.output(spec.name), spec));
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      throw Error("openvino refuses " + file.path.string() + ": " + first_line(error.what()), "export the run again");
+      throw Error("openvino refuses " + file_.path.string() + ": " + first_line(error.what()), "export the run again");
     }
-    device_ = device + " " + options.precision;
+    return made;
   }
 
-  std::unique_ptr<Request> request() override { return std::make_unique<OpenVinoRequest>(model_, inputs_, outputs_); }
-  std::string device() const override { return device_; }
-
- private:
   static ov::Output<const ov::Node> checked(ov::Output<const ov::Node> port, const TensorSpec& spec) {
     if (port.get_element_type() != type_of(spec.dtype)) {
       throw Error(
@@ -107,11 +148,31 @@ class OpenVinoGraph : public Graph {
     return port;
   }
 
+  GraphFile file_;
   ov::Core core_;
-  ov::CompiledModel model_;
-  Ports inputs_, outputs_;
-  std::string device_;
+  ov::AnyMap settings_;
+  std::string device_, precision_;
+  std::mutex lock_;
+  std::unique_ptr<Plan> told_, free_;
 };
+
+class OpenVinoRequest : public Request {
+ public:
+  explicit OpenVinoRequest(OpenVinoGraph& graph) : graph_(graph) {}
+
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) override {
+    const bool told = graph_.as_told(inputs);
+    std::optional<Lane>& lane = told ? told_ : free_;
+    if (!lane) lane.emplace(graph_.plan(told));
+    lane->run(inputs, outputs);
+  }
+
+ private:
+  OpenVinoGraph& graph_;
+  std::optional<Lane> told_, free_;
+};
+
+std::unique_ptr<Request> OpenVinoGraph::request() { return std::make_unique<OpenVinoRequest>(*this); }
 
 }  // namespace
 

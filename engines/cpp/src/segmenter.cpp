@@ -84,6 +84,7 @@ void check_options(const Options& options) {
     throw Error("there is no precision `" + options.precision + "`", "known: `bf16`, `f32`");
   }
   if (options.threads < 0) throw Error("threads " + std::to_string(options.threads) + " are none", "give at least 1");
+  if (options.batch < 0) throw Error("a batch of " + std::to_string(options.batch) + " is none", "give 0 or more");
 }
 
 // Whether views lie one behind the other, packed, each of `size` bytes: then they are one array already.
@@ -104,7 +105,7 @@ std::unique_ptr<Segmenter::Body> open_body(const std::string& bundle, const Opti
   SegmenterBundle opened = open_segmenter_bundle(std::filesystem::u8path(bundle), options.verify);
   check_specs(opened);
   std::unique_ptr<Vocabulary> vocabulary = choose_vocabulary(opened, options);
-  GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs};
+  GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch};
   if (runs_engines(chosen.backend)) {
     const Machine machine = Machine::here(engine_versions());
     file.path = opened.path /

@@ -18,6 +18,9 @@ struct Options {
   int threads = 0;
   // f32, or bf16 where the backend can (OpenVINO); never chosen silently.
   std::string precision = "f32";
+  // Of a Segmenter: images of nearly every inference, which OpenVINO plans for. Another number is planned for when it
+  // comes; 0 plans for any.
+  int batch = 1;
   // A vocabulary.npz with other classes than the bundle's own; text head only.
   std::string vocabulary;
   // Whether every file is compared with its sha256; sizes are compared always.

@@ -1,10 +1,10 @@
-# Each backend is one source file, compiled where its headers and its library are found.
+# Each backend is a source file or two, compiled where its headers and its library are found.
 # A hint of where: OpenVINO_DIR, ONNXRUNTIME_ROOT, TENSORRT_ROOT, TENSORRT_RTX_ROOT.
 
 macro(clouds_backend name found source)
   if(${found} AND NOT CLOUDS_${name} STREQUAL "OFF")
     list(APPEND CLOUDS_BACKENDS ${name})
-    target_sources(clouds_objects PRIVATE ${source})
+    target_sources(clouds_objects PRIVATE ${source} ${ARGN})
     target_compile_definitions(clouds_objects PUBLIC CLOUDS_${name})
   elseif(CLOUDS_${name} STREQUAL "ON")
     message(FATAL_ERROR "CLOUDS_${name} is ON and was not found; say where it is with the variables in cmake/backends.cmake")
@@ -14,7 +14,7 @@ endmacro()
 if(NOT CLOUDS_OPENVINO STREQUAL "OFF")
   find_package(OpenVINO QUIET COMPONENTS Runtime)
 endif()
-clouds_backend(OPENVINO OpenVINO_FOUND src/openvino_backend.cpp)
+clouds_backend(OPENVINO OpenVINO_FOUND src/openvino_backend.cpp src/openvino_sums.cpp)
 if("OPENVINO" IN_LIST CLOUDS_BACKENDS)
   list(APPEND CLOUDS_LINKED openvino::runtime)
 endif()

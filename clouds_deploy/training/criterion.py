@@ -83,8 +83,7 @@ def criterion(
         matches = replace(matches, segments=part.whole.segments)
     packed = np.stack((matches.image, matches.query, matches.label))
     image, query, label = torch.from_numpy(packed).to(labels.device, non_blocking=True)
-    seen = None if ignored is None else (~ignored.flatten(1).any(1)).float()
-    class_loss = _class_loss(predictions, matches, config, part, seen)
+    class_loss = _class_loss(predictions, matches, config, part, ignored)
     if matches.image.size == 0:
         nothing = torch.stack([p.mask_logits.float().sum() * 0 for p in predictions])
         return Losses(class_loss, nothing, nothing)
@@ -114,11 +113,11 @@ def _class_loss(
     matches: Matches,
     config: LossConfig,
     part: BatchPart | None,
-    seen: Tensor | None,
+    ignored: Tensor | None,
 ) -> Tensor:
     """Cross-entropy with a weighted mean per layer, as `F.cross_entropy(weight=...)` takes it: (L,).
 
-    With `seen` (B,), 0..1, an image's unmatched queries count that much; what the sum is divided by stays.
+    Unmatched queries of an image with anything `ignored` add nothing; what the sum is divided by stays.
     """
     logits = torch.stack([p.class_logits.float() for p in predictions])
     layers, images, queries, columns = logits.shape
@@ -129,9 +128,9 @@ def _class_loss(
     weight = torch.ones(columns, device=logits.device)
     weight[-1] = config.void_weight
     loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight=weight, reduction="none")
-    if seen is not None:
-        void = wanted == columns - 1
-        loss = loss * torch.where(void, seen.view(1, -1, 1), 1.0).flatten()
+    if ignored is not None:
+        silent = (wanted == columns - 1) & ignored.flatten(1).any(1).view(1, -1, 1)
+        loss = loss.masked_fill(silent.flatten(), 0)
     if part is not None:
         return loss.view(layers, -1).sum(1) / part.class_weight(queries, config.void_weight)
     return loss.view(layers, -1).sum(1) / weight[wanted].view(layers, -1).sum(1)

@@ -57,9 +57,12 @@ class Labeler:
             return clean[:, 0].cpu()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             labels, trust = self.teacher.label(clean.to(self.device, non_blocking=True))
-        sure = list(trust.cpu().numpy())
         least = self.teacher.config.min_confidence
-        maps = [leave_out(one, own, least) for one, own in zip(labels.cpu().numpy(), sure, strict=True)]
+        if self.refine is None and least == 0:
+            return labels.cpu()
+        maps, sure = list(labels.cpu().numpy()), list(trust.cpu().numpy())
+        if least > 0:
+            maps = [leave_out(one, own, least) for one, own in zip(maps, sure, strict=True)]
         if self.refine is not None:
             images = clean.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             maps = self.refine(list(images), maps, sure, list(keys))

@@ -74,8 +74,9 @@ class Teacher:
             for scale in self.config.teacher_scales
             for flip in ((False, True) if self.config.teacher_flip else (False,))
         ]
-        if len(views) > 1:
-            views = [scores / scores.sum(1, keepdim=True).clamp(min=1e-6) for scores in views]
+        if len(views) == 1:
+            return label_and_trust(views[0])
+        views = [scores / scores.sum(1, keepdim=True).clamp(min=1e-6) for scores in views]
         return label_and_trust(torch.stack(views).mean(0))
 
     def _view(self, pictures: Tensor, scale: float, flip: bool) -> Tensor:

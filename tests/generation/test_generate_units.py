@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -26,6 +24,7 @@ from clouds_deploy.generation.generate_units import GenerateWork, generate_units
 from clouds_deploy.generation.images import generate_images
 from clouds_deploy.runtime.runners import load_runner
 from clouds_deploy.runtime.spread import run_here
+from tests.deadly import Deadly
 from tests.generation.test_generate import Scripted
 
 FACTS = {"model": "scripted", "count": 11, "seed": 0, "batch": 3, "attempts": 3}
@@ -122,16 +121,8 @@ def test_the_verb(tmp_path: Path) -> None:
         generate(tmp_path / "x", count=4, shard="0/2", shards=True, settings=SMALL)
 
 
-class Deadly(GenerateWork):
-    """Takes its process down with it when it first comes to unit 2."""
-
-    marker = Path()
-
-    def work(self, unit: Any, folder: Path) -> Any:
-        if unit.name == "000002" and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().work(unit, folder)
+class DeadlyGenerate(Deadly, GenerateWork):
+    victim = "000002"
 
 
 @pytest.mark.slow
@@ -143,7 +134,7 @@ def test_two_workers_make_the_same_files_though_one_dies(two_machines: Any, tmp_
     facts = {**load_painter(STREETS, SMALL).describe(), **FACTS}
     make = partial(load_painter, STREETS, SMALL)
     generate_units(GenerateWork(make, [""], facts), tmp_path / "whole")
-    deadly = Deadly(make, [""], facts)
+    deadly = DeadlyGenerate(make, [""], facts)
     deadly.marker = tmp_path / "died"
     generate_units(deadly, tmp_path / "out", runner=load_runner("ray"))
     assert deadly.marker.exists()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from clouds_deploy.training import evaluate, evaluate_units
 from clouds_deploy.training.candidate import open_candidate
 from clouds_deploy.training.evaluate_units import EvaluateWork
 from tests.data import trees
+from tests.deadly import Deadly
 
 
 @pytest.fixture(autouse=True)
@@ -177,16 +176,8 @@ def test_faulty_shards_are_named(small_bundle: Path, tmp_path: Path) -> None:
     assert verb(small_bundle, data=shards, out=tmp_path / "out")["images"] == 2
 
 
-class Deadly(EvaluateWork):
-    """Takes its process down with it when it first comes to its second unit."""
-
-    marker = Path()
-
-    def work(self, unit: Any, folder: Path) -> Any:
-        if unit.name == "0-000001" and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().work(unit, folder)
+class DeadlyEvaluate(Deadly, EvaluateWork):
+    victim = "0-000001"
 
 
 @pytest.mark.slow
@@ -195,7 +186,7 @@ def test_two_workers_count_the_same_though_one_dies(
 ) -> None:
     sources = {"photo": streets(70), "game": streets(35, "game")}
     for model in (small_run, small_bundle):
-        work = Deadly(model, "onnxruntime", None, sources)
+        work = DeadlyEvaluate(model, "onnxruntime", None, sources)
         work.marker = tmp_path / f"{model.name}-died"
         found = evaluate_units.evaluate_units(work, tmp_path / model.name, runner=load_runner("ray"))
         assert work.marker.exists()

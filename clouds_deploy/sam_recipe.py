@@ -41,6 +41,7 @@ class SamDataConfig(Section):
         size: Side in pixels of the square that is trained on, a multiple of 32, at most the model's: a crop
             that lies somewhere in the model's square, which makes training cheaper.
         height: Rows of a street scene before it is scaled; it is twice as wide.
+        views: Samples taken of each street, one after the other: their crops, looks and masks differ.
         masks: Masks prompted for per image.
         smallest: Smallest mask, as a share of the image.
     """
@@ -50,6 +51,7 @@ class SamDataConfig(Section):
     whole: Fraction = 0.25
     size: Annotated[int, Field(gt=0, multiple_of=32)] = 128
     height: Positive = 192
+    views: Positive = 1
     masks: Positive = 8
     smallest: Annotated[float, Field(gt=0, lt=1)] = 0.003
 

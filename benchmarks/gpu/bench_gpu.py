@@ -7,17 +7,24 @@ Everything is fed tensors that lie on the device already and timed until the dev
 and files are left out. Candidates take turns (`bench.timing`); ratios are against the official formulation in
 PyTorch eager float16, medians over rounds with 95 % intervals. Beside each time stand the error against the
 official formulation in eager float32 and the share of what a large float16 product reaches here, by the
-operations that PyTorch counts for the official formulation. Weights are random: time does not depend on them,
-masks mean nothing. ONNX Runtime on CUDA and TensorRT is timed where onnxruntime-gpu is installed, from
-float16 graphs exported here; what is not installed is listed in the result, <date>_<GPU>.json in --out.
+operations that PyTorch counts for the official formulation. Ours keep the weights of products in float16, so
+that autocast has none to convert; "replayed" is the same work recorded in a CUDA graph, which leaves out what
+Python and the launches cost. Weights are random: time does not depend on them, masks mean nothing. ONNX
+Runtime on CUDA and TensorRT is timed where onnxruntime-gpu is installed, from float16 graphs exported here;
+what is not installed is listed in the result, <date>_<GPU>.json in --out.
+
+Compiling takes most of the time. With --earlier, a result of this script, only the form that was quickest in
+eager mode there is compiled. PyTorch keeps what it compiled (TORCHINDUCTOR_CACHE_DIR): with --prepare things
+are compiled and not timed, so that the GPU may do something else meanwhile.
 
 Runs from a checkout with PYTHONPATH set to it; needs torch, timm, open_clip, segment_anything and what the
-package imports. It never ran on a GPU yet.
+package imports.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import tempfile
 from collections.abc import Callable
@@ -30,7 +37,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clouds_deploy.artifacts import environment, write_json
+from clouds_deploy.artifacts import environment, read_json, write_json
 from clouds_deploy.bench.timing import measure, ratio
 from clouds_deploy.torchvision_compat import ensure_torchvision
 
@@ -62,20 +69,35 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each candidate")
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--compile", action="append", choices=CASES, help="compile these; default all")
+    parser.add_argument(
+        "--ahead", action="append", choices=CASES, help="and these ahead of time; default all"
+    )
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument("--earlier", type=Path, help="a result that says which form to compile")
+    parser.add_argument("--prepare", action="store_true", help="compile, time nothing")
     given = parser.parse_args()
     ensure_torchvision()
     device = torch.device(given.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     result: dict[str, Any] = {"environment": environment(), "date": today, "gpu": gpu, "weights": "random"}
-    result["float16_peak_tflops"] = peak(device)
+    result["float16_peak_tflops"] = 0.0 if given.prepare else peak(device)
     result["goals_ms"] = GOALS
     result["cases"] = {}
     file = given.out / f"{today}_{gpu.replace(' ', '_')}.json" if given.out else None
     for name in given.case or CASES[1:]:
         for case in MAKERS[name](device):
-            result["cases"][case.name] = found = run(case, device, result["float16_peak_tflops"], given)
+            compiling = [
+                build
+                for build, wanted in ((_compiled, given.compile), (_ahead, given.ahead))
+                if not given.eager and (wanted is None or name in wanted)
+            ]
+            found = run(case, device, result["float16_peak_tflops"], compiling, given)
+            if given.prepare:
+                print(case.name, found["missing"], flush=True)
+                continue
+            result["cases"][case.name] = found
             print(case.name, *(f"\n  {k}: {v}" for k, v in found["candidates"].items()), flush=True)
             if file is not None:  # after every case: a borrowed machine may be taken back
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +106,20 @@ def main() -> None:
 
 def half(device: torch.device) -> Any:
     """Compute in float16 where that is safe, as people deploy these models in PyTorch."""
-    kind = torch.float16 if device.type == "cuda" else torch.bfloat16
-    return torch.autocast(device.type, kind)
+    return torch.autocast(device.type, _kind(device), cache_enabled=False)
+
+
+def _kind(device: torch.device) -> torch.dtype:
+    return torch.float16 if device.type == "cuda" else torch.bfloat16
+
+
+def stored_half(module: nn.Module, device: torch.device) -> nn.Module:
+    """Copy a module to the device; the weights of its products lie there in float16."""
+    copied = copy.deepcopy(module).to(device)
+    for part in copied.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            part.to(_kind(device))
+    return copied
 
 
 def waiter(device: torch.device) -> Callable[[], None] | None:
@@ -102,33 +136,43 @@ def peak(device: torch.device) -> float:
     return 2 * side**3 / timing.minimum / 1e9
 
 
-def run(case: Case, device: torch.device, most: float, given: argparse.Namespace) -> dict[str, Any]:
+def run(
+    case: Case, device: torch.device, most: float, compiling: list[Any], given: argparse.Namespace
+) -> dict[str, Any]:
     """Time a case's candidates against each other."""
     with torch.inference_mode():
         right = _flat(case.official(*case.inputs))
-        with FlopCounterMode(display=False) as counter:
-            case.official(*case.inputs)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # it cannot count in inference mode
+        case.official(*case.inputs)
     operations = counter.get_total_flops()
     candidates: dict[str, Callable[[], Any]] = {OFFICIAL: _call(case.official, case.inputs, device)}
     missing: dict[str, str] = {}
+    best = quickest(case, given.earlier)
     for name, module in case.ours.items():
-        candidates[f"ours {name}, eager"] = _call(module, case.inputs, device)
-        if given.no_compile:
-            continue
-        for label, build in (("compiled", _compiled), ("ahead of time", _ahead)):
+        forms: dict[str, Callable[[], Any]] = {"eager": lambda module=module: module}
+        forms |= {
+            _LABELS[build]: lambda build=build, module=module: build(module, case.inputs, device)
+            for build in compiling
+            if name in best
+        }
+        for label, make in forms.items():
             try:
-                call = _call(build(module, case.inputs, device), case.inputs, device)
+                call = _call(make(), case.inputs, device)
                 with torch.inference_mode():
                     call()
                 candidates[f"ours {name}, {label}"] = call
+                if device.type == "cuda" and not given.prepare and name in best:
+                    candidates[f"ours {name}, {label}, replayed"] = _replayed(call)
             except Exception as error:
-                missing[f"ours {name}, {label}"] = str(error).strip().splitlines()[0][:200]
+                missing[f"ours {name}, {label}"] = _line(error)
+    if given.prepare:
+        return {"missing": missing}
     if case.graph is not None:
         for provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
             try:
                 candidates[f"onnxruntime {provider}"] = _onnx(case, provider)
             except Exception as error:
-                missing[f"onnxruntime {provider}"] = str(error).strip().splitlines()[0][:200]
+                missing[f"onnxruntime {provider}"] = _line(error)
     with torch.inference_mode():
         errors = {name: _error(_flat(call()), right) for name, call in candidates.items()}
         timings = measure(candidates, rounds=given.rounds, seconds=given.seconds, synchronize=waiter(device))
@@ -156,10 +200,41 @@ def _call(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], device
     return call
 
 
+def quickest(case: Case, earlier: Path | None) -> set[str]:
+    """Give the form of ours that an earlier result has as the quickest in eager mode; all without one."""
+    if earlier is None:
+        return set(case.ours)
+    found = read_json(earlier)["cases"].get(case.name, {"candidates": {}})["candidates"]
+    eager = {name: found.get(f"ours {name}, eager", {"p50_ms": float("inf")})["p50_ms"] for name in case.ours}
+    return {min(eager, key=eager.__getitem__)}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _replayed(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Record the call's work in a CUDA graph and give what plays it again; its results are written over."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+
 def _compiled(module: nn.Module, inputs: Any, device: torch.device) -> Any:
     torch.compiler.reset()
-    mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
-    return torch.compile(module, mode=mode)
+    return torch.compile(module)
 
 
 def _ahead(module: nn.Module, inputs: tuple[torch.Tensor, ...], device: torch.device) -> Any:
@@ -180,6 +255,9 @@ class _InHalf(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> Any:
         with half(self.device):
             return self.module(*inputs)
+
+
+_LABELS: dict[Any, str] = {_compiled: "compiled", _ahead: "ahead of time"}
 
 
 def _onnx(case: Case, provider: str) -> Callable[[], Any]:
@@ -247,7 +325,7 @@ def encoder_case(name: str) -> Callable[[torch.device], list[Case]]:
         from clouds_deploy.models.sam.encoder import SamEncoder
         from clouds_deploy.sam_recipe import SamExportConfig
 
-        sam = load_seeded(name, "random").sam
+        sam = load_seeded(name, "random").sam.requires_grad_(False)
         side = sam.image_encoder.img_size
         image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
         size = torch.full((1, 2), side, dtype=torch.int32)
@@ -257,10 +335,15 @@ def encoder_case(name: str) -> Callable[[torch.device], list[Case]]:
             {"image": image.numpy(), "size": size.numpy()},
             SamExportConfig().islands,
         )
-        forms = ("bias",) if name == "sam_tiny" else ("bias", "channels")
+        forms = {"bias": ("bias", "bias")}
+        if name != "sam_tiny":
+            forms |= {"channels": ("channels", "channels"), "both": ("bias", "channels")}
         ours = {
-            form: SamEncoder(sam, window_form=form, global_form=form).to(device)  # type: ignore[arg-type]
-            for form in forms
+            form: stored_half(
+                SamEncoder(sam, window_form=window, global_form=whole),  # type: ignore[arg-type]
+                device,
+            )
+            for form, (window, whole) in forms.items()
         }
         sam = sam.to(device)
 
@@ -279,8 +362,8 @@ def decoder_cases(device: torch.device) -> list[Case]:
     from clouds_deploy.models.sam.build import load_seeded
     from clouds_deploy.models.sam.decoder import SamDecoder
 
-    sam = load_seeded("vit_b", "random").sam.to(device)
-    ours = SamDecoder(sam).to(device)
+    sam = load_seeded("vit_b", "random").sam.requires_grad_(False).to(device)
+    ours = stored_half(SamDecoder(sam), device)
     features = torch.randn(1, 256, 64, 64, device=device)
 
     def official(
@@ -314,21 +397,25 @@ def segmenter_case(device: torch.device) -> list[Case]:
 
     recipe = load_recipe("gta_convnext_l", ("model.backbone.weights=random",))
     torch.manual_seed(0)
-    model = Segmenter(recipe.model, build_backbone(recipe.model.backbone)).to(device).eval()
+    model = (
+        Segmenter(recipe.model, build_backbone(recipe.model.backbone)).requires_grad_(False).to(device).eval()
+    )
     image = torch.randint(0, 256, (1, 1024, 2048, 3), dtype=torch.uint8, device=device)
 
     class Graph(nn.Module):
-        def __init__(self, form: str) -> None:
+        def __init__(self, model: Segmenter, form: str) -> None:
             super().__init__()
-            self.form = form
+            model.set_form(form)  # type: ignore[arg-type]
             self.graph = SegmenterGraph(model, inference="exact", scores=True)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            model.set_form(self.form)  # type: ignore[arg-type]
             scores: torch.Tensor = self.graph(image)[1]
             return scores
 
-    return [Case(SEGMENTER, (image,), Graph("grid_sample"), {"gather": Graph("gather")})]
+    ours = {
+        form: stored_half(Graph(copy.deepcopy(model), form), device) for form in ("grid_sample", "gather")
+    }
+    return [Case(SEGMENTER, (image,), Graph(model, "grid_sample"), ours)]
 
 
 MAKERS: dict[str, Callable[[torch.device], list[Case]]] = {

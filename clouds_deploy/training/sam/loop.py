@@ -37,7 +37,7 @@ from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
-from clouds_deploy.training.sam.forward import decode, encode
+from clouds_deploy.training.sam.forward import decode, encode, fuse_attention
 from clouds_deploy.training.sam.losses import mask_losses
 from clouds_deploy.training.sam.prompts import correction, first_prompts
 from clouds_deploy.training.sam.scenes import SamScenes
@@ -47,6 +47,7 @@ WEIGHTS = "sam.safetensors"
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 _EVALUATION_SEED = 4211
+_compiled_losses = torch.compile(mask_losses)
 _LOSSES = ("focal", "dice", "iou_error", "dense")
 
 
@@ -80,6 +81,7 @@ def train_sam(
         head = DenseHead(recipe.model.prompt_width, STRIDE)
     if init is not None and not resume:
         _initialize(sam, init)
+    fuse_attention(sam)
     sam.image_encoder.trunk.requires_grad_(recipe.train.trunk_lr > 0)
     pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(device).train()
     optimizers = make_optimizers(pupil, recipe.train)
@@ -273,6 +275,7 @@ def train_step(
     draw = np.random.default_rng([recipe.seed, 11, step])
     generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
     images, per_image = batch["masks"].shape[:2]
+    compare = _compiled_losses if device.type == "cuda" else mask_losses  # most of a step's memory traffic
     masks = batch["masks"].flatten(0, 1)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         embeddings = encode(sam, batch["image"], batch["size"])
@@ -281,13 +284,13 @@ def train_step(
         points, labels = first_prompts(masks, draw, generator)
         logits, ratings = decode(sam, embeddings[owner], points, labels, None, offsets)
         truth = F.interpolate(masks.float()[:, None], logits.shape[-2:], mode="area")[:, 0]
-        losses = mask_losses(logits.float(), truth, ratings, config.focal_weight)
+        losses = compare(logits, truth, ratings, config.focal_weight)
         if draw.random() < config.corrections:
             best = logits.detach()[torch.arange(len(masks), device=device), 1 + ratings[:, 1:].argmax(1)]
             guess = F.interpolate(best[:, None], masks.shape[-2:], mode="bilinear")[:, 0] > 0
             points, labels = correction(points, labels, masks, guess, generator)
             logits, ratings = decode(sam, embeddings[owner], points, labels, best[:, None], offsets)
-            losses = (losses + mask_losses(logits.float(), truth, ratings, config.focal_weight)) / 2
+            losses = (losses + compare(logits, truth, ratings, config.focal_weight)) / 2
         if config.dense_weight:
             dense = dense_loss(pupil["dense"], embeddings, batch["classes"], batch["extents"])
             dense = dense + region_loss(sam, embeddings, batch["regions"], generator)

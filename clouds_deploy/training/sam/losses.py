@@ -26,7 +26,7 @@ def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: fl
     first) always does.
 
     Args:
-        logits: (P, 4, L, L) mask logits, the single mask first.
+        logits: (P, 4, L, L) mask logits of any precision, the single mask first.
         truth: (P, L, L) float, 0..1: the share of each low resolution pixel that the mask covers.
         ratings: (P, 4) predicted IoU.
         focal_weight: Of the focal loss beside dice.
@@ -34,6 +34,7 @@ def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: fl
     Returns:
         (3,) means over prompts: focal (weighted), dice, squared error of the predicted IoU.
     """
+    logits = logits.float()
     target = truth[:, None].expand_as(logits)
     focal, dice = focal_dice(logits.flatten(2), target.flatten(2))
     with torch.no_grad():

@@ -42,6 +42,7 @@ class SamScenes(Dataset[dict[str, Tensor]]):
 
     def __init__(self, config: SamDataConfig, size: int, frame: int, seed: int) -> None:
         self.config, self.size, self.frame, self.seed = config, size, frame, seed
+        self._drawn: tuple[int, tuple[Pixels, Pixels, list[Regions]]] | None = None
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Draw one sample.
@@ -92,9 +93,8 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         self, draw: np.random.Generator, index: int
     ) -> tuple[Pixels, Pixels, list[Regions], tuple[float, float]]:
         config = self.config
-        domain = config.domains[int(draw.integers(len(config.domains)))]
         rows = config.height
-        scene = render(domain, _SEED + self.seed, index, rows, 2 * rows)
+        whole_image, whole_labels, whole_layers = self._drawing(index // config.views)
         if draw.random() < config.whole:
             box, out = (0, 0, 2 * rows, rows), (self.size, self.size // 2)
             place = tuple(draw.uniform(0, 1, 2))
@@ -103,9 +103,19 @@ class SamScenes(Dataset[dict[str, Tensor]]):
             place = tuple(draw.uniform(0, 1, 2))
             left, top = int(place[0] * (2 * rows - side + 1)), int(place[1] * (rows - side + 1))
             box, out = (left, top, left + side, top + side), (self.size, self.size)
-        image = np.array(Image.fromarray(scene.image).resize(out, Image.Resampling.BILINEAR, box=box))
-        layers = [_cut(layer, box, out) for layer in street_regions(scene.labels, scene.instances)]
-        return image, _cut(scene.labels, box, out), layers, place
+        image = np.array(Image.fromarray(whole_image).resize(out, Image.Resampling.BILINEAR, box=box))
+        layers = [_cut(layer, box, out) for layer in whole_layers]
+        return image, _cut(whole_labels, box, out), layers, place
+
+    def _drawing(self, number: int) -> tuple[Pixels, Pixels, list[Regions]]:
+        """Draw a street; the last one is kept, for samples that lie beside each other share it."""
+        if self._drawn is None or self._drawn[0] != number:
+            domains, rows = self.config.domains, self.config.height
+            which = np.random.default_rng([self.seed, 5, number]).integers(len(domains))
+            scene = render(domains[int(which)], _SEED + self.seed, number, rows, 2 * rows)
+            regions = street_regions(scene.labels, scene.instances)
+            self._drawn = number, (scene.image, scene.labels, regions)
+        return self._drawn[1]
 
 
 def street_regions(labels: Pixels, instances: Regions) -> list[Regions]:
@@ -128,10 +138,10 @@ def _components(labels: Regions) -> Regions:
     """Number the 4-connected parts of equal value, from 1; 0 stays 0."""
     out = np.zeros(labels.shape, np.int32)
     count = 0
-    for value in np.unique(labels):
-        if value:
-            numbered, found = ndimage.label(labels == value)
-            out += np.where(numbered > 0, numbered + count, 0).astype(np.int32)
+    for value, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is not None:
+            numbered, found = ndimage.label(labels[box] == value)
+            np.copyto(out[box], numbered + count, where=numbered > 0)
             count += found
     return out
 
@@ -174,7 +184,7 @@ def pick_masks(
 
 def _shapes(size: int, draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
     """Draw overlapping polygons and ellipses, each with a texture of its own."""
-    image = _texture(size, draw)
+    picture = Image.fromarray(_texture(size, size, draw))
     numbers = Image.new("I", (size, size), 0)
     for number in range(1, int(draw.integers(6, 18))):
         cover = Image.new("L", (size, size), 0)
@@ -191,27 +201,32 @@ def _shapes(size: int, draw: np.random.Generator) -> tuple[Pixels, list[Regions]
             pen.polygon(
                 list(zip(x + reach * np.cos(angles), y + reach * np.sin(angles), strict=True)), fill=255
             )
-        image = np.where(np.asarray(cover)[:, :, None] > 0, _texture(size, draw), image)
-        numbers.paste(number, mask=cover)
-    return image.astype(np.uint8), [np.asarray(numbers, np.int32)]
+        box = cover.getbbox()
+        if box is not None:
+            surface = _texture(box[2] - box[0], box[3] - box[1], draw)
+            picture.paste(Image.fromarray(surface), box, cover.crop(box))
+            numbers.paste(number, mask=cover)
+    return np.array(picture), [np.asarray(numbers, np.int32)]
 
 
-def _texture(size: int, draw: np.random.Generator) -> Pixels:
-    """Give a (S, S, 3) surface: two colours mixed by blobs, stripes, a gradient or nothing."""
-    first, second = draw.uniform(0, 255, (2, 3))
+def _texture(width: int, height: int, draw: np.random.Generator) -> Pixels:
+    """Give a (H, W, 3) surface: two colours mixed by blobs, stripes, a gradient or nothing."""
+    first, second = draw.uniform(0, 255, (2, 3)).astype(np.float32)
     kind = int(draw.integers(4))
     if kind == 0:
-        mix = np.zeros((size, size))
+        mix = np.zeros((height, width), np.float32)
     elif kind == 1:
         cells = int(draw.integers(3, 40))
         grid = Image.fromarray((draw.random((cells, cells)) * 255).astype(np.uint8))
-        mix = np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)) / 255.0
+        smooth = grid.resize((width, height), Image.Resampling.BICUBIC)
+        mix = np.asarray(smooth, np.float32) / np.float32(255)
     else:
         angle = draw.uniform(0, np.pi)
-        axis = np.arange(size)
-        way = axis[:, None] * np.sin(angle) + axis[None, :] * np.cos(angle)
-        mix = 0.5 + 0.5 * np.sin(way * draw.uniform(0.1, 1.2)) if kind == 2 else way / (1.5 * size)
-    mix = mix * draw.uniform(0.1, 0.8)
+        rows, columns = (np.arange(n, dtype=np.float32) for n in (height, width))
+        way = rows[:, None] * np.float32(np.sin(angle)) + columns * np.float32(np.cos(angle))
+        speed = np.float32(draw.uniform(0.1, 1.2))
+        mix = 0.5 + 0.5 * np.sin(way * speed) if kind == 2 else way / (1.5 * max(width, height))
+    mix = mix * np.float32(draw.uniform(0.1, 0.8))
     surface: Pixels = np.clip(first + (second - first) * mix[:, :, None], 0, 255).astype(np.uint8)
     return surface
 
@@ -225,12 +240,13 @@ def _weather(image: Pixels, draw: np.random.Generator) -> Pixels:
     if draw.random() < 0.3:
         radius = float(draw.uniform(0.3, 1.2))
         out = np.asarray(Image.fromarray(out.astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius)))
-    out = out.astype(np.float32)
+    out = out.astype(np.uint8)
     if draw.random() < 0.3:
-        out = 255.0 * (out / 255.0) ** float(draw.uniform(0.6, 1.7))
+        curve = 255.0 * (np.arange(256) / 255.0) ** float(draw.uniform(0.6, 1.7))
+        out = curve.astype(np.float32)[out]
     if draw.random() < 0.3:
-        out = out * draw.uniform(0.75, 1.25, 3)
+        out = out * draw.uniform(0.75, 1.25, 3).astype(np.float32)
     if draw.random() < 0.5:
-        out = out + draw.normal(0.0, draw.uniform(2.0, 16.0), out.shape)
+        out = out + np.float32(draw.uniform(2.0, 16.0)) * draw.standard_normal(out.shape, np.float32)
     noisy: Pixels = np.clip(out, 0, 255).astype(np.uint8)
     return noisy

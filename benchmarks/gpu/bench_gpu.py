@@ -27,6 +27,7 @@ import argparse
 import copy
 import datetime
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,8 +189,10 @@ def run(
             "passed": errors[name] <= 0.02,
             "share_of_peak": operations / timing.percentile(50) / 1e9 / most,
         }
+    kernels = profile(candidates[min(timings, key=lambda name: timings[name].percentile(50))], device)
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    return {"gflop": operations / 1e9, "candidates": lines, "missing": missing, "peak_mib": memory}
+    facts = {"missing": missing, "peak_mib": memory, "kernels": kernels}
+    return {"gflop": operations / 1e9, "candidates": lines, **facts}
 
 
 def _call(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], device: torch.device) -> Any:
@@ -198,6 +201,23 @@ def _call(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], device
             return function(*inputs)
 
     return call
+
+
+def profile(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Give the milliseconds that the quickest candidate's slowest kernels take in a call."""
+    if device.type != "cuda":
+        return {}
+    turns = 5
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as found:
+        for _ in range(turns):
+            call()
+        torch.cuda.synchronize()
+    spent: Counter[str] = Counter()
+    for event in found.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spent[event.name[:120]] += event.device_time / 1e3 / turns
+    return dict(spent.most_common(20))
 
 
 def quickest(case: Case, earlier: Path | None) -> set[str]:

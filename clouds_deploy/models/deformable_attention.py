@@ -40,17 +40,18 @@ def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets
     Returns:
         (B, N, heads * D): the weighted sums of bilinear samples.
     """
-    batch, queries, heads, levels, points = weights.shape
+    (batch, queries, heads), points = weights.shape[:3], weights.shape[-1]
     depth = value.shape[-1]
-    scale = torch.tensor([[float(w), float(h)] for h, w in shapes], device=value.device)
-    moved = torch.stack(offsets, -1) / scale.view(1, 1, 1, levels, 1, 2)
-    grids = 2 * (centers.view(1, queries, 1, 1, 1, 2) + moved) - 1
     output: Tensor | None = None
     start = 0
     for level, (height, width) in enumerate(shapes):
         rows = value[:, start : start + height * width].permute(0, 2, 3, 1)
         maps = rows.reshape(batch * heads, depth, height, width)
-        grid = grids[:, :, :, level].permute(0, 2, 1, 3, 4).reshape(batch * heads, queries, points, 2)
+        moved = [  # sizes stay numbers: a tensor of them would be a copy that a CUDA graph cannot record
+            centers[:, axis].view(1, queries, 1, 1) + offset[:, :, :, level] / size
+            for axis, offset, size in zip((0, 1), offsets, (width, height), strict=True)
+        ]
+        grid = (2 * torch.stack(moved, -1) - 1).transpose(1, 2).reshape(batch * heads, queries, points, 2)
         samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         weight = weights[:, :, :, level].permute(0, 2, 1, 3).reshape(batch * heads, 1, queries, points)
         part = (samples * weight).sum(dim=3)

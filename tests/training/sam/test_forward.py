@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clouds_deploy.training.sam.forward import decode, encode
+from clouds_deploy.training.sam.forward import decode, encode, fuse_attention
 from clouds_deploy.training.sam.losses import mask_losses
 from tests.models.sam_cases import SIZES, small_sam
 
@@ -74,6 +74,26 @@ def test_a_crop_is_told_where_it_lies(embeddings: torch.Tensor, monkeypatch: pyt
     torch.testing.assert_close(whole, sam.prompt_encoder.get_dense_pe())
     torch.testing.assert_close(crop, whole[:, :, 2:10, 4:16])
     torch.testing.assert_close(first, second)
+
+
+def test_fused_attention_gives_the_same_numbers(embeddings: torch.Tensor) -> None:
+    """Masks, ratings and gradients, against `segment_anything`'s own attention."""
+    found = []
+    for fused in (False, True):
+        sam = small_sam("sam_tiny").requires_grad_(True)
+        if fused:
+            fuse_attention(sam)
+        points, kinds = (
+            torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(3)) * SIDE,
+            torch.ones(2, 3),
+        )
+        logits, ratings = decode(sam, embeddings.clone(), points, kinds, None)
+        (logits.mean() + ratings.sum()).backward()
+        weight = sam.mask_decoder.transformer.layers[0].cross_attn_token_to_image.q_proj.weight
+        found.append((logits.detach(), ratings.detach(), weight.grad))
+    for theirs, mine in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert found[0][2].abs().max() > 0
 
 
 def test_losses_by_hand() -> None:

@@ -5,9 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from clouds_deploy.data.streets import Scene, render
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.models.sam.tiny import build_sam_tiny
 from clouds_deploy.sam_recipe import SamDataConfig, SamTinyConfig
+from clouds_deploy.training.sam import scenes
 from clouds_deploy.training.sam.dense import STRIDE, DenseHead, dense_loss, dense_targets, region_loss
 from clouds_deploy.training.sam.scenes import SamScenes, pick_masks, street_regions
 
@@ -48,6 +50,24 @@ def test_crops_lie_all_over_the_square() -> None:
     assert across.max() > 76
     assert down.max() - down.min() > 50
     assert len({round(float(x), 3) for x in across}) > 30
+
+
+def test_views_of_a_street_share_its_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counted(domain: str, seed: int, index: int, height: int, width: int) -> Scene:
+        drawn.append(index)
+        return render(domain, seed, index, height, width)
+
+    monkeypatch.setattr(scenes, "render", counted)
+    config = CONFIG.model_copy(update={"shapes": 0.0, "whole": 1.0, "views": 3})
+    samples = SamScenes(config, SIZE, SIZE, 0)
+    found = [samples[index] for index in range(6)]
+    assert drawn == [0, 1]
+    assert not torch.equal(found[0]["image"], found[1]["image"])  # their looks differ
+    assert torch.equal(
+        found[4]["image"], SamScenes(config, SIZE, SIZE, 0)[4]["image"]
+    )  # whatever came before
 
 
 def test_the_target_domain_cannot_be_asked_for() -> None:

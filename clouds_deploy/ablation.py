@@ -19,7 +19,7 @@ BACKBONES = {
 }
 """How the backbone is treated, and the overrides that do it."""
 ROWS = {
-    "source only": ("joint.pseudo_labels=off",),
+    "source only": ("joint=null",),
     "+ generated": ("joint.refine=null",),
     "+ generated + refine": (),
 }

@@ -105,9 +105,6 @@ class SelfTrainingConfig(Section):
         min_confidence: A class of an image's labels whose pixels the teacher is less sure of in the mean is
             left out of them, as not known: in mask classification every wrong segment weighs as much as a
             right one, however small. 0 leaves out none, as the authors do.
-        min_share: But of every class this share of its segments, the surest, is kept anyhow; only for
-            `cached` labels. Of classes that a teacher is never sure of, which are the rare ones, nothing
-            would be learnt otherwise (class-balanced self-training, Zou et al., ECCV 2018, section 3.2).
         sam: The promptable segmenter that refines: a name, see `models.sam.build.load_sam`, or the folder of
             a SAM's bundle, which runs on an engine.
         sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does. A
@@ -130,7 +127,6 @@ class SelfTrainingConfig(Section):
     teacher_scales: Annotated[tuple[Repeat, ...], Field(min_length=1)] = (1.0,)
     teacher_flip: bool = False
     min_confidence: Fraction = 0.0
-    min_share: Fraction = 0.0
     sam: str = "sam_tiny"
     sam_weights: Path | None = None
     sam_backend: str = "onnxruntime"
@@ -145,8 +141,6 @@ class SelfTrainingConfig(Section):
 
     @model_validator(mode="after")
     def _one_meaning(self) -> SelfTrainingConfig:
-        if self.min_share and not (self.min_confidence and self.pseudo_labels == "cached"):
-            raise ValueError("min_share needs pseudo_labels=cached, and a min_confidence for it to lower")
         official = self.refine is not None and self.refine.mode == "official"
         if official and self.min_confidence > 0:
             raise ValueError(

@@ -119,24 +119,22 @@ def run(
     missing: dict[str, str] = {}
     best = quickest(case, given.earlier)
     for name, module in case.ours.items():
-        forms: dict[str, Callable[[], Any]] = {}
-        if name != "flex":
-            forms["eager"] = lambda module=module: module
-        forms |= {
-            _LABELS[build]: lambda build=build, module=module: build(module, case.inputs, device)
-            for build in compiling
-            if name in best
-        }
-        for label, make in forms.items():
+        builds = [_as_it_is] if name != "flex" else []
+        for build in [*builds, *(compiling if name in best else [])]:
+            label = f"ours {name}, {_LABELS[build]}"
             try:
-                call = _call(make(), case.inputs, device)
+                call = _call(build(module, case.inputs, device), case.inputs, device)
                 with torch.inference_mode():
                     call()
-                candidates[f"ours {name}, {label}"] = call
-                if device.type == "cuda" and not given.prepare and name in best:
-                    candidates[f"ours {name}, {label}, replayed"] = _replayed(call)
+                candidates[label] = call
             except Exception as error:
-                missing[f"ours {name}, {label}"] = _line(error)
+                missing[label] = _line(error)
+                continue
+            if device.type == "cuda" and not given.prepare and name in best:
+                try:
+                    candidates[f"{label}, replayed"] = _replayed(call)
+                except Exception as error:
+                    missing[f"{label}, replayed"] = _line(error)
     if given.prepare:
         return {"missing": missing}
     if case.graph is not None:
@@ -223,6 +221,10 @@ def _replayed(call: Callable[[], Any]) -> Callable[[], Any]:
     return replay
 
 
+def _as_it_is(module: nn.Module, inputs: Any, device: torch.device) -> Any:
+    return module
+
+
 def _compiled(module: nn.Module, inputs: Any, device: torch.device) -> Any:
     torch.compiler.reset()
     return torch.compile(module)
@@ -248,7 +250,7 @@ class _InHalf(nn.Module):
             return self.module(*inputs)
 
 
-_LABELS: dict[Any, str] = {_compiled: "compiled", _ahead: "ahead of time"}
+_LABELS: dict[Any, str] = {_as_it_is: "eager", _compiled: "compiled", _ahead: "ahead of time"}
 
 
 def _onnx(case: Case, provider: str) -> Callable[[], Any]:

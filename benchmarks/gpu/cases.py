@@ -181,9 +181,7 @@ def segmenter_case(device: torch.device) -> list[Case]:
             scores: torch.Tensor = self.graph(image)[1]
             return scores
 
-    ours = {
-        form: stored_half(Graph(copy.deepcopy(model), form), device) for form in ("grid_sample", "gather")
-    }
+    ours = {form: stored_half(Graph(model, form), device) for form in ("grid_sample", "gather")}
     return [Case(SEGMENTER, (image,), Graph(model, "grid_sample"), ours)]
 
 

@@ -40,7 +40,7 @@ def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets
     Returns:
         (B, N, heads * D): the weighted sums of bilinear samples.
     """
-    (batch, queries, heads), points = weights.shape[:3], weights.shape[-1]
+    batch, queries, heads, _, points = weights.shape
     depth = value.shape[-1]
     output: Tensor | None = None
     start = 0

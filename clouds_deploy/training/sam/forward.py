@@ -6,10 +6,9 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from clouds_deploy.models.sam.attention import split_heads
+from clouds_deploy.models.sam.attention import attend, split_heads
 
 
 def fuse_attention(sam: Any) -> None:
@@ -30,7 +29,7 @@ def fuse_attention(sam: Any) -> None:
 def _attend(self: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     heads = self.num_heads
     q, k, v = (split_heads(p(x), heads) for p, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
-    out: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    out: Tensor = self.out_proj(attend(q, k, v, q.shape[-1] ** -0.5))
     return out
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,6 @@ WEIGHTS = "sam.safetensors"
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 _EVALUATION_SEED = 4211
-_compiled_losses = torch.compile(mask_losses)
 _LOSSES = ("focal", "dice", "iou_error", "dense")
 
 
@@ -275,7 +276,7 @@ def train_step(
     draw = np.random.default_rng([recipe.seed, 11, step])
     generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
     images, per_image = batch["masks"].shape[:2]
-    compare = _compiled_losses if device.type == "cuda" else mask_losses  # most of a step's memory traffic
+    compare = _losses(device.type)
     masks = batch["masks"].flatten(0, 1)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         embeddings = encode(sam, batch["image"], batch["size"])
@@ -304,6 +305,12 @@ def train_step(
     for optimizer in optimizers:
         optimizer.step()
     return losses.detach(), norm.detach()
+
+
+@cache
+def _losses(kind: str) -> Callable[..., Tensor]:
+    """Give `mask_losses` for a kind of device: compiled on a GPU, where they are most of a step's traffic."""
+    return torch.compile(mask_losses) if kind == "cuda" else mask_losses
 
 
 def _evaluate(recipe: SamRecipe, sam: nn.Module) -> dict[str, float]:

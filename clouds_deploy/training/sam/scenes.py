@@ -237,10 +237,10 @@ def _weather(image: Pixels, draw: np.random.Generator) -> Pixels:
     out: Any = picture.permute(1, 2, 0).numpy()
     if draw.random() < 0.15:
         out = np.repeat(out.mean(2, keepdims=True), 3, 2)
+    out = out.astype(np.uint8)
     if draw.random() < 0.3:
         radius = float(draw.uniform(0.3, 1.2))
-        out = np.asarray(Image.fromarray(out.astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius)))
-    out = out.astype(np.uint8)
+        out = np.asarray(Image.fromarray(out).filter(ImageFilter.GaussianBlur(radius)))
     if draw.random() < 0.3:
         curve = 255.0 * (np.arange(256) / 255.0) ** float(draw.uniform(0.6, 1.7))
         out = curve.astype(np.float32)[out]

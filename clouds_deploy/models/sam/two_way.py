@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clouds_deploy.models.sam.attention import attend, attend_across, split_heads
+from clouds_deploy.models.sam.attention import attend_across
 
 
 class TwoWay(nn.Module):
@@ -97,11 +97,5 @@ def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
 
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
-    heads = attention.num_heads
-    if torch.compiler.is_exporting():
-        q, k, v = (split_heads(t, heads) for t in (q, k, v))
-        seen = attend(q, k, v, q.shape[-1] ** -0.5)
-    else:
-        seen = attend_across(q, k, v, heads)
-    out: Tensor = attention.out_proj(seen)
+    out: Tensor = attention.out_proj(attend_across(q, k, v, attention.num_heads))
     return out

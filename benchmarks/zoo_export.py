@@ -6,7 +6,8 @@
 Weights are random but for `sam_tiny`'s: whether a parser takes a graph, and what it weighs, does not depend
 on them. A model is made, exported and built in a process of its own (Linux), whose peak memory is told.
 Without `--gates` nothing is run: the graph is traced, typed (FP32 islands by name, none by range) and built.
-With it the whole `export --fp16` is, on ONNX Runtime and OpenVINO. Results are added to those in `--out`.
+With it the whole `export` is, in float32 and with `--fp16`, on ONNX Runtime and OpenVINO.
+Results are added to those in `--out`.
 """
 
 from __future__ import annotations
@@ -154,27 +155,31 @@ def built(graph: Path, folder: Path, shapes: Any) -> dict[str, Any]:
 
 
 def proven(name: str, folder: Path) -> dict[str, Any]:
-    """Run the whole `export --fp16`."""
+    """Run the whole `export`, in float32 and with `--fp16`."""
     from clouds_deploy import api
 
     recipe = folder / "recipe.yaml"
     if not name.startswith(PREFIX):
         recipe.write_text(recipe_of(name).to_yaml(), encoding="utf-8")
-    result = api.export(
-        name if name.startswith(PREFIX) else recipe,
-        out=folder / "bundle",
-        weights=None if name == "sam:sam_tiny" else "random",
-        fp16=True,
-        engines=("onnxruntime", "openvino", ENGINE.engine),
-        sms=ENGINE.sms,
-        batch=ENGINE.batch,
-    )
-    kept = ("engine", "name", "shown", "limit_shown", "passed")
-    return {
-        "gates": [{key: gate[key] for key in kept} for gate in result["gates"]],
-        "graph_mib": round(result["size_mib"], 1),
-        "engines": {e["file"]: round(e["bytes"] / 2**20, 1) for e in result["engines"]},
-    }
+    found = {}
+    for precision in ("float32", "float16"):
+        half = precision == "float16"
+        result = api.export(
+            name if name.startswith(PREFIX) else recipe,
+            out=folder / precision,
+            weights=None if name == "sam:sam_tiny" else "random",
+            fp16=half,
+            engines=("onnxruntime", "openvino", *((ENGINE.engine,) if half else ())),
+            sms=ENGINE.sms if half else (),
+            batch=ENGINE.batch,
+        )
+        kept = ("engine", "name", "shown", "limit_shown", "passed")
+        found[precision] = {
+            "gates": [{key: gate[key] for key in kept} for gate in result["gates"]],
+            "graph_mib": round(result["size_mib"], 1),
+            "engines": {e["file"]: round(e["bytes"] / 2**20, 1) for e in result["engines"]},
+        }
+    return found
 
 
 if __name__ == "__main__":

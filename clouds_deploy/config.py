@@ -246,7 +246,9 @@ def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ())
             f"recipe `{where}` is not valid YAML: {error}", "mend it at the place named"
         ) from error
     if not isinstance(tree, dict):
-        raise CloudsError(f"recipe `{where}` holds no keys", "see `clouds-deploy recipes cat tiny`")
+        raise CloudsError(
+            f"recipe `{where}` holds no keys", f"see `clouds-deploy recipes cat {kind.example}`"
+        )
     for override in overrides:
         _apply(tree, override)
     try:
@@ -302,7 +304,7 @@ def _explain(
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     key = next((k for k in override_keys if k.startswith(f"{key}.")), key)  # as it was typed
-    show = "`clouds-deploy recipes cat tiny` shows all keys"
+    show = f"`clouds-deploy recipes cat {kind.example}` shows all keys"
     if first["type"] == "extra_forbidden":
         return CloudsError(
             f"unknown key `{key}` in recipe `{where}`", f"{nearest(key, known_keys(kind))} {show}"

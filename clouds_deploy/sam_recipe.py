@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -147,6 +147,7 @@ class SamRecipe(Section):
         train: See `SamTrainConfig`.
     """
 
+    example: ClassVar[str] = "sam_tiny"
     kind: Literal["sam"]
     name: str
     description: str = ""

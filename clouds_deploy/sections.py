@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,11 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and closed to keys it does not know."""
+    """A part of a recipe: frozen, and closed to keys it does not know.
 
+    Attributes:
+        example: Of a whole recipe's class: a shipped recipe that shows all its keys.
+    """
+
+    example: ClassVar[str] = "tiny"
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

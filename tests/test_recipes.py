@@ -10,7 +10,7 @@ import pytest
 from clouds_deploy.artifacts import write_text
 from clouds_deploy.config import known_keys
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.recipes import copy_recipe, load_recipe, recipe_folder, recipe_names
+from clouds_deploy.recipes import copy_recipe, load_recipe, load_sam_recipe, recipe_folder, recipe_names
 from clouds_deploy.self_training import RefineConfig
 
 
@@ -148,3 +148,10 @@ def test_keys_of_the_joint_stage_are_known_and_strict() -> None:
     assert "`joint.ema_decay`" in caught.value.hint
     with pytest.raises(CloudsError, match=r"joint.generated_repeat"):
         load_recipe("gta_rn50_joint", ("joint.generated_repeat=0",))
+
+
+def test_a_wrong_key_of_a_sam_names_a_recipe_of_its_kind() -> None:
+    with pytest.raises(CloudsError, match=r"unknown key `train.stepz`") as caught:
+        load_sam_recipe("sam_tiny", ("train.stepz=1",))
+    assert "`train.steps`" in caught.value.hint
+    assert "`clouds-deploy recipes cat sam_tiny`" in caught.value.hint

@@ -60,7 +60,7 @@ class SamEncoder(nn.Module):
                 is there.
 
         Returns:
-            (B, C, S/16, S/16) float32 (S/8 for `sam_tiny`).
+            (B, C, S/16, S/16) float32 (S/4 for `sam_tiny`).
         """
         places = cast(Tensor, self.places)
         pixels = (image.float() - cast(Tensor, self.pixel_mean)) / cast(Tensor, self.pixel_std)

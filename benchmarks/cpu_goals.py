@@ -261,6 +261,7 @@ def profile(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
     """Say where OpenVINO spends its milliseconds, by kind of operation and kernel."""
     from openvino import Core
 
+    from clouds_deploy.runtime.openvino_attention import cut_attention
     from clouds_deploy.runtime.openvino_sums import sum_gathered_rows
 
     core, found = Core(), {}
@@ -268,6 +269,7 @@ def profile(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
         model = core.read_model(str(path))
         model.reshape({name: list(array.shape) for name, array in feeds.items()})
         sum_gathered_rows(model)
+        cut_attention(model)
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.runtime.openvino_attention import cut_attention
 from clouds_deploy.runtime.openvino_sums import sum_gathered_rows
 from clouds_deploy.runtime.options import INSTALL, Options
 from clouds_deploy.runtime.session import Array, TensorSpec, check_feeds
@@ -59,6 +60,7 @@ class OpenVinoSession:
         if self._batch is not None and set(free) == {0} and len(free) == len(self.inputs):
             model.reshape({spec.name: [self._batch, *spec.shape[1:]] for spec in self.inputs})
             sum_gathered_rows(model)
+            cut_attention(model)
             self._fixed = self._request(model)
         self._free: Any = None if self._fixed else self._request(model)
         self.backend = "openvino" if options.precision == "f32" else "openvino-bf16"

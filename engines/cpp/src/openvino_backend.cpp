@@ -8,6 +8,7 @@
 
 #include "backend.hpp"
 #include "clouds/error.hpp"
+#include "openvino_attention.hpp"
 #include "openvino_sums.hpp"
 
 namespace clouds {
@@ -129,6 +130,7 @@ class OpenVinoGraph : public Graph {
         }
         model->reshape(shapes);
         sum_gathered_rows(model);
+        cut_attention(model);
       }
       made->model = core_.compile_model(model, device_, settings_);
       for (const TensorSpec& spec : file_.inputs) made->inputs.push_back(checked(made->model.input(spec.name), spec));

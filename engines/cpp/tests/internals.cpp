@@ -10,6 +10,9 @@
 #include "letterbox.hpp"
 #include "machine.hpp"
 #include "npz.hpp"
+#ifdef CLOUDS_OPENVINO
+#include "openvino_attention.hpp"
+#endif
 #include "resize.hpp"
 #include "sha256.hpp"
 
@@ -89,3 +92,13 @@ EXPOSED const char* check_engine(const char* bundle, const char* file, const cha
   if (installed != nullptr) machine.versions[engine] = installed;
   return told([&] { clouds::check_engine(facts, bundle, machine); });
 }
+
+#ifdef CLOUDS_OPENVINO
+// Reads a model, cuts its attention, writes it; gives how many were cut.
+EXPOSED int cut_attention(const char* path, const char* out, std::size_t large, std::size_t part) {
+  const std::shared_ptr<ov::Model> model = ov::Core().read_model(path);
+  const std::size_t count = clouds::cut_attention(model, large, part);
+  ov::save_model(model, out, false);
+  return static_cast<int>(count);
+}
+#endif

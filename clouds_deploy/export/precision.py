@@ -349,11 +349,13 @@ def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict
             peak.outputs[0].name = f"probe_{len(probed)}"
             peak.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
             peak.outputs[0].shape = ir.Shape([])
-            probe.graph.extend([size, peak])
+            probe.graph.insert_after(node, [size, peak])
             probe.graph.outputs.append(peak.outputs[0])
             probed.append(value.name)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    # a tensor is let go of once it was looked at; in the usual order every one stays to the end
+    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +241,28 @@ def test_bfloat16_is_typed_run_and_refused(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="onnxruntime runs no graph in bf16"):
         require_runs("onnxruntime", "bf16")
     assert readers("bf16") == ("openvino",)
+
+
+PEAKS = """
+import resource
+import numpy as np, onnx_ir as ir
+from onnx import TensorProto, helper
+from clouds_deploy.export.precision import peak_values
+
+size, count = 2**22, COUNT
+nodes = [helper.make_node("Sin", [f"t{i}"], [f"t{i + 1}"]) for i in range(count)]
+ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size]) for name in ("t0", f"t{count}")]
+model = ir.from_proto(helper.make_model(helper.make_graph(nodes, "chain", ends[:1], ends[1:]),
+                                        opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+peak_values(model, [{"t0": np.ones(size, np.float32)}])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_looking_for_peaks_lets_go_of_what_it_looked_at() -> None:
+    def peak(count: int) -> float:
+        code = PEAKS.replace("COUNT", str(count))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return int(done.stdout.split()[-1]) / 2**10
+
+    assert peak(40) - peak(4) < 36 * 16 / 3  # MiB; a tensor has 16

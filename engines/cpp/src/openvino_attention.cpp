@@ -18,8 +18,8 @@ struct Attention {
   std::size_t heads, queries, keys;
 };
 
-std::shared_ptr<op::MatMul> plain_product(const Value& value) {
-  const auto product = ov::as_type_ptr<op::MatMul>(value.get_node_shared_ptr());
+std::shared_ptr<op::MatMul> plain_product(const std::shared_ptr<ov::Node>& node) {
+  const auto product = ov::as_type_ptr<op::MatMul>(node);
   return product == nullptr || product->get_transpose_a() || product->get_transpose_b() ? nullptr : product;
 }
 
@@ -34,7 +34,7 @@ std::optional<Attention> attention(const std::shared_ptr<ov::Node>& node) {
   if (shares == nullptr || (shares->get_axis() != -1 && shares->get_axis() != 3)) return std::nullopt;
   const auto scores = ov::as_type_ptr<op::Add>(shares->input_value(0).get_node_shared_ptr());
   if (scores == nullptr) return std::nullopt;
-  const auto similar = plain_product(scores->input_value(0));
+  const auto similar = plain_product(scores->input_value(0).get_node_shared_ptr());
   const auto bias = ov::as_type_ptr<op::Reshape>(scores->input_value(1).get_node_shared_ptr());
   if (similar == nullptr || bias == nullptr) return std::nullopt;
   const auto both = ov::as_type_ptr<op::Add>(bias->input_value(0).get_node_shared_ptr());

@@ -94,18 +94,15 @@ def _attention(product: Any) -> _Attention | None:
     operands = [*(similar.input_value(i) for i in (0, 1)), *(both.input_value(i) for i in (0, 1)), value]
     if any(v.get_partial_shape().is_dynamic for v in (*operands, bias.output(0))):
         return None
-    query, _, rows, columns, values = (list(v.get_shape()) for v in operands)
-    whole = list(bias.output(0).get_shape())
-    if [len(s) for s in (query, values, whole, rows, columns)] != [4, 4, 4, 5, 5]:
-        return None
-    batch, heads, queries, keys = whole
-    if any(s[:3] != [batch, heads, queries] for s in (query, rows, columns)) or values[:3] != [
-        batch,
-        heads,
-        keys,
-    ]:
+    shapes = [list(v.get_shape()) for v in (*operands, bias.output(0))]
+    if [len(shape) for shape in shapes] != [4, 4, 5, 5, 4, 4]:
         return None
     query, key, rows, columns, value = operands
+    batch, heads, queries, keys = shapes[-1]
+    if any(list(v.get_shape())[:3] != [batch, heads, queries] for v in (query, rows, columns)):
+        return None
+    if list(value.get_shape())[:3] != [batch, heads, keys]:
+        return None
     return _Attention(query, key, rows, columns, value, heads, queries, keys)
 
 

@@ -9,11 +9,14 @@ from openvino import opset13 as op
 HEADS, SIDE, DEPTH = 3, 4, 8
 
 
-def attention(batch: int = 2, *, biased: bool = True) -> openvino.Model:
-    """Attention over SIDE x SIDE places; its bias is made of rows and columns, as in a SAM's encoder."""
+def attention(batch: int = 2, *, biased: bool = True, key_heads: int = HEADS) -> openvino.Model:
+    """Attention over SIDE x SIDE places; its bias is made of rows and columns, as in a SAM's encoder.
+
+    With `key_heads=1` all heads share one key.
+    """
     places = SIDE * SIDE
     query, value = (op.parameter([batch, HEADS, places, DEPTH], np.float32) for _ in range(2))
-    key = op.parameter([batch, HEADS, DEPTH, places], np.float32)
+    key = op.parameter([batch, key_heads, DEPTH, places], np.float32)
     rows = op.parameter([batch, HEADS, places, SIDE, 1], np.float32)
     columns = op.parameter([batch, HEADS, places, 1, SIDE], np.float32)
     scores = op.matmul(query, key, False, False)

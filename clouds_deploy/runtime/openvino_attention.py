@@ -101,7 +101,7 @@ def _attention(product: Any) -> _Attention | None:
     batch, heads, queries, keys = shapes[-1]
     if any(list(v.get_shape())[:3] != [batch, heads, queries] for v in (query, rows, columns)):
         return None
-    if list(value.get_shape())[:3] != [batch, heads, keys]:
+    if list(key.get_shape())[:2] != [batch, heads] or list(value.get_shape())[:3] != [batch, heads, keys]:
         return None
     return _Attention(query, key, rows, columns, value, heads, queries, keys)
 

@@ -18,7 +18,7 @@ def test_it_is_cut_as_in_python(internals: Any, tmp_path: Path) -> None:
     model, given, made = attention(), tmp_path / "given.xml", tmp_path / "made.xml"
     openvino.save_model(model, str(given), False)
 
-    def cut(large: int) -> int:
+    def cut(large: int, given: Path = given) -> int:
         count: int = internals.cut_attention(
             str(given).encode(), str(made).encode(), ctypes.c_size_t(large), ctypes.c_size_t(part)
         )
@@ -32,3 +32,6 @@ def test_it_is_cut_as_in_python(internals: Any, tmp_path: Path) -> None:
     assert cut_attention(model, large=0, part=part) == 1
     assert operations(found) == operations(model)
     assert np.abs(outcome(found) - expected).max() <= 1e-6
+    shared = tmp_path / "shared.xml"
+    openvino.save_model(attention(key_heads=1), str(shared), False)
+    assert cut(0, shared) == 0

@@ -30,6 +30,7 @@ def test_what_is_small_or_has_no_such_bias_stays() -> None:
     assert cut_attention(model) == 0
     assert operations(model) == before
     assert cut_attention(attention(biased=False), large=0) == 0
+    assert cut_attention(attention(key_heads=1), large=0) == 0
 
 
 def test_a_whole_image_of_vit_b_is_large_and_a_window_is_not() -> None:

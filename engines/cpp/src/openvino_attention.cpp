@@ -45,11 +45,15 @@ std::optional<Attention> attention(const std::shared_ptr<ov::Node>& node) {
     if (each.get_partial_shape().is_dynamic()) return std::nullopt;
   }
   const ov::Shape whole = bias->get_output_shape(0);
-  if (whole.size() != 4 || query.get_shape().size() != 4 || value.get_shape().size() != 4) return std::nullopt;
+  if (whole.size() != 4) return std::nullopt;
+  for (const Value& each : {query, key, value}) {
+    if (each.get_shape().size() != 4) return std::nullopt;
+  }
   if (rows.get_shape().size() != 5 || columns.get_shape().size() != 5) return std::nullopt;
   for (const Value& each : {query, rows, columns}) {
     if (!starts_with(each.get_shape(), {whole[0], whole[1], whole[2]})) return std::nullopt;
   }
+  if (!starts_with(key.get_shape(), {whole[0], whole[1]})) return std::nullopt;
   if (!starts_with(value.get_shape(), {whole[0], whole[1], whole[3]})) return std::nullopt;
   return Attention{query, key, rows, columns, value, whole[1], whole[2], whole[3]};
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -153,7 +154,8 @@ def _compile_ahead(
     example = [torch.zeros([d or 2 for d in spec.shape], device=device) for spec in inputs]
     example = [t.to(getattr(torch, spec.dtype)) for t, spec in zip(example, inputs, strict=True)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, of its own modules
             graph.eval().requires_grad_(False)
             program = torch.export.export(graph, tuple(example), dynamic_shapes=({0: batch},))
             with atomic_path(package) as made:

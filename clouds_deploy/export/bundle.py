@@ -36,6 +36,7 @@ from clouds_deploy.models.store import FROZEN, RECIPE, TRAINED, load_run
 from clouds_deploy.runtime.backends import GRAPH_BACKENDS, runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
 from clouds_deploy.runtime.letterbox import fit
+from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.session import Array, TensorSpec
 from clouds_deploy.runtime.vocabulary import FILE as VOCABULARY_FILE
 from clouds_deploy.runtime.vocabulary import Vocabulary
@@ -98,7 +99,8 @@ def export(
         engine_version(options.engine)
     for engine in engines:
         if engine not in GRAPH_BACKENDS:
-            raise CloudsError(f"there is no engine `{engine}` to prove", nearest(engine, GRAPH_BACKENDS))
+            known = (*GRAPH_BACKENDS, *ENGINES)
+            raise CloudsError(f"there is no engine `{engine}` to prove or build", nearest(engine, known))
     if inference not in ("exact", "fast"):
         raise CloudsError(f"there is no inference `{inference}`", nearest(inference, ("exact", "fast")))
     precision = precision_of(fp16, bf16, int8)

@@ -30,6 +30,7 @@ from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
 from clouds_deploy.runtime.backends import GRAPH_BACKENDS, runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
+from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, KIND
 from clouds_deploy.runtime.sam_specs import sam_specs
 from clouds_deploy.runtime.session import Array, TensorSpec
@@ -136,7 +137,8 @@ def export_sam(
         engine_version(options.engine)
     for engine in engines:
         if engine not in GRAPH_BACKENDS:
-            raise CloudsError(f"there is no engine `{engine}` to prove", nearest(engine, GRAPH_BACKENDS))
+            known = (*GRAPH_BACKENDS, *ENGINES)
+            raise CloudsError(f"there is no engine `{engine}` to prove or build", nearest(engine, known))
     limits = limits or SamExportConfig()
     precision = precision_of(fp16, bf16, False)
     case = make_case(_pictures(model.image_size, images), model.image_size)

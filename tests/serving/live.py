@@ -24,6 +24,14 @@ from clouds_deploy.serving.server import Server, listen
 from tests.refinement.fakes import ColourSam
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """What comes true soon, such as what a server lets go of after its answer."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 class Live:
     """A running server and a client of it."""
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from clouds_deploy.serving.batcher import Batcher
 from clouds_deploy.serving.refusal import Refusal
+from tests.serving.live import wait_until
 
 
 class Engine:
@@ -31,13 +31,6 @@ class Engine:
 @pytest.fixture
 def engine() -> Engine:
     return Engine()
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def blocked(engine: Engine, batcher: Batcher[int, int]) -> None:

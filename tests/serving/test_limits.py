@@ -17,7 +17,7 @@ from benchmarks.serve_requests import bomb
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.limits import DECODABLE, Limits
 from clouds_deploy.serving.model import Batching
-from tests.serving.live import Live, live, png, refused
+from tests.serving.live import Live, live, png, refused, wait_until
 
 PHOTO = np.zeros((64, 64, 3), np.uint8)
 
@@ -100,7 +100,7 @@ def test_a_slow_sender(narrow: Live) -> None:
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"send it faster" in answer
     assert time.monotonic() - start < 8
-    assert narrow.gate.inside == 0
+    wait_until(lambda: narrow.gate.inside == 0)
 
 
 def test_who_hangs_up_leaves_nothing_behind(narrow: Live) -> None:
@@ -112,10 +112,7 @@ def test_who_hangs_up_leaves_nothing_behind(narrow: Live) -> None:
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
         line.close()
-    end = time.monotonic() + 5
-    while narrow.gate.inside:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: narrow.gate.inside == 0)
     assert narrow.gate._bodies.free == narrow.gate._bodies.total
     assert narrow.post("/v1/segment", PHOTO).status_code == 200
 
@@ -199,7 +196,7 @@ def test_memory_of_bodies_is_a_queue(small_bundle: Path) -> None:
             time.sleep(0.001)
         assert statuses == [200] * 16
         assert 0 <= min(least) < 2**20
-        assert running.gate._bodies.free == running.gate._bodies.total
+        wait_until(lambda: running.gate._bodies.free == running.gate._bodies.total)
 
 
 def test_limits_make_sense() -> None:

@@ -33,10 +33,9 @@ from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
 from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
 from clouds_deploy.models.segmenter import Inference, Segmenter
 from clouds_deploy.models.store import FROZEN, RECIPE, TRAINED, load_run
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, runs
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS, check_graph_backends, runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
 from clouds_deploy.runtime.letterbox import fit
-from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.session import Array, TensorSpec
 from clouds_deploy.runtime.vocabulary import FILE as VOCABULARY_FILE
 from clouds_deploy.runtime.vocabulary import Vocabulary
@@ -97,10 +96,7 @@ def export(
     """
     for options in builds:
         engine_version(options.engine)
-    for engine in engines:
-        if engine not in GRAPH_BACKENDS:
-            known = (*GRAPH_BACKENDS, *ENGINES)
-            raise CloudsError(f"there is no engine `{engine}` to prove or build", nearest(engine, known))
+    check_graph_backends(engines)
     if inference not in ("exact", "fast"):
         raise CloudsError(f"there is no inference `{inference}`", nearest(inference, ("exact", "fast")))
     precision = precision_of(fp16, bf16, int8)

@@ -12,7 +12,7 @@ from clouds_deploy.artifacts import atomic_directory, write_json, write_manifest
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.engines.build import FOLDER, build_engine, engine_version
 from clouds_deploy.engines.options import EngineOptions
-from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.bundle import save_arrays
 from clouds_deploy.export.flops import flops_by_type
 from clouds_deploy.export.lint import require_clean
@@ -28,9 +28,8 @@ from clouds_deploy.models.sam.build import RANDOM, SamModel, load_seeded
 from clouds_deploy.models.sam.decoder import LABELS, POINTS
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, runs
+from clouds_deploy.runtime.backends import GRAPH_BACKENDS, check_graph_backends, runs
 from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
-from clouds_deploy.runtime.preflight import ENGINES
 from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, KIND
 from clouds_deploy.runtime.sam_specs import sam_specs
 from clouds_deploy.runtime.session import Array, TensorSpec
@@ -135,10 +134,7 @@ def export_sam(
     """
     for options in builds:
         engine_version(options.engine)
-    for engine in engines:
-        if engine not in GRAPH_BACKENDS:
-            known = (*GRAPH_BACKENDS, *ENGINES)
-            raise CloudsError(f"there is no engine `{engine}` to prove or build", nearest(engine, known))
+    check_graph_backends(engines)
     limits = limits or SamExportConfig()
     precision = precision_of(fp16, bf16, False)
     case = make_case(_pictures(model.image_size, images), model.image_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,18 @@ def open_graph(graph: Path, backend: str, options: Options | None = None) -> Ses
 
         return OpenVinoSession(graph, options or Options())
     raise CloudsError(f"no backend `{backend}` reads ONNX", nearest(backend, GRAPH_BACKENDS))
+
+
+def check_graph_backends(names: Iterable[str]) -> None:
+    """Refuse names of runtimes to prove a graph on that do not read ONNX.
+
+    Raises:
+        CloudsError: One does not; the hint knows the engines that are built, too.
+    """
+    for name in names:
+        if name not in GRAPH_BACKENDS:
+            known = (*GRAPH_BACKENDS, *ENGINES)
+            raise CloudsError(f"there is no engine `{name}` to prove or build", nearest(name, known))
 
 
 def runs(backend: str, precision: str) -> bool:

@@ -224,6 +224,7 @@ def test_this_machine_can_be_looked_at() -> None:
         (["--batch", "1,x"], "is no range"),
         (["--sm", "89"], "--sm is for TensorRT-RTX"),
         (["--engine", "tensorrt-rtx"], "needs to know what to build for"),
+        (["--engine", "tensorrt_rtx"], "no engine"),
         (["--engine", "tensorrt_rtx"], "did you mean `tensorrt-rtx`?"),
     ],
 )

@@ -24,9 +24,9 @@ from clouds_deploy.serving.server import Server, listen
 from tests.refinement.fakes import ColourSam
 
 
-def wait_until(true: Callable[[], bool]) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     """What comes true soon, such as what a server lets go of after its answer."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
         time.sleep(0.002)

@@ -100,7 +100,7 @@ def test_a_slow_sender(narrow: Live) -> None:
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"send it faster" in answer
     assert time.monotonic() - start < 8
-    wait_until(lambda: narrow.gate.inside == 0)
+    wait_until(lambda: narrow.gate.inside == 0, seconds=1)
 
 
 def test_who_hangs_up_leaves_nothing_behind(narrow: Live) -> None:
@@ -112,7 +112,7 @@ def test_who_hangs_up_leaves_nothing_behind(narrow: Live) -> None:
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
         line.close()
-    wait_until(lambda: narrow.gate.inside == 0)
+    wait_until(lambda: narrow.gate.inside == 0, seconds=5)
     assert narrow.gate._bodies.free == narrow.gate._bodies.total
     assert narrow.post("/v1/segment", PHOTO).status_code == 200
 
@@ -196,7 +196,7 @@ def test_memory_of_bodies_is_a_queue(small_bundle: Path) -> None:
             time.sleep(0.001)
         assert statuses == [200] * 16
         assert 0 <= min(least) < 2**20
-        wait_until(lambda: running.gate._bodies.free == running.gate._bodies.total)
+        wait_until(lambda: running.gate._bodies.free == running.gate._bodies.total, seconds=1)
 
 
 def test_limits_make_sense() -> None:

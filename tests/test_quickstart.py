@@ -33,12 +33,17 @@ def test_from_nothing_to_a_report_and_again(tmp_path: Path) -> None:
         "Is the engine still the model?",
     ):
         assert heading in page
-    weights = (out / "run" / "trained.safetensors").stat().st_mtime_ns
+    assert f"{first['photo_miou_before']:.1f} before self-training" in page
+    assert first["joint_steps"] == 2
+    assert "tiny_joint" in (out / "bundle" / "source" / "recipe.yaml").read_text(encoding="utf-8")
+    weights = [(out / run / "trained.safetensors").stat().st_mtime_ns for run in ("run", "joint")]
 
     again = quickstart(out=out, overrides=SMALL)
-    assert (out / "run" / "trained.safetensors").stat().st_mtime_ns == weights, "trained twice"
+    kept = [(out / run / "trained.safetensors").stat().st_mtime_ns for run in ("run", "joint")]
+    assert kept == weights, "trained twice"
     assert again["game_miou"] == first["game_miou"]
-    assert again["seconds"]["train"] == first["seconds"]["train"]
+    for stage in ("train", "self-train"):
+        assert again["seconds"][stage] == first["seconds"][stage]
     assert json.loads((out / "quickstart.json").read_text())["photo_miou"] == first["photo_miou"]
 
     with pytest.raises(CloudsError, match="was started with"):

@@ -24,5 +24,8 @@ def quickstart(
 
 
 def _render(result: dict[str, Any]) -> None:
-    typer.echo(f"game {result['game_miou']:.1f} mIoU, photo {result['photo_miou']:.1f} mIoU")
+    typer.echo(
+        f"game {result['game_miou']:.1f} mIoU, photo {result['photo_miou']:.1f} mIoU "
+        f"({result['photo_miou_before']:.1f} before self-training)"
+    )
     typer.echo(f"report: {result['report']}")

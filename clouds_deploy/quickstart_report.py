@@ -88,9 +88,9 @@ def write_report(
             "Mean intersection over union (mIoU) of the 19 Cityscapes classes; 100 is perfect. The best that "
             f"one class everywhere reaches on photo streets is {photo['best_constant_class_miou']:.1f}. "
             f"Photo streets are {gap:.1f} points behind game streets. Closing this gap without a single "
-            f"label of the target is what CLOUDS does: on photo streets {before['miou']:.1f} before self-training, "
-            f"{photo['miou']:.1f} after it. (Some of that is just more training; docs/training.md tells the "
-            "two apart, in longer runs.)",
+            f"label of the target is what CLOUDS does: on photo streets {before['miou']:.1f} before "
+            f"self-training, {photo['miou']:.1f} after it. (Some of that is just more training; "
+            "docs/training.md tells the two apart, in longer runs.)",
         ),
         Table(
             ["class", "game %", "photo, before %", "photo %", "behind game"], _classes(game, before, photo)

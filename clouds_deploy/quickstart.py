@@ -37,8 +37,8 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
 
     Returns:
         `game_miou`, `photo_miou`, `gap` of the model that trained itself, `photo_miou_before` of the one that
-        did not (percent), `pseudo_labels` (see `_mend`), `steps`, `gates`, `bench`,
-        `seconds` of each stage, `report`.
+        did not (percent), `pseudo_labels` (see `_mend`), `steps`, `joint_steps`,
+        `gates`, `bench`, `seconds` of each stage, `report`.
 
     Raises:
         CloudsError: `out` holds something else, or a run of another recipe; a gate failed; see each verb.

@@ -12,7 +12,8 @@ from clouds_deploy.cli.output import Json, deliver
 
 def quickstart(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe `tiny`.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of `tiny` and `tiny_joint`."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("quickstart"),
     as_json: Json = False,

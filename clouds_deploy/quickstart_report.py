@@ -200,9 +200,12 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 def _learnt(folder: Path, seconds: dict[str, float]) -> str:
     speeds = [line["images_per_second"] for line in _lines(folder) if "images_per_second" in line]
     speed = f", about {np.median(speeds):.0f} images/s" if speeds else ""
-    minutes, own = seconds["train"] / 60, seconds["self-train"] / 60
+    first, own = (
+        f"{seconds[stage] / 60:.1f} minutes" if stage in seconds else "a time that went unnoted"
+        for stage in ("train", "self-train")
+    )
     return (
-        f"Training took {minutes:.1f} minutes{speed}, self-training after it {own:.1f}. Only the head "
+        f"Training took {first}{speed}, self-training after it {own}. Only the head "
         "learnt; the backbone stood still. The curves are the first training's."
     )
 

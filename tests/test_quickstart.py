@@ -10,6 +10,7 @@ import pytest
 
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.quickstart import quickstart
+from clouds_deploy.quickstart_report import _learnt
 from tests.cli.test_cli import SMALL
 
 
@@ -55,3 +56,11 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="is no quickstart"):
         quickstart(out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_stage_whose_time_was_lost_is_said_to_be(tmp_path: Path) -> None:
+    """The kill came between the end of the training and the note of how long it took."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 4, "images_per_second": 7.9}\n')
+    told = _learnt(tmp_path, {"self-train": 90.0})
+    assert "took a time that went unnoted, about 8 images/s, self-training after it 1.5 minutes" in told

@@ -35,6 +35,7 @@ from clouds_deploy.training.checkpoint import (
     save_checkpoint,
     start_run,
 )
+from clouds_deploy.training.cpu import prepare_cpu
 from clouds_deploy.training.evaluate import Evaluation, evaluate_share, torch_predictor
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.optimizer import build_optimizer, restore_optimizer
@@ -76,6 +77,8 @@ def train(
             data or weights cannot be had; the loss became NaN; the disk is full; the processes cannot share
             the batch equally.
     """
+    if not torch.cuda.is_available():
+        prepare_cpu()
     processes = open_processes(whole_model=trains_more_than_the_head(recipe))
     processes.share(recipe.train.batch_size, recipe.train.accumulate)
     with processes.one_voice():

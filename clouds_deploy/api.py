@@ -57,7 +57,7 @@ def train(
         overrides: `key=value` each.
         out: The run's folder.
         resume: Go on with the run there.
-        init: Start a new run from this run's weights: a joint stage from its warm-up.
+        init: Start a new run from this run's weights: a joint stage from its warm-up. A SAM's may be a file.
     """
     from clouds_deploy.recipes import is_sam_recipe, load_recipe, load_sam_recipe
     from clouds_deploy.refinement.build import online_refiner

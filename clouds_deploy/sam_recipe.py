@@ -37,23 +37,25 @@ class SamDataConfig(Section):
     Attributes:
         domains: Domains of `streets`, drawn from in turn at random.
         shapes: Share of the images that show random textured shapes instead.
-        whole: Share of the street images shown whole, letterboxed, as at inference; the others are crops.
-        size: Side in pixels of the square that is trained on, a multiple of 32, at most the model's: a crop
-            that lies somewhere in the model's square, which makes training cheaper.
+        whole: Share of the street images shown whole, as at inference; the others are crops.
+        size: Width in pixels of the images that are trained on, a multiple of 64, at most the model's; they
+            are half as high, like streets, and lie somewhere in the model's square.
         height: Rows of a street scene before it is scaled; it is twice as wide.
         views: Samples taken of each street, one after the other: their crops, looks and masks differ.
         masks: Masks prompted for per image.
         smallest: Smallest mask, as a share of the image.
+        instances: Share of a street's masks that are instances; the others are connected parts of a class.
     """
 
     domains: tuple[Literal["game", "imagined"], ...] = ("game", "imagined")
     shapes: Fraction = 0.2
     whole: Fraction = 0.25
-    size: Annotated[int, Field(gt=0, multiple_of=32)] = 128
+    size: Annotated[int, Field(gt=0, multiple_of=64)] = 128
     height: Positive = 192
     views: Positive = 1
     masks: Positive = 8
     smallest: Annotated[float, Field(gt=0, lt=1)] = 0.003
+    instances: Fraction = 0.5
 
 
 class SamTrainConfig(Section):
@@ -65,10 +67,15 @@ class SamTrainConfig(Section):
         optimizer: `adamw`, or `muon` for the matrices and AdamW for the rest.
         lr: Peak learning rate; it falls as a cosine to zero. Muon's steps are scaled to AdamW's.
         trunk_lr: Share of it that the image encoder's ImageNet weights get; 0 keeps them.
+        frozen_stages: Stages of the image encoder, the stem with the first, that keep their weights anyway.
         weight_decay: Norms, biases and embeddings get none.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest norm of the gradient.
         corrections: Share of the steps with a second round: a point in the error, and the last mask.
+        frames: Share of the steps whose images stand letterboxed in a square, as at inference, with a quarter
+            of the masks. In the other steps the mask decoder sees a window around each mask, which costs a
+            fraction.
+        window: Side in pixels of that window, a multiple of 4.
         precision: `fp32`, or `bf16` autocast.
         dense_weight: Of the loss on class and extent at every place, see `training.sam.dense`; 0 is SAM's own
             training.
@@ -85,10 +92,13 @@ class SamTrainConfig(Section):
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 8e-4
     trunk_lr: Fraction = 0.2
+    frozen_stages: Annotated[int, Field(ge=0, le=7)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_steps: Annotated[int, Field(ge=0)] = 150
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     corrections: Fraction = 0.5
+    frames: Fraction = 0.25
+    window: Annotated[int, Field(gt=0, multiple_of=4)] = 96
     precision: Literal["fp32", "bf16"] = "fp32"
     focal_weight: Annotated[float, Field(ge=0)] = 20.0
     dense_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -53,6 +53,12 @@ class LiteEncoder(nn.Module):
                 module.eval()
         return self
 
+    def freeze(self, stages: int) -> None:
+        """Let the first stages of the trunk, the stem with the first, keep their weights."""
+        if stages:
+            for module in (self.trunk.conv_stem, self.trunk.bn1, *self.trunk.blocks[:stages]):
+                module.requires_grad_(False)
+
     def forward(self, image: Tensor) -> Tensor:
         """Embed images.
 

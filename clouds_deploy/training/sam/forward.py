@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from clouds_deploy.models.sam.attention import attend, split_heads
 
@@ -26,6 +28,43 @@ def fuse_attention(sam: Any) -> None:
             module.forward = MethodType(_attend, module)
 
 
+def fuse_norms(encoder: Any) -> None:
+    """Let each convolution of `sam_tiny`'s trunk do the normalisation after it: the same numbers.
+
+    Right where batch normalisation uses its stored statistics, as `LiteEncoder` has it. Modules and weights
+    stay, and both learn.
+
+    Args:
+        encoder: A `LiteEncoder`.
+    """
+    for parent in encoder.trunk.modules():
+        for first, second in pairwise(parent.children()):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                _fuse(first, second)
+
+
+def _fuse(conv: Any, norm: Any) -> None:
+    conv.forward = MethodType(_convolve, conv)
+    conv.norm = (norm,)  # in a tuple, for it is not this module's child
+    norm.forward = MethodType(_activate, norm)
+
+
+def _convolve(self: Any, x: Tensor) -> Tensor:
+    from timm.layers import Conv2dSame, conv2d_same
+
+    (norm,) = self.norm
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    convolve: Any = conv2d_same if isinstance(self, Conv2dSame) else F.conv2d
+    out: Tensor = convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+    return out
+
+
+def _activate(self: Any, x: Tensor) -> Tensor:
+    out: Tensor = self.act(self.drop(x))
+    return out
+
+
 def _attend(self: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     heads = self.num_heads
     q, k, v = (split_heads(p(x), heads) for p, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
@@ -33,20 +72,23 @@ def _attend(self: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def encode(sam: Any, images: Tensor, sizes: Tensor) -> Tensor:
+def encode(sam: Any, images: Tensor, sizes: Tensor | None = None) -> Tensor:
     """Embed a batch of images.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
-        images: (B, 3, S, S) uint8 RGB.
-        sizes: (B, 2) valid rows and columns; the rest is zero after normalisation, as SAM has it.
+        images: (B, 3, H, W) uint8 RGB.
+        sizes: (B, 2) valid rows and columns; the rest is zero after normalisation, as SAM has it. None means
+            that all is valid.
 
     Returns:
         (B, C, h, w) float32.
     """
-    places = torch.arange(images.shape[-1], device=images.device)
-    valid = (places[None, :, None] < sizes[:, :1, None]) & (places[None, None, :] < sizes[:, 1:, None])
-    pixels = (images.float() - sam.pixel_mean) / sam.pixel_std * valid[:, None]
+    pixels = (images.float() - sam.pixel_mean) / sam.pixel_std
+    if sizes is not None:
+        places = torch.arange(images.shape[-1], device=images.device)
+        valid = (places[None, :, None] < sizes[:, :1, None]) & (places[None, None, :] < sizes[:, 1:, None])
+        pixels = pixels * valid[:, None]
     out: Tensor = sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last))  # quicker
     return out
 

@@ -36,13 +36,15 @@ from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.models.store import read_tensors, write_tensors
 from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
+from clouds_deploy.training.cpu import prepare_cpu
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
-from clouds_deploy.training.sam.forward import decode, encode, fuse_attention
+from clouds_deploy.training.sam.forward import decode, fuse_attention, fuse_norms
 from clouds_deploy.training.sam.losses import mask_losses
 from clouds_deploy.training.sam.prompts import correction, first_prompts
 from clouds_deploy.training.sam.scenes import SamScenes
+from clouds_deploy.training.sam.windows import in_squares, in_windows
 
 KIND = "sam"
 WEIGHTS = "sam.safetensors"
@@ -61,13 +63,14 @@ def train_sam(
         recipe: The experiment.
         out: The directory; must not exist, unless it is to be resumed.
         resume: Go on from its checkpoint; a finished run is left as it is.
-        init: Start from this finished run's weights; it may have been trained at another `model.image_size`.
+        init: Start from this finished run's weights, or from a safetensors file's; they may have been trained
+            at another `model.image_size`.
 
     Returns:
         run, steps, images_per_second (null when no step was left), iou_1, iou_5, instances.
 
     Raises:
-        CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is no such run, or
+        CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is neither, or
             has another architecture; the loss became NaN; the disk is full.
     """
     if resume and (out / MANIFEST).is_file():
@@ -75,6 +78,8 @@ def train_sam(
         say(f"{out} is finished already ({manifest['steps']} steps)")
         return {"run": str(out), "images_per_second": None, **manifest["outcome"]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        prepare_cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(recipe.seed, 0))
         sam = build_sam_tiny(recipe.model)
@@ -83,7 +88,8 @@ def train_sam(
     if init is not None and not resume:
         _initialize(sam, init)
     fuse_attention(sam)
-    sam.image_encoder.trunk.requires_grad_(recipe.train.trunk_lr > 0)
+    fuse_norms(sam.image_encoder)
+    sam.image_encoder.freeze(7 if recipe.train.trunk_lr == 0 else recipe.train.frozen_stages)
     pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(device).train()
     optimizers = make_optimizers(pupil, recipe.train)
     step = _resume(out, recipe, pupil, optimizers) if resume else _start(out, recipe)
@@ -109,7 +115,7 @@ def _seed(seed: int, step: int) -> int:
 def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.optim.Optimizer]:
     """Give the optimisers of a model: AdamW, before it Muon where the recipe says so."""
     trunk = ".trunk."
-    named = [(n, p) for n, p in pupil.named_parameters() if config.trunk_lr or trunk not in n]
+    named = [(n, p) for n, p in pupil.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in ("embed", "token"))]
     chosen = {id(p) for p in matrices} if config.optimizer == "muon" else set()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -131,15 +137,16 @@ def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.opti
     return [muon, adamw]
 
 
-def _initialize(sam: Any, run: Path) -> None:
-    """Load a finished run's weights."""
-    read_manifest(run, KIND)
-    weights = read_tensors(run / WEIGHTS)
+def _initialize(sam: Any, given: Path) -> None:
+    """Load a finished run's weights, or a file's."""
+    if not given.is_file():
+        read_manifest(given, KIND)
+        given = given / WEIGHTS
     try:
-        sam.load_state_dict(weights)
+        sam.load_state_dict(read_tensors(given))
     except RuntimeError as error:
         raise CloudsError(
-            f"the run in {run} has another architecture: {error}", "give --init a run of the same `model`"
+            f"{given} holds another architecture: {error}", "give --init a run or weights of the same `model`"
         ) from None
 
 
@@ -275,22 +282,20 @@ def train_step(
     config, device, sam = recipe.train, batch["image"].device, pupil["sam"]
     draw = np.random.default_rng([recipe.seed, 11, step])
     generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
-    images, per_image = batch["masks"].shape[:2]
     compare = _losses(device.type)
-    masks = batch["masks"].flatten(0, 1)
+    framed = bool(draw.random() < config.frames)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        embeddings = encode(sam, batch["image"], batch["size"])
-        owner = torch.arange(images, device=device).repeat_interleave(per_image)
-        offsets = batch["offset"][owner]
+        look = in_squares(sam, batch) if framed else in_windows(sam, batch, config.window, generator)
+        embeddings, seen, masks, offsets = look
         points, labels = first_prompts(masks, draw, generator)
-        logits, ratings = decode(sam, embeddings[owner], points, labels, None, offsets)
+        logits, ratings = decode(sam, seen, points, labels, None, offsets)
         truth = F.interpolate(masks.float()[:, None], logits.shape[-2:], mode="area")[:, 0]
         losses = compare(logits, truth, ratings, config.focal_weight)
         if draw.random() < config.corrections:
             best = logits.detach()[torch.arange(len(masks), device=device), 1 + ratings[:, 1:].argmax(1)]
             guess = F.interpolate(best[:, None], masks.shape[-2:], mode="bilinear")[:, 0] > 0
             points, labels = correction(points, labels, masks, guess, generator)
-            logits, ratings = decode(sam, embeddings[owner], points, labels, best[:, None], offsets)
+            logits, ratings = decode(sam, seen, points, labels, best[:, None], offsets)
             losses = (losses + compare(logits, truth, ratings, config.focal_weight)) / 2
         if config.dense_weight:
             dense = dense_loss(pupil["dense"], embeddings, batch["classes"], batch["extents"])

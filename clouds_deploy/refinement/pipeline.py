@@ -23,6 +23,7 @@ from clouds_deploy.refinement.pictures import before_and_after
 from clouds_deploy.refinement.prompts import Plan, Proposals
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.refinement.workplace import LEDGER, OVERLAYS, enter, finished, label_file, seal
+from clouds_deploy.runtime.memory import kept_memory
 
 THREADS = 2
 """Read, plan, merge and write beside the model."""
@@ -87,7 +88,11 @@ def refine_folder(
     enter(out, refiner.describe(), given)
     run = Pass(refiner, out, spread(pairs, overlays))
     failed: list[dict[str, str]] = []
-    with open_ledger(out / LEDGER) as ledger, progress("refine", len(pairs), "image") as advance:
+    with (
+        open_ledger(out / LEDGER) as ledger,
+        progress("refine", len(pairs), "image") as advance,
+        kept_memory(),
+    ):
         done = finished(out, pairs)
         before = len(done)
         todo = [pair for pair in pairs if pair.name not in done]

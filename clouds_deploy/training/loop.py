@@ -24,6 +24,7 @@ from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import KIND, TRAINED, empty_segmenter, fill, load_run
+from clouds_deploy.runtime.memory import keep_memory
 from clouds_deploy.training import sources
 from clouds_deploy.training.checkpoint import (
     EVALUATION,
@@ -35,7 +36,6 @@ from clouds_deploy.training.checkpoint import (
     save_checkpoint,
     start_run,
 )
-from clouds_deploy.training.cpu import prepare_cpu
 from clouds_deploy.training.evaluate import Evaluation, evaluate_share, torch_predictor
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.optimizer import build_optimizer, restore_optimizer
@@ -78,7 +78,7 @@ def train(
             the batch equally.
     """
     if not torch.cuda.is_available():
-        prepare_cpu()
+        keep_memory()
     processes = open_processes(whole_model=trains_more_than_the_head(recipe))
     processes.share(recipe.train.batch_size, recipe.train.accumulate)
     with processes.one_voice():

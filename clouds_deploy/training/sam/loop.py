@@ -35,8 +35,9 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.models.store import read_tensors, write_tensors
+from clouds_deploy.runtime.memory import keep_memory
 from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
-from clouds_deploy.training.cpu import prepare_cpu
+from clouds_deploy.training.cpu import flushed_denormals
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
@@ -54,6 +55,7 @@ _EVALUATION_SEED = 4211
 _LOSSES = ("focal", "dice", "iou_error", "dense")
 
 
+@flushed_denormals()
 def train_sam(
     recipe: SamRecipe, out: Path, *, resume: bool = False, init: Path | None = None
 ) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def train_sam(
         return {"run": str(out), "images_per_second": None, **manifest["outcome"]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        prepare_cpu()
+        keep_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(recipe.seed, 0))
         sam = build_sam_tiny(recipe.model)

@@ -12,35 +12,28 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's `mallopt`, from its malloc.h."""
 
 
-def keep_memory() -> None:
-    """Let glibc keep what is freed, for good; elsewhere than with glibc do nothing.
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Let glibc keep what is freed while something runs, and give it back afterwards.
 
     A network frees and asks again for the same large tensors. glibc gives each back to the kernel, which
     clears every page of the next: up to half of the time. What the process holds is then what its largest
-    piece of work needed.
+    piece of work needed. Afterwards glibc has the thresholds that it grows to by itself when large blocks are
+    freed, 32 and 64 MiB. Elsewhere than with glibc nothing happens.
     """
     libc = _glibc()
-    if libc is not None:
-        libc.mallopt(_TRIM_THRESHOLD, -1)
-        libc.mallopt(_MMAP_MAX, 0)
-
-
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """Keep memory, see `keep_memory`, while something runs, and give it back afterwards.
-
-    glibc then has the thresholds that it grows to by itself when large blocks are freed, 32 and 64 MiB.
-    """
-    keep_memory()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_TRIM_THRESHOLD, -1)
+    libc.mallopt(_MMAP_MAX, 0)
     try:
         yield
     finally:
-        libc = _glibc()
-        if libc is not None:
-            libc.mallopt(_MMAP_MAX, 65536)
-            libc.mallopt(_MMAP_THRESHOLD, 32 << 20)
-            libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
-            libc.malloc_trim(0)
+        libc.mallopt(_MMAP_MAX, 65536)
+        libc.mallopt(_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
+        libc.malloc_trim(0)
 
 
 def _glibc() -> Any:

@@ -24,7 +24,7 @@ from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.store import KIND, TRAINED, empty_segmenter, fill, load_run
-from clouds_deploy.runtime.memory import keep_memory
+from clouds_deploy.runtime.memory import kept_memory
 from clouds_deploy.training import sources
 from clouds_deploy.training.checkpoint import (
     EVALUATION,
@@ -77,11 +77,9 @@ def train(
             data or weights cannot be had; the loss became NaN; the disk is full; the processes cannot share
             the batch equally.
     """
-    if not torch.cuda.is_available():
-        keep_memory()
     processes = open_processes(whole_model=trains_more_than_the_head(recipe))
     processes.share(recipe.train.batch_size, recipe.train.accumulate)
-    with processes.one_voice():
+    with processes.one_voice(), kept_memory():
         return _train(recipe, out, resume, init, refine, processes)
 
 

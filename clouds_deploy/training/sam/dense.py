@@ -104,7 +104,8 @@ def region_loss(sam: Any, embedding: Tensor, regions: Tensor, generator: torch.G
     A mask of SAM is the product of a token, put through a small network, with the upscaled embedding. Here
     the embedding itself at some place stands in for the token, and the mask wanted is the region there. That
     costs next to nothing, for nothing but the product is done per place, and asks of the embedding what the
-    masks will ask of it: to tell any two regions apart. `PLACES` are drawn per image.
+    masks will ask of it: to tell any two regions apart. `PLACES` are drawn per image,
+    and compared at every other pixel of every other row.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from types import MethodType
 from typing import Any
@@ -37,32 +38,22 @@ def fuse_norms(encoder: Any) -> None:
     Args:
         encoder: A `LiteEncoder`.
     """
+    from timm.layers import Conv2dSame, conv2d_same
+
     for parent in encoder.trunk.modules():
         for first, second in pairwise(parent.children()):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                _fuse(first, second)
+                _fuse(first, second, conv2d_same if isinstance(first, Conv2dSame) else F.conv2d)
 
 
-def _fuse(conv: Any, norm: Any) -> None:
-    conv.forward = MethodType(_convolve, conv)
-    conv.norm = (norm,)  # in a tuple, for it is not this module's child
-    norm.forward = MethodType(_activate, norm)
+def _fuse(conv: Any, norm: Any, convolve: Callable[..., Tensor]) -> None:
+    def convolve_and_normalise(x: Tensor) -> Tensor:
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        return convolve(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
-
-def _convolve(self: Any, x: Tensor) -> Tensor:
-    from timm.layers import Conv2dSame, conv2d_same
-
-    (norm,) = self.norm
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-    convolve: Any = conv2d_same if isinstance(self, Conv2dSame) else F.conv2d
-    out: Tensor = convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-    return out
-
-
-def _activate(self: Any, x: Tensor) -> Tensor:
-    out: Tensor = self.act(self.drop(x))
-    return out
+    conv.forward = convolve_and_normalise
+    norm.forward = lambda x: norm.act(norm.drop(x))
 
 
 def _attend(self: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.models.store import read_tensors, write_tensors
-from clouds_deploy.runtime.memory import keep_memory
+from clouds_deploy.runtime.memory import kept_memory
 from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
 from clouds_deploy.training.cpu import flushed_denormals
 from clouds_deploy.training.journal import Journal
@@ -55,6 +55,7 @@ _EVALUATION_SEED = 4211
 _LOSSES = ("focal", "dice", "iou_error", "dense")
 
 
+@kept_memory()
 @flushed_denormals()
 def train_sam(
     recipe: SamRecipe, out: Path, *, resume: bool = False, init: Path | None = None
@@ -80,8 +81,6 @@ def train_sam(
         say(f"{out} is finished already ({manifest['steps']} steps)")
         return {"run": str(out), "images_per_second": None, **manifest["outcome"]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(recipe.seed, 0))
         sam = build_sam_tiny(recipe.model)
@@ -91,7 +90,8 @@ def train_sam(
         _initialize(sam, init)
     fuse_attention(sam)
     fuse_norms(sam.image_encoder)
-    sam.image_encoder.freeze(7 if recipe.train.trunk_lr == 0 else recipe.train.frozen_stages)
+    trunk = sam.image_encoder.trunk
+    sam.image_encoder.freeze(recipe.train.frozen_stages if recipe.train.trunk_lr else len(trunk.blocks))
     pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(device).train()
     optimizers = make_optimizers(pupil, recipe.train)
     step = _resume(out, recipe, pupil, optimizers) if resume else _start(out, recipe)

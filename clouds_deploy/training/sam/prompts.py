@@ -26,6 +26,18 @@ def interior_points(masks: Tensor, count: int, generator: torch.Generator) -> Te
     return torch.stack((flat % width, flat // width), -1).float()
 
 
+def spans(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Say where masks, (P, H, W) bool with at least one pixel each, begin and end.
+
+    Returns:
+        The first row and column, and one past the last, (P, 2) int64 both.
+    """
+    size = torch.tensor(masks.shape[1:], device=masks.device)
+    rows, columns = masks.any(2).float(), masks.any(1).float()
+    first = torch.stack((rows.argmax(1), columns.argmax(1)), 1)
+    return first, size - torch.stack((rows.flip(1).argmax(1), columns.flip(1).argmax(1)), 1)
+
+
 def boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
     """Give each mask's box, its corners moved by noise of a tenth of its sides, 20 pixels at most.
 
@@ -33,11 +45,9 @@ def boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
         (P, 2, 2) float32, top left and bottom right, x and y in pixels.
     """
     height, width = masks.shape[1:]
-    columns, rows = masks.any(1).float(), masks.any(2).float()
-    left, top = columns.argmax(1), rows.argmax(1)
-    right, bottom = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)
-    corners = torch.stack((left, top, right, bottom), -1).float()
-    sides = torch.stack((right - left, bottom - top), -1).float().repeat(1, 2)
+    first, last = (end.flip(1) for end in spans(masks))
+    corners = torch.cat((first, last), 1).float()
+    sides = (last - first).float().repeat(1, 2)
     noise = torch.randn(corners.shape, generator=generator, device=masks.device) * sides * 0.1
     limit = torch.tensor([width, height] * 2, device=masks.device, dtype=torch.float32)
     return (corners + noise.clamp(-20, 20)).clamp(min=torch.zeros_like(limit), max=limit).view(-1, 2, 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.training.sam.forward import encode
+from clouds_deploy.training.sam.prompts import spans
 
 
 def in_windows(
@@ -73,20 +74,18 @@ def place_windows(masks: Tensor, side: int, generator: torch.Generator) -> Tenso
     Returns:
         (P, 2) int64, top row and left column of each in pixels, multiples of the stride.
     """
-    device, out = masks.device, []
+    count, device = len(masks), masks.device
     row = torch.multinomial(masks.sum(2).float(), 1, generator=generator)[:, 0]
-    line = masks[torch.arange(len(masks), device=device), row]
-    pixels = row, torch.multinomial(line.float(), 1, generator=generator)[:, 0]
-    for pixel, axis, length in zip(pixels, (2, 1), masks.shape[1:], strict=True):
-        there = masks.any(axis).float()
-        first, last = there.argmax(1), length - there.flip(1).argmax(1)
-        fits = last - first <= side - 2 * STRIDE
-        low = torch.where(fits, last - side + STRIDE, pixel - side + STRIDE)
-        high = torch.where(fits, first, pixel)
-        share = torch.rand(len(masks), generator=generator, device=device)
-        start = (low + share * (high - low + 1)).floor().long().clamp(0, max(length - side, 0))
-        out.append(start // STRIDE * STRIDE)
-    return torch.stack(out, 1)
+    line = masks[torch.arange(count, device=device), row]
+    pixel = torch.stack((row, torch.multinomial(line.float(), 1, generator=generator)[:, 0]), 1)
+    first, last = spans(masks)
+    fits = last - first <= side - 2 * STRIDE
+    low = torch.where(fits, last, pixel) - side + STRIDE
+    high = torch.where(fits, first, pixel)
+    share = torch.stack([torch.rand(count, generator=generator, device=device) for _ in range(2)], 1)
+    start = (low + share * (high - low + 1)).floor().long().clamp(min=0)
+    most = (torch.tensor(masks.shape[1:], device=device) - side).clamp(min=0)
+    return torch.minimum(start, most) // STRIDE * STRIDE
 
 
 def cut(maps: Tensor, owner: Tensor, corners: Tensor, side: int) -> Tensor:

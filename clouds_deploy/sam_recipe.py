@@ -75,6 +75,7 @@ class SamTrainConfig(Section):
         frames: Share of the steps whose images stand letterboxed in a square, as at inference, with a quarter
             of the masks. In the other steps the mask decoder sees a window around each mask, which costs a
             fraction.
+        wide: Share of the steps with windows of twice the side, for a quarter of the masks.
         window: Side in pixels of that window, a multiple of 4.
         precision: `fp32`, or `bf16` autocast.
         dense_weight: Of the loss on class and extent at every place, see `training.sam.dense`; 0 is SAM's own
@@ -98,6 +99,7 @@ class SamTrainConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     corrections: Fraction = 0.5
     frames: Fraction = 0.25
+    wide: Fraction = 0.0
     window: Annotated[int, Field(gt=0, multiple_of=4)] = 96
     precision: Literal["fp32", "bf16"] = "fp32"
     focal_weight: Annotated[float, Field(ge=0)] = 20.0

@@ -45,7 +45,7 @@ from clouds_deploy.training.sam.forward import decode, fuse_attention, fuse_norm
 from clouds_deploy.training.sam.losses import mask_losses
 from clouds_deploy.training.sam.prompts import correction, first_prompts
 from clouds_deploy.training.sam.scenes import SamScenes
-from clouds_deploy.training.sam.windows import in_squares, in_windows
+from clouds_deploy.training.sam.windows import in_squares, in_windows, quarter
 
 KIND = "sam"
 WEIGHTS = "sam.safetensors"
@@ -285,9 +285,14 @@ def train_step(
     draw = np.random.default_rng([recipe.seed, 11, step])
     generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
     compare = _losses(device.type)
-    framed = bool(draw.random() < config.frames)
+    kind = draw.random()
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        look = in_squares(sam, batch) if framed else in_windows(sam, batch, config.window, generator)
+        if kind < config.frames:
+            look = in_squares(sam, batch)
+        elif kind < config.frames + config.wide:
+            look = in_windows(sam, quarter(batch), 2 * config.window, generator)
+        else:
+            look = in_windows(sam, batch, config.window, generator)
         embeddings, seen, masks, offsets = look
         points, labels = first_prompts(masks, draw, generator)
         logits, ratings = decode(sam, seen, points, labels, None, offsets)

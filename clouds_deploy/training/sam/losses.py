@@ -22,8 +22,8 @@ def focal_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: float) -> Tensor:
     """Compare the proposed masks with the truth (SAM, appendix A, "Losses").
 
-    Of the three masks for ambiguous prompts only the one with the lowest loss counts; the single mask (the
-    first) always does.
+    The single mask (the first) always counts. Of the three for ambiguous prompts the one with the lowest loss
+    does and, which SAM has not, half and half the one rated best, for that is the one that people get.
 
     Args:
         logits: (P, 4, L, L) mask logits of any precision, the single mask first.
@@ -41,9 +41,11 @@ def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: fl
         found, real = logits > 0, target > 0.5
         iou = (found & real).sum((2, 3)) / (found | real).sum((2, 3)).clamp(min=1)
         best = 1 + (focal_weight * focal + dice)[:, 1:].argmin(1, keepdim=True)
+        rated = 1 + ratings[:, 1:].argmax(1, keepdim=True)
+        counted = torch.cat((best, rated), 1)
 
     def chosen(loss: Tensor) -> Tensor:
-        return loss.gather(1, best).mean() + loss[:, 0].mean()
+        return loss.gather(1, counted).mean() + loss[:, 0].mean()
 
     return torch.stack(
         (focal_weight * chosen(focal), chosen(dice), 4 * F.mse_loss(ratings.float(), iou.float()))

@@ -50,12 +50,17 @@ def in_squares(sam: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tens
     below = (0, 0, 0, width - height)
     size = torch.tensor([[height, width]], device=batch["image"].device)
     embeddings = encode(sam, F.pad(batch["image"], below), size)
-    few = batch["masks"][:, : max(1, batch["masks"].shape[1] // 4)]
+    few = quarter(batch)["masks"]
     owner = _owners(few)
     offsets = torch.zeros_like(batch["offset"])[owner]
     return (
         embeddings[..., : height // STRIDE, :], embeddings[owner], F.pad(few.flatten(0, 1), below), offsets
     )  # fmt: skip
+
+
+def quarter(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep a quarter of every image's masks, at least one."""
+    return {**batch, "masks": batch["masks"][:, : max(1, batch["masks"].shape[1] // 4)]}
 
 
 def _owners(masks: Tensor) -> Tensor:

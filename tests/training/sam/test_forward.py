@@ -137,6 +137,20 @@ def test_losses_by_hand() -> None:
     assert rating == pytest.approx(4 * 0.25**2 / 4)
 
 
+def test_the_mask_that_is_rated_best_counts_too() -> None:
+    truth = torch.ones(1, 2, 2)
+    logits = torch.full((1, 4, 2, 2), 40.0)  # all are right but the last
+    logits[0, 3, 0] = -40.0
+    for ratings, expected in (([0.9, 0.1, 0.2, 0.3], 1 - 5 / 7), ([0.9, 0.1, 0.2, 0.1], 0.0)):
+        logits.requires_grad_()
+        logits.grad = None
+        _, dice, _ = mask_losses(logits, truth, torch.tensor([ratings]), 1.0)
+        assert dice.item() == pytest.approx(expected / 2, abs=1e-6)
+        focal, _, _ = mask_losses(logits, truth, torch.tensor([ratings]), 1.0)
+        focal.backward()
+        assert (logits.grad[0, 3].abs().sum() > 0) == (expected > 0)
+
+
 def test_losses_count_a_share_of_a_pixel() -> None:
     logits = torch.zeros(1, 4, 3, 3)
     truth = torch.full((1, 3, 3), 0.5)

@@ -123,16 +123,28 @@ def test_frozen_stages_stay_and_the_others_learn(tmp_path: Path, stages: int) ->
             assert torch.equal(weights[name], value) == frozen, name
 
 
-@pytest.mark.parametrize("frames", [0, 1])
-def test_windows_and_whole_squares_teach_the_same_weights(tmp_path: Path, frames: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "masks", "shape"),
+    [("frames=1", 2, (64, 64)), ("frames=0", 8, (24, 24)), ("wide=1", 2, (32, 48))],
+)
+def test_windows_and_whole_squares_teach_the_same_weights(
+    kind: str, masks: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the dense losses, all that learns does so from masks."""
-    made = recipe(f"train.frames={frames}", "train.window=32", "train.dense_weight=0", "train.corrections=1")
+    made = recipe(
+        "train.frames=0", f"train.{kind}", "train.window=24", "data.masks=8", "train.dense_weight=0",
+        "train.corrections=1",
+    )  # fmt: skip
+    asked = []
+    first = loop.first_prompts
+    monkeypatch.setattr(loop, "first_prompts", lambda *given: asked.append(given[0].shape) or first(*given))
     pupil = torch.nn.ModuleDict({"sam": loop.build_sam_tiny(made.model), "dense": DenseHead(32, STRIDE)})
     loop.initialize(pupil["sam"])
     pupil.train()
     scenes = SamScenes(made.data, 64, 64, 0)
     batch = default_collate([scenes[0], scenes[1]])
     losses, norm = loop.train_step(pupil, loop.make_optimizers(pupil, made.train), batch, made, 0)
+    assert asked == [(2 * masks, *shape)]
     assert losses[:3].min() > 0
     assert losses[3] == 0
     assert norm > 0

@@ -197,7 +197,7 @@ def encoder(given: argparse.Namespace, graphs: Path) -> dict[str, Any]:
     for name, call in calls.items():
         found = call(feeds)
         masks = official_masks(sam, found, *prompts)[0]
-        overlaps, sizable = mask_overlaps(masks, right[MASKS], right[SCORES])
+        _, overlaps, sizable = mask_overlaps(masks, right[MASKS], right[SCORES])
         difference = np.linalg.norm(found - right[EMBEDDINGS]) / np.linalg.norm(right[EMBEDDINGS])
         quality[name] = {
             "mask_iou": float(overlaps.mean()),

@@ -118,7 +118,7 @@ class SamLimits(Section):
         error: Largest difference of embeddings, mask logits and guessed IoUs, as a share of the largest one's
             size.
         relative_error: Relative L2 norm of the differences.
-        mask_iou: Least mean IoU of the masks, cut at zero, that the reference rates best.
+        mask_iou: Least IoU, over the pixels of all, of the masks, cut at zero, that the reference rates best.
         worst_mask_iou: Least IoU of any of them that covers 1 % to 99 % of the image.
         flops: Share of the floating-point operations that must be in the precision.
     """

@@ -133,15 +133,15 @@ def _official(bundle: SamBundle, weights: str | Path | None) -> tuple[Run, Run] 
 
 
 def _agreement(arrays: Mapping[str, Array], encode: Run, decode: Run) -> float:
-    """Give the mean IoU of the packed prompts' masks, through both graphs."""
+    """Give the IoU of all packed prompts' masks together, through both graphs."""
     rows = [
         encode({name: arrays[name][i : i + 1] for name in (IMAGE, SIZE)})[EMBEDDINGS]
         for i in range(len(arrays[IMAGE]))
     ]
     prompts = {name: arrays[name] for name in (INDEX, POINTS, LABELS)}
     masks = decode({EMBEDDINGS: np.concatenate(rows), **prompts})[MASKS]
-    overlaps, _ = mask_overlaps(masks, arrays[MASKS], arrays[SCORES])
-    return float(overlaps.mean())
+    overall, _, _ = mask_overlaps(masks, arrays[MASKS], arrays[SCORES])
+    return overall
 
 
 def _prompts(arrays: Mapping[str, Array], count: int) -> Feeds:

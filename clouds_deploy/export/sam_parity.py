@@ -203,9 +203,9 @@ def mask_gates(
         expected: `masks` and `iou_predictions`.
         limits: The tolerances.
     """
-    overlaps, sizable = mask_overlaps(found[MASKS], expected[MASKS], expected[SCORES])
-    count = f"{len(overlaps)} masks, both graphs in a row"
-    gates = [share_gate(label, "mask IoU", float(np.mean(overlaps)), limits.mask_iou, count)]
+    overall, overlaps, sizable = mask_overlaps(found[MASKS], expected[MASKS], expected[SCORES])
+    count = f"{len(overlaps)} masks together, both graphs in a row"
+    gates = [share_gate(label, "mask IoU", overall, limits.mask_iou, count)]
     if sizable.any():
         worst = float(overlaps[sizable].min())
         detail = f"of {int(sizable.sum())} masks that cover 1 % to 99 %"

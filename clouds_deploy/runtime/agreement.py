@@ -33,8 +33,8 @@ def run_batched(session: Session, images: Array, batch: int) -> dict[str, Array]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def mask_overlaps(found: Array, expected: Array, scores: Array) -> tuple[Array, Array]:
-    """Give each prompt's IoU of the mask that the reference rates best, and which of them are sizable.
+def mask_overlaps(found: Array, expected: Array, scores: Array) -> tuple[float, Array, Array]:
+    """Give the IoU of the masks that the reference rates best: of all their pixels together, and of each.
 
     Args:
         found: (P, 3, L, L) logits.
@@ -42,10 +42,14 @@ def mask_overlaps(found: Array, expected: Array, scores: Array) -> tuple[Array, 
         scores: (P, 3) guessed IoUs of `expected`.
 
     Returns:
-        (P,) float in 0..1, two empty masks being equal, and (P,) bool.
+        The IoU over the pixels of all masks, to which a mask counts what it covers; each mask's, (P,), both in
+        0..1, empty masks being equal; and which masks cover 1 % to 99 %, (P,) bool: where fewer pixels lie
+        beyond zero, a logit of almost zero can change a mask's IoU by tenths.
     """
     best = np.arange(len(scores)), scores.argmax(1)
     one, other = found[best] > 0, expected[best] > 0
     union, both = (one | other).sum((1, 2)), (one & other).sum((1, 2))
     covered = other.mean((1, 2))
-    return np.where(union > 0, both / np.maximum(union, 1), 1.0), (covered > 0.01) & (covered < 0.99)
+    overall = float(both.sum() / union.sum()) if union.any() else 1.0
+    each = np.where(union > 0, both / np.maximum(union, 1), 1.0)
+    return overall, each, (covered > 0.01) & (covered < 0.99)

@@ -105,7 +105,7 @@ def test_a_bundle_gives_the_masks_of_the_model(half: Path, backend: str) -> None
     points = np.array([[[30, 40], [9, 9]], [[50, 90], [20, 30]], [[7, 5], [80, 100]], [[200, 80], [3, 3]]])
     labels = np.array([[1, -1], [1, 0], [2, 3], [1, 1]])
     given = [sam.prompt(sam.embed(images), index, points, labels) for sam in (found, right)]
-    overlaps, _ = mask_overlaps(given[0][0], given[1][0], given[1][1])
+    _, overlaps, _ = mask_overlaps(given[0][0], given[1][0], given[1][1])
     assert overlaps.min() > 0.97
     assert np.abs(given[0][1] - given[1][1]).max() < 0.02
     assert found.describe()["precision"] == "fp16"

@@ -42,8 +42,8 @@ def mask_overlaps(found: Array, expected: Array, scores: Array) -> tuple[float, 
         scores: (P, 3) guessed IoUs of `expected`.
 
     Returns:
-        The IoU over the pixels of all masks, to which a mask counts what it covers; each mask's, (P,), both in
-        0..1, empty masks being equal; and which masks cover 1 % to 99 %, (P,) bool: where fewer pixels lie
+        The IoU over the pixels of all masks, to which a mask counts what it covers; each mask's, (P,), empty
+        masks being equal; both in 0..1. And which masks cover 1 % to 99 %, (P,) bool: where fewer pixels lie
         beyond zero, a logit of almost zero can change a mask's IoU by tenths.
     """
     best = np.arange(len(scores)), scores.argmax(1)

@@ -110,6 +110,12 @@ class SamTrainConfig(Section):
     eval_scenes: Positive = 40
     workers: Annotated[int, Field(ge=0)] = 1
 
+    @model_validator(mode="after")
+    def _fits(self) -> SamTrainConfig:
+        if self.frames + self.wide > 1:
+            raise ValueError(f"frames {self.frames} and wide {self.wide} are more than all steps together")
+        return self
+
 
 class SamLimits(Section):
     """How far a deployed SAM may be from `segment_anything` in PyTorch.

@@ -155,3 +155,9 @@ def test_a_wrong_key_of_a_sam_names_a_recipe_of_its_kind() -> None:
         load_sam_recipe("sam_tiny", ("train.stepz=1",))
     assert "`train.steps`" in caught.value.hint
     assert "`clouds-deploy recipes cat sam_tiny`" in caught.value.hint
+
+
+def test_kinds_of_a_sams_steps_are_at_most_all_steps() -> None:
+    load_sam_recipe("sam_tiny", ("train.frames=0.5", "train.wide=0.5"))
+    with pytest.raises(CloudsError, match=r"frames 0.9 and wide 0.2 are more than all steps together"):
+        load_sam_recipe("sam_tiny", ("train.frames=0.9", "train.wide=0.2"))

@@ -132,8 +132,8 @@ def test_windows_and_whole_squares_teach_the_same_weights(
 ) -> None:
     """Without the dense losses, all that learns does so from masks."""
     made = recipe(
-        "train.frames=0", f"train.{kind}", "train.window=24", "data.masks=8", "train.dense_weight=0",
-        "train.corrections=1",
+        "train.frames=0", "train.wide=0", f"train.{kind}", "train.window=24", "train.dense_weight=0",
+        "train.corrections=1", "data.masks=8",
     )  # fmt: skip
     asked = []
     first = loop.first_prompts

@@ -18,8 +18,8 @@ def kept_memory() -> Iterator[None]:
 
     A network frees and asks again for the same large tensors. glibc gives each back to the kernel, which
     clears every page of the next: up to half of the time. What the process holds is then what its largest
-    piece of work needed. Afterwards glibc has the thresholds that it grows to by itself when large blocks are
-    freed, 32 and 64 MiB. Elsewhere than with glibc nothing happens.
+    piece of work needed, and holes between small blocks. Afterwards glibc has the thresholds that it grows to
+    by itself when large blocks are freed, 32 and 64 MiB. Elsewhere than with glibc nothing happens.
     """
     libc = _glibc()
     if libc is None:

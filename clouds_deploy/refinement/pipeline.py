@@ -27,6 +27,8 @@ from clouds_deploy.runtime.memory import kept_memory
 
 THREADS = 2
 """Read, plan, merge and write beside the model."""
+_GIVE_BACK_EVERY = 256
+"""Images between two times that free memory goes back to the kernel: images of many sizes leave holes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def refine_folder(
     with (
         open_ledger(out / LEDGER) as ledger,
         progress("refine", len(pairs), "image") as advance,
-        kept_memory(),
+        kept_memory() as give_back,
     ):
         done = finished(out, pairs)
         before = len(done)
@@ -104,6 +106,8 @@ def refine_folder(
                 told = outcome.fault
                 failed.append({"path": str(outcome.pair.image), "fault": told.message, "fix": told.hint})
             advance(number)
+            if number % _GIVE_BACK_EVERY == 0:
+                give_back()
         seconds = time.perf_counter() - start
     if not done:
         first = failed[0]

@@ -27,7 +27,7 @@ from clouds_deploy.runtime.memory import kept_memory
 
 THREADS = 2
 """Read, plan, merge and write beside the model."""
-_GIVE_BACK_EVERY = 256
+_GIVE_BACK_EVERY = 64
 """Images between two times that free memory goes back to the kernel: images of many sizes leave holes."""
 
 

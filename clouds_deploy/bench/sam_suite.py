@@ -140,8 +140,7 @@ def _agreement(arrays: Mapping[str, Array], encode: Run, decode: Run) -> float:
     ]
     prompts = {name: arrays[name] for name in (INDEX, POINTS, LABELS)}
     masks = decode({EMBEDDINGS: np.concatenate(rows), **prompts})[MASKS]
-    overall, _, _ = mask_overlaps(masks, arrays[MASKS], arrays[SCORES])
-    return overall
+    return mask_overlaps(masks, arrays[MASKS], arrays[SCORES])[0]
 
 
 def _prompts(arrays: Mapping[str, Array], count: int) -> Feeds:

@@ -41,7 +41,7 @@ def in_windows(
 
 
 def in_squares(sam: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Embed images letterboxed in a square, as at inference, for a quarter of their masks.
+    """Embed images letterboxed in a square, as at inference.
 
     Returns:
         As `in_windows`; seen and masks show the squares, offsets are 0.
@@ -50,17 +50,10 @@ def in_squares(sam: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tens
     below = (0, 0, 0, width - height)
     size = torch.tensor([[height, width]], device=batch["image"].device)
     embeddings = encode(sam, F.pad(batch["image"], below), size)
-    few = quarter(batch)["masks"]
-    owner = _owners(few)
+    owner = _owners(batch["masks"])
     offsets = torch.zeros_like(batch["offset"])[owner]
-    return (
-        embeddings[..., : height // STRIDE, :], embeddings[owner], F.pad(few.flatten(0, 1), below), offsets
-    )  # fmt: skip
-
-
-def quarter(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep a quarter of every image's masks, at least one."""
-    return {**batch, "masks": batch["masks"][:, : max(1, batch["masks"].shape[1] // 4)]}
+    masks = F.pad(batch["masks"].flatten(0, 1), below)
+    return embeddings[..., : height // STRIDE, :], embeddings[owner], masks, offsets
 
 
 def _owners(masks: Tensor) -> Tensor:

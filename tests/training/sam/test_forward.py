@@ -144,9 +144,8 @@ def test_the_mask_that_is_rated_best_counts_too() -> None:
     for ratings, expected in (([0.9, 0.1, 0.2, 0.3], 1 - 5 / 7), ([0.9, 0.1, 0.2, 0.1], 0.0)):
         logits.requires_grad_()
         logits.grad = None
-        _, dice, _ = mask_losses(logits, truth, torch.tensor([ratings]), 1.0)
+        focal, dice, _ = mask_losses(logits, truth, torch.tensor([ratings]), 1.0)
         assert dice.item() == pytest.approx(expected / 2, abs=1e-6)
-        focal, _, _ = mask_losses(logits, truth, torch.tensor([ratings]), 1.0)
         focal.backward()
         assert (logits.grad[0, 3].abs().sum() > 0) == (expected > 0)
 

@@ -1,8 +1,5 @@
 """The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that gathers its levels at stride 4.
 
-Outlines need more: a person in a street is a dozen pixels wide, three places of an embedding. `_FineLevel`
-looks at the image once more at stride 2 and tells the embedding where in each place the outlines run.
-
 Why not SAM's own ViT at a small size: on drawn scenes alone, from nothing, it learnt too slowly by far
 (docs/decisions/0005). This network starts from ImageNet weights and costs less.
 """
@@ -17,9 +14,6 @@ from torch import Tensor, nn
 
 STRIDE = 4
 """Pixels between the places of an embedding."""
-FINE = "image_encoder.fine."
-"""Where in a state dict of `sam_tiny` the fine level is."""
-_FINE_WIDTH = 32
 MEAN, STD = [127.0] * 3, [128.0] * 3
 """What EfficientNet-Lite0's weights expect of RGB in 0..255."""
 
@@ -43,15 +37,12 @@ class LiteEncoder(nn.Module):
         import timm
 
         self.img_size = image_size
-        self.trunk = timm.create_model(
-            "tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3, 4)
-        )
-        finest, *channels = self.trunk.feature_info.channels()
+        self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4))
+        channels = self.trunk.feature_info.channels()
         self.lateral = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.mix = nn.ModuleList(
             nn.Sequential(_Norm(width), nn.Conv2d(width, width, 3, padding=1), nn.GELU()) for _ in range(3)
         )
-        self.fine = _FineLevel(finest, width)
         self.neck = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), _Norm(width))
 
     def train(self, mode: bool = True) -> LiteEncoder:
@@ -77,45 +68,14 @@ class LiteEncoder(nn.Module):
         Returns:
             (B, C, S/4, S/4).
         """
-        finest, *levels = self.trunk(image)
         coarse, *finer = (
-            lateral(level) for lateral, level in zip(reversed(self.lateral), reversed(levels), strict=True)
+            lateral(level)
+            for lateral, level in zip(reversed(self.lateral), reversed(self.trunk(image)), strict=True)
         )
         x = coarse
         for mix, level in zip(self.mix, finer, strict=True):
             x = mix(level + _double(x))
-        out: Tensor = self.neck(x + self.fine(image, finest, x))
-        return out
-
-
-class _FineLevel(nn.Module):
-    """What stride 2 adds to features at stride 4; nothing at first.
-
-    Args:
-        finest: Channels of the trunk's features at stride 2.
-        width: Channels at stride 4.
-    """
-
-    def __init__(self, finest: int, width: int) -> None:
-        super().__init__()
-        self.pixels = nn.Conv2d(3, _FINE_WIDTH, 3, stride=2, padding=1)
-        self.lateral = nn.Conv2d(finest, _FINE_WIDTH, 1)
-        self.above = nn.Conv2d(width, _FINE_WIDTH, 1)
-        self.mix = nn.Sequential(
-            _Norm(_FINE_WIDTH),
-            nn.Conv2d(_FINE_WIDTH, _FINE_WIDTH, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(_FINE_WIDTH, _FINE_WIDTH, 3, padding=1),
-            nn.GELU(),
-        )
-        self.gather = nn.Conv2d(_FINE_WIDTH, width, 2, stride=2)
-        for parameter in self.gather.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, image: Tensor, finest: Tensor, x: Tensor) -> Tensor:
-        out: Tensor = self.gather(
-            self.mix(self.pixels(image) + self.lateral(finest) + _double(self.above(x)))
-        )
+        out: Tensor = self.neck(x)
         return out
 
 

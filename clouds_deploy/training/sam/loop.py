@@ -32,7 +32,7 @@ from clouds_deploy.config import parse
 from clouds_deploy.console import progress, say
 from clouds_deploy.data.streets import render
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.sam.lite_encoder import FINE, STRIDE
+from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.models.store import read_tensors, write_tensors
 from clouds_deploy.runtime.memory import kept_memory
@@ -140,15 +140,12 @@ def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.opti
 
 
 def _initialize(sam: Any, given: Path) -> None:
-    """Load a finished run's weights, or a file's; the fine level, which old ones lack, starts at nothing."""
+    """Load a finished run's weights, or a file's."""
     if not given.is_file():
         read_manifest(given, KIND)
         given = given / WEIGHTS
     try:
-        missing, unexpected = sam.load_state_dict(read_tensors(given), strict=False)
-        lacking = [name for name in missing if not name.startswith(FINE)]
-        if lacking or unexpected:
-            raise RuntimeError(f"it lacks {lacking} and has {unexpected} too many")
+        sam.load_state_dict(read_tensors(given))
     except RuntimeError as error:
         raise CloudsError(
             f"{given} holds another architecture: {error}", "give --init a run or weights of the same `model`"

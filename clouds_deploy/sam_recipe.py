@@ -19,7 +19,7 @@ class SamTinyConfig(Section):
         decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
     """
 
-    image_size: Positive = 384
+    image_size: Positive = 512
     prompt_width: Positive = 96
     decoder_feedforward: Positive = 256
 
@@ -80,6 +80,8 @@ class SamTrainConfig(Section):
         precision: `fp32`, or `bf16` autocast.
         dense_weight: Of the loss on class and extent at every place, see `training.sam.dense`; 0 is SAM's own
             training.
+        head_steps: First steps in which that loss teaches its own layer alone: weights that a training starts
+            from come without it, and a layer that knows nothing would pull the encoder away.
         focal_weight: Of the focal loss (gamma 2, alpha 0.25), relative to 1 for dice and for the IoU's error.
         checkpoint_every: Steps between checkpoints; only the newest stays.
         log_every: Steps between lines in metrics.jsonl.
@@ -104,6 +106,7 @@ class SamTrainConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     focal_weight: Annotated[float, Field(ge=0)] = 20.0
     dense_weight: Annotated[float, Field(ge=0)] = 1.0
+    head_steps: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Positive = 200
     log_every: Positive = 20
     eval_every: Annotated[int, Field(ge=0)] = 1000

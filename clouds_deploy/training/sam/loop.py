@@ -141,6 +141,10 @@ def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.opti
 
 def _initialize(sam: Any, given: Path) -> None:
     """Load a finished run's weights, or a file's."""
+    if not given.exists():
+        raise CloudsError(
+            f"there is no {given}", "give --init a finished run of a `kind: sam` recipe, or its weights"
+        )
     if not given.is_file():
         read_manifest(given, KIND)
         given = given / WEIGHTS
@@ -305,7 +309,8 @@ def train_step(
             logits, ratings = decode(sam, seen, points, labels, best[:, None], offsets)
             losses = (losses + compare(logits, truth, ratings, config.focal_weight)) / 2
         if config.dense_weight:
-            dense = dense_loss(pupil["dense"], embeddings, batch["classes"], batch["extents"])
+            taught = embeddings.detach() if step < config.head_steps else embeddings
+            dense = dense_loss(pupil["dense"], taught, batch["classes"], batch["extents"])
             dense = dense + region_loss(sam, embeddings, batch["regions"], generator)
         else:
             dense = embeddings.new_zeros(())

@@ -84,6 +84,8 @@ def test_starting_from_another_run(finished: Path, tmp_path: Path) -> None:
         assert torch.allclose(mine[name], value, atol=1e-6), name
     train_sam(still, tmp_path / "file", init=finished / WEIGHTS)
     assert (tmp_path / "file" / WEIGHTS).read_bytes() == (tmp_path / "larger" / WEIGHTS).read_bytes()
+    with pytest.raises(CloudsError, match=r"there is no .*nowhere.*\n.*or its weights"):
+        train_sam(still, tmp_path / "none", init=tmp_path / "nowhere")
     (tmp_path / "broken").write_bytes(b"not weights")
     with pytest.raises(CloudsError, match="broken is missing or no readable safetensors"):
         train_sam(still, tmp_path / "none", init=tmp_path / "broken")
@@ -153,6 +155,25 @@ def test_windows_and_whole_squares_teach_the_same_weights(
     assert pupil["sam"].prompt_encoder.mask_downscaling[0].weight.grad.abs().max() > 0
     assert pupil["sam"].image_encoder.trunk.conv_stem.weight.grad.abs().max() > 0
     assert pupil["dense"].project.weight.grad is None
+
+
+@pytest.mark.parametrize("head_steps", [0, 1])
+def test_a_new_dense_layer_may_learn_alone_at_first(head_steps: int) -> None:
+    made = recipe("train.frames=0", "train.clip_norm=1e9", f"train.head_steps={head_steps}")
+    scenes = SamScenes(made.data, 64, 64, 0)
+    batch = default_collate([scenes[0], scenes[1]])
+    gradients = []
+    for gain in (1.0, -1.0):
+        torch.manual_seed(0)
+        pupil = torch.nn.ModuleDict({"sam": loop.build_sam_tiny(made.model), "dense": DenseHead(32, STRIDE)})
+        loop.initialize(pupil["sam"])
+        with torch.no_grad():
+            pupil["dense"].project.weight.mul_(gain)
+        pupil.train()
+        loop.train_step(pupil, loop.make_optimizers(pupil, made.train), batch, made, 0)
+        assert pupil["dense"].project.weight.grad.abs().max() > 0
+        gradients.append(pupil["sam"].image_encoder.neck[0].weight.grad)
+    assert torch.allclose(*gradients) == (head_steps == 1)
 
 
 def test_learning_rate() -> None:

@@ -24,6 +24,7 @@ from clouds_deploy.models.sam.build import load_sam
 from clouds_deploy.models.segmenter import Segmenter, label_and_trust
 from clouds_deploy.models.store import load_run
 from clouds_deploy.refinement.refiner import Refiner
+from clouds_deploy.runtime.memory import kept_memory
 from clouds_deploy.runtime.sam import torch_sam
 from clouds_deploy.self_training import RefineConfig
 
@@ -56,15 +57,17 @@ def main() -> None:
         "settings": {mode: refiner.config.model_dump(mode="json") for mode, refiner in refiners.items()},
         "scenes": given.scenes,
     }
-    for domain in ("imagined", "photo"):
-        rows = []
-        for seed in range(FIRST_SEED, FIRST_SEED + given.seeds):
-            scenes = [render(domain, seed, i, ROWS, 2 * ROWS) for i in range(given.scenes)]
-            rows.append(one_seed(model, refiners, scenes, sure=not given.no_confidence))
-            print(domain, seed, {k: round(v, 2) for k, v in rows[-1].items()}, flush=True)
-        mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        report[domain] = {"seeds": rows, "mean": mean}
-        print(domain, "mean", {k: round(v, 2) for k, v in mean.items()}, flush=True)
+    with kept_memory() as give_back:
+        for domain in ("imagined", "photo"):
+            rows = []
+            for seed in range(FIRST_SEED, FIRST_SEED + given.seeds):
+                scenes = [render(domain, seed, i, ROWS, 2 * ROWS) for i in range(given.scenes)]
+                rows.append(one_seed(model, refiners, scenes, sure=not given.no_confidence))
+                print(domain, seed, {k: round(v, 2) for k, v in rows[-1].items()}, flush=True)
+                give_back()
+            mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+            report[domain] = {"seeds": rows, "mean": mean}
+            print(domain, "mean", {k: round(v, 2) for k, v in mean.items()}, flush=True)
     if given.out:
         write_json(given.out, report)
 

@@ -152,7 +152,7 @@ class SamExportConfig(Section):
     fp32: SamLimits = SamLimits()
     fp16: SamLimits = SamLimits(error=0.1, relative_error=0.02, mask_iou=0.99, worst_mask_iou=0.95, flops=0.9)
     bf16: SamLimits = SamLimits(error=0.3, relative_error=0.1, mask_iou=0.98, worst_mask_iou=0.9, flops=0.9)
-    islands: tuple[str, ...] = (r"LayerNormalization$", r"Softmax$", r"(Sin|Cos)$")
+    islands: tuple[str, ...] = (r"LayerNormalization$", r"Softmax$", r"(Sin|Cos)$", r"^angles/")
 
 
 class SamRecipe(Section):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from clouds_deploy.api import selftest
@@ -21,12 +22,16 @@ from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import sam_bundle
 from clouds_deploy.export.lint import lint
+from clouds_deploy.export.onnx import save
+from clouds_deploy.export.precision import BF16, to_half
+from clouds_deploy.export.rounding import rounded
 from clouds_deploy.export.sam_bundle import FREE, export_sam
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.models.sam.tiny import build_sam_tiny
 from clouds_deploy.runtime.agreement import mask_overlaps
 from clouds_deploy.runtime.sam import torch_sam
 from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, find_sam, open_sam, open_sam_bundle
-from clouds_deploy.sam_recipe import SamExportConfig, SamLimits
+from clouds_deploy.sam_recipe import SamExportConfig, SamLimits, SamTinyConfig
 from tests.models.sam_cases import model, pictures
 
 
@@ -136,6 +141,25 @@ def test_float32_passed_off_as_float16_does_not_pass(tmp_path: Path) -> None:
     limits = SamExportConfig(islands=("MatMul|Gemm|Conv",), fp16=SamLimits(flops=0.9))
     with pytest.raises(CloudsError, match="FLOPs in float16"):
         export_sam(model("vit_b"), tmp_path / "b", engines=("onnxruntime",), fp16=True, limits=limits)
+
+
+def test_bfloat16_tells_places_less_than_two_pixels_apart(tmp_path: Path) -> None:
+    """From 256 on bfloat16 knows every other number: what places a point stays in float32."""
+    sam = build_sam_tiny(SamTinyConfig(image_size=512, prompt_width=32, decoder_feedforward=32))
+    exported = decoder_to_onnx(sam)
+    random = np.random.default_rng(0)
+    given = {
+        "image_embeddings": random.standard_normal((1, 32, 128, 128), np.float32),
+        "image_index": np.zeros(2, np.int64),
+        "point_coords": np.array([[[402, 90], [0, 0]], [[402.9, 90], [0, 0]]], np.float32),
+        "point_labels": np.array([[1, -1], [1, -1]], np.float32),
+    }
+    islands = SamExportConfig().islands
+    for kept, same in ((islands, False), (islands[:-1], True)):
+        path = tmp_path / f"{same}.onnx"
+        save(rounded(to_half(exported.model, kept, (), BF16).model), path, {})
+        masks, _ = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given)
+        assert np.array_equal(masks[0], masks[1]) == same
 
 
 def test_one_flipped_byte_is_refused(half: Path, tmp_path: Path) -> None:

@@ -24,6 +24,25 @@ PROPOSALS = 3
 """Masks proposed for an ambiguous prompt; the one that SAM keeps for unambiguous ones is not computed."""
 
 
+class Angles(nn.Module):
+    """Where points are, as the angles whose sines and cosines SAM knows them by.
+
+    A module of its own, so that exported graphs name what it does: a pixel of a large square needs more
+    digits than half precision has, bfloat16 knows every other one from 256 on.
+
+    Args:
+        side: Of the square in pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, points: Tensor, frequencies: Tensor) -> Tensor:
+        """Turn (P, N, 2), x and y in pixels, by frequencies (2, C/2) into (P, N, C/2) radians."""
+        return 2 * math.pi * ((2 * ((points + 0.5) / self.side) - 1) @ frequencies)
+
+
 class SamDecoder(nn.Module):
     """A SAM's prompt encoder and mask decoder behind the graph's contract.
 
@@ -42,7 +61,7 @@ class SamDecoder(nn.Module):
         self.prompts = sam.prompt_encoder
         self.decoder = sam.mask_decoder
         self.transformer = TwoWay(sam.mask_decoder.transformer)
-        self.side = int(sam.prompt_encoder.input_image_size[0])
+        self.angles = Angles(int(sam.prompt_encoder.input_image_size[0]))
         with torch.no_grad():
             places = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).clone()
         self.register_buffer("places", places, persistent=False)
@@ -90,8 +109,7 @@ class SamDecoder(nn.Module):
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Give each point its position and its kind, (P, N, C); padding has a kind only."""
         labels = labels.float()
-        frequencies = self.prompts.pe_layer.positional_encoding_gaussian_matrix
-        angles = 2 * math.pi * ((2 * ((points + 0.5) / self.side) - 1) @ frequencies)
+        angles = self.angles(points, self.prompts.pe_layer.positional_encoding_gaussian_matrix)
         places = torch.cat((angles.sin(), angles.cos()), -1)
         kinds = torch.cat(
             (self.prompts.not_a_point_embed.weight, *(e.weight for e in self.prompts.point_embeddings))

@@ -71,7 +71,9 @@ class SamTrainConfig(Section):
         weight_decay: Norms, biases and embeddings get none.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest norm of the gradient.
-        corrections: Share of the steps with a second round: a point in the error, and the last mask.
+        corrections: Share of the steps whose prompts are corrected, by a point in the error and the mask
+            before, and that learn from the last mask alone.
+        rounds: Most points that correct; how many is drawn for each of those steps.
         frames: Share of the steps whose images stand letterboxed in a square, as at inference, with a quarter
             of the masks. In the other steps the mask decoder sees a window around each mask, which costs a
             fraction.
@@ -100,6 +102,7 @@ class SamTrainConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 150
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     corrections: Fraction = 0.5
+    rounds: Positive = 1
     frames: Fraction = 0.25
     wide: Fraction = 0.0
     window: Annotated[int, Field(gt=0, multiple_of=4)] = 96

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.forward import decode, fuse_attention, fuse_norms
 from clouds_deploy.training.sam.losses import mask_losses
-from clouds_deploy.training.sam.prompts import correction, first_prompts
+from clouds_deploy.training.sam.prompts import corrected, first_prompts
 from clouds_deploy.training.sam.scenes import SamScenes
 from clouds_deploy.training.sam.windows import in_squares, in_windows
 
@@ -299,15 +299,16 @@ def train_step(
             look = in_windows(sam, batch, config.window, generator)
         embeddings, seen, masks, offsets = look
         points, labels = first_prompts(masks, draw, generator)
-        logits, ratings = decode(sam, seen, points, labels, None, offsets)
-        truth = F.interpolate(masks.float()[:, None], logits.shape[-2:], mode="area")[:, 0]
-        losses = compare(logits, truth, ratings, config.focal_weight)
+        sides = [4 * side for side in seen.shape[2:]]
+        truth = F.interpolate(masks.float()[:, None], sides, mode="area")[:, 0]
+        mask = None
         if draw.random() < config.corrections:
-            best = logits.detach()[torch.arange(len(masks), device=device), 1 + ratings[:, 1:].argmax(1)]
-            guess = F.interpolate(best[:, None], masks.shape[-2:], mode="bilinear")[:, 0] > 0
-            points, labels = correction(points, labels, masks, guess, generator)
-            logits, ratings = decode(sam, seen, points, labels, best[:, None], offsets)
-            losses = (losses + compare(logits, truth, ratings, config.focal_weight)) / 2
+            rounds = int(draw.integers(1, config.rounds + 1))
+            points, labels, mask = corrected(
+                partial(decode, sam, seen.detach(), offsets=offsets), points, labels, masks, rounds, generator
+            )
+        logits, ratings = decode(sam, seen, points, labels, mask, offsets)
+        losses = compare(logits, truth, ratings, config.focal_weight)
         if config.dense_weight:
             taught = embeddings.detach() if step < config.head_steps else embeddings
             dense = dense_loss(pupil["dense"], taught, batch["classes"], batch["extents"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 KINDS = ("point", "points", "box", "box and points")
@@ -103,3 +106,41 @@ def correction(
     x, y = place[:, 0, 0].long(), place[:, 0, 1].long()
     inside = truth[torch.arange(len(truth), device=truth.device), y, x].float()
     return torch.cat((place, points), 1), torch.cat((inside[:, None], labels), 1)
+
+
+@torch.no_grad()
+def corrected(
+    decode: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]],
+    points: Tensor,
+    labels: Tensor,
+    truth: Tensor,
+    rounds: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Correct the masks of some prompts as a user does: a point in the error, round after round.
+
+    The first mask to correct is the one of three that is rated best, the later ones the single mask, which
+    SAM gives for several points.
+
+    Args:
+        decode: Maps points, labels and the mask before, (P, 1, L, L) logits or None, to mask logits
+            (P, 4, L, L) and predicted IoU (P, 4).
+        points: (P, N, 2) float32.
+        labels: (P, N) float32.
+        truth: (P, H, W) bool, each with at least one pixel.
+        rounds: How many points to add.
+        generator: Chooses their places.
+
+    Returns:
+        points (P, N + rounds, 2), labels (P, N + rounds), and the mask that the last point corrects,
+        (P, 1, L, L) logits.
+    """
+    mask = None
+    for number in range(rounds):
+        logits, ratings = decode(points, labels, mask)
+        which = 1 + ratings[:, 1:].argmax(1) if number == 0 else torch.zeros_like(ratings[:, 0]).long()
+        mask = logits[torch.arange(len(logits), device=logits.device), which][:, None]
+        guess = F.interpolate(mask, truth.shape[-2:], mode="bilinear")[:, 0] > 0
+        points, labels = correction(points, labels, truth, guess, generator)
+    assert mask is not None, "at least one round"
+    return points, labels, mask

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from clouds_deploy.training.sam.prompts import boxes, correction, first_prompts, interior_points
+from clouds_deploy.training.sam.prompts import boxes, corrected, correction, first_prompts, interior_points
 
 
 def masks() -> torch.Tensor:
@@ -60,3 +62,27 @@ def test_corrections_lie_in_the_error() -> None:
     assert kinds[:, 0].tolist() == [1.0, 0.0, 1.0]  # it lacks something, it leaks, it is right
     assert bool((truth[0] & ~guess[0])[int(more[0, 0, 1]), int(more[0, 0, 0])])
     assert more[1, 0].tolist() == [0.0, 0.0]
+
+
+def test_rounds_correct_the_mask_rated_best_then_the_single_one() -> None:
+    truth = masks()[:2]
+    guesses = truth[:, None].repeat(1, 4, 1, 1)
+    guesses[:, 0, 0, 0] = True  # the single mask leaks in a corner, the second of three in another one
+    guesses[:, 2, 0, -1] = True
+    logits = torch.where(guesses, 4.0, -4.0)
+    seen = []
+
+    def decode(points: torch.Tensor, labels: torch.Tensor, before: torch.Tensor | None) -> Any:
+        seen.append((points.shape[1], before))
+        return logits, torch.tensor([[0.9, 0.1, 0.8, 0.2]]).repeat(2, 1)
+
+    points, labels, mask = corrected(
+        decode, torch.zeros(2, 1, 2), torch.ones(2, 1), truth, 3, torch.Generator().manual_seed(0)
+    )
+    assert [count for count, _ in seen] == [1, 2, 3]
+    assert seen[0][1] is None
+    assert seen[1][1] is not None
+    assert torch.equal(seen[1][1], logits[:, 2:3])
+    assert torch.equal(mask, logits[:, :1])
+    assert labels.tolist() == [[0.0, 0.0, 0.0, 1.0]] * 2
+    assert points[0].tolist() == [[0.0, 0.0], [0.0, 0.0], [truth.shape[2] - 1.0, 0.0], [0.0, 0.0]]

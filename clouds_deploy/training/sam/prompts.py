@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 KINDS = ("point", "points", "box", "box and points")
@@ -27,6 +28,24 @@ def interior_points(masks: Tensor, count: int, generator: torch.Generator) -> Te
     width = masks.shape[2]
     flat = torch.multinomial(masks.flatten(1).float(), count, replacement=True, generator=generator)
     return torch.stack((flat % width, flat // width), -1).float()
+
+
+def middles(masks: Tensor) -> Tensor:
+    """Give the pixel of each mask that is farthest from its boundary, the image's edge being one too.
+
+    Args:
+        masks: (P, H, W) bool, each with at least one pixel.
+
+    Returns:
+        (P, 1, 2) float32, x and y in pixels, without SAM's shift of a half.
+    """
+    places = []
+    for mask in masks.cpu().numpy():
+        (box,) = ndimage.find_objects(mask.astype(np.uint8))
+        depth = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        places.append((box[1].start + column, box[0].start + row))
+    return torch.tensor(places, dtype=torch.float32, device=masks.device)[:, None]
 
 
 def spans(masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +105,7 @@ def first_prompts(
 
 
 def correction(
-    points: Tensor, labels: Tensor, truth: Tensor, guess: Tensor, generator: torch.Generator
+    points: Tensor, labels: Tensor, truth: Tensor, guess: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Add a point in the error of a mask: foreground where it lacks something, background where it leaks.
 
@@ -95,14 +114,15 @@ def correction(
         labels: (P, N) float32.
         truth: (P, H, W) bool.
         guess: (P, H, W) bool.
-        generator: Chooses the place; a mask without error gets a point of itself.
+        generator: Chooses any place in the error; None takes its middle, as SAM's evaluation does. A mask
+            without error gets a point of itself.
 
     Returns:
         points (P, N + 1, 2) and labels (P, N + 1).
     """
     wrong = truth ^ guess
     wrong = torch.where(wrong.any((1, 2))[:, None, None], wrong, truth)
-    place = interior_points(wrong, 1, generator)
+    place = middles(wrong) if generator is None else interior_points(wrong, 1, generator)
     x, y = place[:, 0, 0].long(), place[:, 0, 1].long()
     inside = truth[torch.arange(len(truth), device=truth.device), y, x].float()
     return torch.cat((place, points), 1), torch.cat((inside[:, None], labels), 1)
@@ -129,7 +149,8 @@ def corrected(
         labels: (P, N) float32.
         truth: (P, H, W) bool, each with at least one pixel.
         rounds: How many points to add.
-        generator: Chooses their places.
+        generator: Chooses their places: in every other round, by chance, anywhere in the error, as SAM's
+            training does, else in its middle.
 
     Returns:
         points (P, N + rounds, 2), labels (P, N + rounds), and the mask that the last point corrects,
@@ -141,6 +162,7 @@ def corrected(
         which = 1 + ratings[:, 1:].argmax(1) if number == 0 else torch.zeros_like(ratings[:, 0]).long()
         mask = logits[torch.arange(len(logits), device=logits.device), which][:, None]
         guess = F.interpolate(mask, truth.shape[-2:], mode="bilinear")[:, 0] > 0
-        points, labels = correction(points, labels, truth, guess, generator)
+        anywhere = bool(torch.rand((), generator=generator, device=truth.device) < 0.5)
+        points, labels = correction(points, labels, truth, guess, generator if anywhere else None)
     assert mask is not None, "at least one round"
     return points, labels, mask

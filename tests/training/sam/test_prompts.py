@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from clouds_deploy.training.sam.prompts import boxes, corrected, correction, first_prompts, interior_points
+from clouds_deploy.training.sam.prompts import (
+    boxes,
+    corrected,
+    correction,
+    first_prompts,
+    interior_points,
+    middles,
+)
 
 
 def masks() -> torch.Tensor:
@@ -62,6 +69,22 @@ def test_corrections_lie_in_the_error() -> None:
     assert kinds[:, 0].tolist() == [1.0, 0.0, 1.0]  # it lacks something, it leaks, it is right
     assert bool((truth[0] & ~guess[0])[int(more[0, 0, 1]), int(more[0, 0, 0])])
     assert more[1, 0].tolist() == [0.0, 0.0]
+
+
+def test_the_middle_is_farthest_from_the_boundary() -> None:
+    ring = masks()[2:].clone()
+    ring[0, 6:, :] = False  # a band along the upper edge, which is a boundary
+    ring[0, 1:4, 10:] = False
+    assert middles(torch.cat((masks()[:2], ring))).tolist() == [[[5.0, 3.0]], [[29.0, 19.0]], [[2.0, 2.0]]]
+
+
+def test_a_correction_may_take_the_middle_of_the_error() -> None:
+    truth = masks()[:1]
+    guess = truth.clone()
+    guess[0, 10:15, 10:15] = True
+    more, kinds = correction(torch.zeros(1, 1, 2), torch.ones(1, 1), truth, guess, None)
+    assert more[0, 0].tolist() == [12.0, 12.0]
+    assert kinds.tolist() == [[0.0, 1.0]]
 
 
 def test_rounds_correct_the_mask_rated_best_then_the_single_one() -> None:

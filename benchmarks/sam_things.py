@@ -3,8 +3,8 @@
     python benchmarks/sam_things.py --layout cityscapes --root DATA --split val --pictures things
 
 Things are the connected parts of the labels' thing classes, for such data has no instances: neighbours of a
-class count as one. Each is asked for by one random interior point, and by five; what SAM rates best is
-compared.
+class count as one. Each is asked for by one random interior point, by five, and by five clicks that correct
+each other; the pictures show the first two.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from clouds_deploy.data.dataset import LayoutSource
 from clouds_deploy.data.streets import Scene
 from clouds_deploy.labels import CLASSES
 from clouds_deploy.models.sam.build import load_sam
-from clouds_deploy.training.sam.evaluate import evaluate_sam, things
-from clouds_deploy.training.sam.forward import decode, encode
+from clouds_deploy.training.sam.evaluate import asked, evaluate_sam, things
 from clouds_deploy.training.sam.prompts import interior_points
 
 COLORS = np.array(
@@ -59,9 +58,8 @@ def main() -> None:
             draw(sam, scene).save(given.pictures / f"{name}.png")
     rows = list(report["images"].values())
     count = sum(row["instances"] for row in rows)
-    report["mean"] = {
-        key: sum(row[key] * row["instances"] for row in rows) / max(count, 1) for key in ("iou_1", "iou_5")
-    }
+    scores = ("iou_1", "iou_5", "clicks_5")
+    report["mean"] = {key: sum(row[key] * row["instances"] for row in rows) / max(count, 1) for key in scores}
     report["instances"] = count
     print(json.dumps(report["mean"]), count)
     if given.out:
@@ -79,28 +77,14 @@ def as_scene(image: np.ndarray, labels: np.ndarray) -> Scene:
     return Scene(image, labels, instances)
 
 
-@torch.inference_mode()
 def draw(sam: torch.nn.Module, scene: Scene) -> Image.Image:
     """Lay truth, masks from one point and masks from five over the image, one below the other."""
     masks = np.stack(things(scene)) if things(scene) else np.zeros((0, *scene.labels.shape), bool)
-    side = sam.image_encoder.img_size
-    height, width = scene.labels.shape
-    scale = side / max(height, width)
-    rows, columns = int(height * scale + 0.5), int(width * scale + 0.5)
-    square = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-    small = Image.fromarray(scene.image).resize((columns, rows), Image.Resampling.BILINEAR)
-    square[0, :, :rows, :columns] = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    embedding = encode(sam, square, torch.tensor([[rows, columns]]))
+    truth, ask = torch.from_numpy(masks), asked(sam, scene.image)
     panels = [_over(scene.image, masks)]
     for n in (1, 5):
-        truth = torch.from_numpy(masks)
         place = interior_points(truth, n, torch.Generator().manual_seed(n))
-        points = torch.nn.functional.pad((place + 0.5) * scale - 0.5, (0, 0, 0, 1))
-        kinds = torch.tensor([[1.0] * n + [-1.0]]).repeat(len(truth), 1)
-        logits, ratings = decode(sam, embedding.expand(len(truth), -1, -1, -1), points, kinds, None)
-        best = logits[torch.arange(len(truth)), 1 + ratings[:, 1:].argmax(1)][:, None]
-        best = torch.nn.functional.interpolate(best, (side, side), mode="bilinear")[..., :rows, :columns]
-        found = torch.nn.functional.interpolate(best, (height, width), mode="bilinear")[:, 0] > 0
+        found, _ = ask(place, torch.ones(len(truth), n), None, False)
         panels.append(_over(scene.image, found.numpy(), place.numpy()))
     sheet = Image.new("RGB", (panels[0].width, sum(p.height for p in panels) + 8 * 2), (255, 255, 255))
     top = 0

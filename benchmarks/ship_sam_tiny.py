@@ -16,7 +16,9 @@ from clouds_deploy.artifacts import environment, read_manifest, sha256, write_js
 from clouds_deploy.data.streets import render
 from clouds_deploy.models.sam.build import load_sam, shipped_weights
 from clouds_deploy.models.store import read_tensors, write_tensors
+from clouds_deploy.runtime.memory import kept_memory
 from clouds_deploy.training.sam.evaluate import evaluate_sam
+from clouds_deploy.training.sam.forward import fuse_attention
 from clouds_deploy.training.sam.loop import KIND, WEIGHTS
 
 SEED = 7001
@@ -40,10 +42,12 @@ def main() -> None:
     write_tensors(out, {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()})
     sam = load_sam("sam_tiny").sam
     rows = sam.image_encoder.img_size // 2
-    found = {
-        domain: evaluate_sam(sam, (render(domain, SEED, i, rows, 2 * rows) for i in range(given.scenes)))
-        for domain in ("photo", "imagined")
-    }
+    fuse_attention(sam)
+    with kept_memory():
+        found = {
+            domain: evaluate_sam(sam, (render(domain, SEED, i, rows, 2 * rows) for i in range(given.scenes)))
+            for domain in ("photo", "imagined")
+        }
     facts = {
         "sha256": sha256(out),
         "bytes": out.stat().st_size,

@@ -36,6 +36,7 @@ def _render(result: dict[str, Any]) -> None:
     speed = result["images_per_second"]
     if "iou_1" in result:
         score = f"mean IoU {result['iou_1']:.1f} from one point, {result['iou_5']:.1f} from five"
+        score += f", {result['clicks_5']:.1f} from five clicks" if "clicks_5" in result else ""
         typer.echo(f"{result['run']}: {result['steps']} steps, {score}")
         return
     miou = "without labels to compare with" if result["miou"] is None else f"mIoU {result['miou']:.2f}"

@@ -1,21 +1,24 @@
-"""How well a promptable segmenter finds things from one point, and from five."""
+"""How well a promptable segmenter finds things from one point, from five, and from clicks that correct it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from clouds_deploy.data.streets.scene import Scene
 from clouds_deploy.training.sam.forward import decode, encode
-from clouds_deploy.training.sam.prompts import interior_points
+from clouds_deploy.training.sam.prompts import correction, interior_points
 
 SMALLEST = 0.002
 """Instances of a smaller share of the image are not asked for."""
+
+Ask = Callable[[Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor]]
 
 
 def things(scene: Scene, smallest: float = SMALLEST) -> list[Any]:
@@ -26,43 +29,103 @@ def things(scene: Scene, smallest: float = SMALLEST) -> list[Any]:
 
 
 @torch.inference_mode()
-def evaluate_sam(sam: Any, scenes: Iterable[Scene], points: tuple[int, ...] = (1, 5)) -> dict[str, float]:
-    """Prompt for every instance with random interior points and compare the mask SAM rates best.
+def asked(sam: Any, image: np.ndarray) -> Ask:
+    """Embed an image, as `SamPredictor.set_image` does, and give what answers prompts for it.
+
+    Args:
+        sam: A `segment_anything.modeling.Sam`.
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        A function of points (P, N, 2) in pixels of the image, their labels (P, N), 1 foreground and 0
+        background, the mask before, (P, 1, L, L) logits or None, and whether the single mask is wanted or
+        of the three the one rated best. It gives masks (P, H, W) bool on the CPU, and their logits
+        (P, 1, L, L).
+    """
+    side, device = sam.image_encoder.img_size, sam.pixel_mean.device
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    rows, columns = int(height * scale + 0.5), int(width * scale + 0.5)
+    square = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+    square[0, :, :rows, :columns] = torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    embedding = encode(sam, square.to(device), torch.tensor([[rows, columns]], device=device))
+
+    @torch.inference_mode()
+    def ask(points: Tensor, labels: Tensor, before: Tensor | None, single: bool) -> tuple[Tensor, Tensor]:
+        place = F.pad((points + 0.5) * scale - 0.5, (0, 0, 0, 1)).to(device)
+        kinds = F.pad(labels, (0, 1), value=-1.0).to(device)
+        logits, ratings = decode(sam, embedding.expand(len(points), -1, -1, -1), place, kinds, before)
+        which = torch.zeros_like(ratings[:, 0]).long() if single else 1 + ratings[:, 1:].argmax(1)
+        chosen = logits[torch.arange(len(points), device=device), which][:, None]
+        whole = F.interpolate(chosen, (side, side), mode="bilinear")[..., :rows, :columns]
+        return F.interpolate(whole, (height, width), mode="bilinear")[:, 0].cpu() > 0, chosen
+
+    return ask
+
+
+def overlap(found: Tensor, truth: Tensor) -> Tensor:
+    """Give the IoU, (P,), of masks (P, H, W) bool with others."""
+    return (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
+
+
+def click(ask: Ask, truth: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Ask for things as SAM's own evaluation does from a random first point (SAM, appendix D.1).
+
+    It lies anywhere in the thing, each later one in the middle of the error of the mask before, which SAM is
+    given too. From the second on the single mask is taken, as SAM has it for several points.
+
+    Args:
+        ask: See `asked`.
+        truth: (P, H, W) bool, each with at least one pixel.
+        count: Points.
+        generator: Chooses the first ones.
+
+    Returns:
+        Masks (P, H, W) bool after each point.
+    """
+    points, labels, before = interior_points(truth, 1, generator), torch.ones(len(truth), 1), None
+    steps: list[Tensor] = []
+    for number in range(count):
+        if number:
+            points, labels = correction(points, labels, truth, steps[-1], None)
+        found, before = ask(points, labels, before, number > 0)
+        steps.append(found)
+    return steps
+
+
+def evaluate_sam(
+    sam: Any, scenes: Iterable[Scene], points: tuple[int, ...] = (1, 5), clicks: int = 5
+) -> dict[str, float]:
+    """Prompt for every instance and compare the mask that SAM offers.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
         scenes: Scenes with instances.
-        points: Numbers of points to try.
+        points: Numbers of points to try: random ones in the thing, all at once, and of the three masks the
+            one rated best.
+        clicks: Points that correct each other, see `click`; 0 leaves them out.
 
     Returns:
-        Mean IoU over instances in percent as `iou_1`, `iou_5`, ..., and how many `instances` there were.
+        Mean IoU over instances in percent as `iou_1`, `iou_5`, ..., and `clicks_5`, and how many `instances`
+        there were.
     """
-    side = sam.image_encoder.img_size
-    sums, count = dict.fromkeys(points, 0.0), 0
-    device = sam.pixel_mean.device
+    sums: dict[str, float] = {}
+    count = 0
     for number, scene in enumerate(scenes):
         masks = things(scene)
         if not masks:
             continue
-        truth = torch.from_numpy(np.stack(masks))
-        height, width = scene.labels.shape
-        scale = side / max(height, width)
-        rows, columns = int(height * scale + 0.5), int(width * scale + 0.5)
-        image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        small = Image.fromarray(scene.image).resize((columns, rows), Image.Resampling.BILINEAR)
-        image[0, :, :rows, :columns] = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-        embedding = encode(sam, image.to(device), torch.tensor([[rows, columns]], device=device))
+        truth, ask = torch.from_numpy(np.stack(masks)), asked(sam, scene.image)
+        found = {}
         for n in points:
-            generator = torch.Generator().manual_seed(1000 * number + n)
-            place = (interior_points(truth, n, generator) + 0.5) * scale - 0.5
-            place = F.pad(place, (0, 0, 0, 1)).to(device)
-            kind = torch.tensor([[1.0] * n + [-1.0]], device=device).repeat(len(truth), 1)
-            logits, ratings = decode(sam, embedding.expand(len(truth), -1, -1, -1), place, kind, None)
-            best = 1 + ratings[:, 1:].argmax(1)
-            chosen = logits[torch.arange(len(truth), device=device), best][:, None]
-            chosen = F.interpolate(chosen, (side, side), mode="bilinear")[..., :rows, :columns]
-            found = F.interpolate(chosen, (height, width), mode="bilinear")[:, 0].cpu() > 0
-            iou = (found & truth).sum((1, 2)) / (found | truth).sum((1, 2))
-            sums[n] += float(iou.sum())
+            place = interior_points(truth, n, torch.Generator().manual_seed(1000 * number + n))
+            found[f"iou_{n}"] = ask(place, torch.ones(len(truth), n), None, False)[0]
+        if clicks:
+            generator = torch.Generator().manual_seed(1000 * number + clicks)
+            found[f"clicks_{clicks}"] = click(ask, truth, clicks, generator)[-1]
+        for name, mask in found.items():
+            sums[name] = sums.get(name, 0.0) + float(overlap(mask, truth).sum())
         count += len(truth)
-    return {**{f"iou_{n}": 100 * sums[n] / max(count, 1) for n in points}, "instances": count}
+    names = [f"iou_{n}" for n in points] + [f"clicks_{clicks}"] * bool(clicks)
+    return {**{name: 100 * sums.get(name, 0.0) / max(count, 1) for name in names}, "instances": count}

@@ -70,7 +70,7 @@ def train_sam(
             at another `model.image_size`.
 
     Returns:
-        run, steps, images_per_second (null when no step was left), iou_1, iou_5, instances.
+        run, steps, images_per_second (null when no step was left), iou_1, iou_5, clicks_5, instances.
 
     Raises:
         CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is neither, or

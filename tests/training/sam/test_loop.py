@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_holds_what_it_should(finished: Path) -> None:
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["steps"] == 4
-    assert {"iou_1", "iou_5", "instances", "steps"} <= set(manifest["outcome"])
+    assert {"iou_1", "iou_5", "clicks_5", "instances", "steps"} <= set(manifest["outcome"])
     weights = read_tensors(finished / WEIGHTS)
     assert not any("dense" in name for name in weights)
     assert not (finished / "checkpoints").exists()

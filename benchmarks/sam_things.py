@@ -58,7 +58,7 @@ def main() -> None:
             draw(sam, scene).save(given.pictures / f"{name}.png")
     rows = list(report["images"].values())
     count = sum(row["instances"] for row in rows)
-    scores = ("iou_1", "iou_5", "clicks_5")
+    scores = ("iou_1", "iou_5", "clicks_1", "clicks_5")
     report["mean"] = {key: sum(row[key] * row["instances"] for row in rows) / max(count, 1) for key in scores}
     report["instances"] = count
     print(json.dumps(report["mean"]), count)

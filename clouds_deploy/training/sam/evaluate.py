@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clouds_deploy.data.streets.scene import Scene
 from clouds_deploy.training.sam.forward import decode, encode
-from clouds_deploy.training.sam.prompts import correction, interior_points
+from clouds_deploy.training.sam.prompts import correction, interior_points, middles
 
 SMALLEST = 0.002
 """Instances of a smaller share of the image are not asked for."""
@@ -69,22 +69,22 @@ def overlap(found: Tensor, truth: Tensor) -> Tensor:
     return (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
 
 
-def click(ask: Ask, truth: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Ask for things as SAM's own evaluation does from a random first point (SAM, appendix D.1).
+def click(ask: Ask, truth: Tensor, count: int) -> list[Tensor]:
+    """Ask for things as SAM's own evaluation does by default (SAM, appendix D.1, "Point sampling").
 
-    It lies anywhere in the thing, each later one in the middle of the error of the mask before, which SAM is
-    given too. From the second on the single mask is taken, as SAM has it for several points.
+    The first point lies in the middle of the thing, each later one in the middle of the error of the mask
+    before, which SAM is given too. From the second on the single mask is taken, as SAM has it for several
+    points.
 
     Args:
         ask: See `asked`.
         truth: (P, H, W) bool, each with at least one pixel.
         count: Points.
-        generator: Chooses the first ones.
 
     Returns:
         Masks (P, H, W) bool after each point.
     """
-    points, labels, before = interior_points(truth, 1, generator), torch.ones(len(truth), 1), None
+    points, labels, before = middles(truth), torch.ones(len(truth), 1), None
     steps: list[Tensor] = []
     for number in range(count):
         if number:
@@ -107,8 +107,8 @@ def evaluate_sam(
         clicks: Points that correct each other, see `click`; 0 leaves them out.
 
     Returns:
-        Mean IoU over instances in percent as `iou_1`, `iou_5`, ..., and `clicks_5`, and how many `instances`
-        there were.
+        Mean IoU over instances in percent as `iou_1`, `iou_5`, ..., `clicks_1` and `clicks_5`, and how many
+        `instances` there were.
     """
     sums: dict[str, float] = {}
     count = 0
@@ -122,10 +122,10 @@ def evaluate_sam(
             place = interior_points(truth, n, torch.Generator().manual_seed(1000 * number + n))
             found[f"iou_{n}"] = ask(place, torch.ones(len(truth), n), None, False)[0]
         if clicks:
-            generator = torch.Generator().manual_seed(1000 * number + clicks)
-            found[f"clicks_{clicks}"] = click(ask, truth, clicks, generator)[-1]
+            steps = click(ask, truth, clicks)
+            found["clicks_1"], found[f"clicks_{clicks}"] = steps[0], steps[-1]
         for name, mask in found.items():
             sums[name] = sums.get(name, 0.0) + float(overlap(mask, truth).sum())
         count += len(truth)
-    names = [f"iou_{n}" for n in points] + [f"clicks_{clicks}"] * bool(clicks)
+    names = [f"iou_{n}" for n in points] + (["clicks_1", f"clicks_{clicks}"] if clicks else [])
     return {**{name: 100 * sums.get(name, 0.0) / max(count, 1) for name in names}, "instances": count}

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from clouds_deploy.data.streets.scene import Scene
-from clouds_deploy.training.sam.forward import decode, encode
+from clouds_deploy.training.sam.forward import chosen, decode, encode
 from clouds_deploy.training.sam.prompts import correction, interior_points, middles
 
 SMALLEST = 0.002
@@ -56,10 +56,9 @@ def asked(sam: Any, image: np.ndarray) -> Ask:
         place = F.pad((points + 0.5) * scale - 0.5, (0, 0, 0, 1)).to(device)
         kinds = F.pad(labels, (0, 1), value=-1.0).to(device)
         logits, ratings = decode(sam, embedding.expand(len(points), -1, -1, -1), place, kinds, before)
-        which = torch.zeros_like(ratings[:, 0]).long() if single else 1 + ratings[:, 1:].argmax(1)
-        chosen = logits[torch.arange(len(points), device=device), which][:, None]
-        whole = F.interpolate(chosen, (side, side), mode="bilinear")[..., :rows, :columns]
-        return F.interpolate(whole, (height, width), mode="bilinear")[:, 0].cpu() > 0, chosen
+        mask = chosen(logits, ratings, single)
+        whole = F.interpolate(mask, (side, side), mode="bilinear")[..., :rows, :columns]
+        return F.interpolate(whole, (height, width), mode="bilinear")[:, 0].cpu() > 0, mask
 
     return ask
 

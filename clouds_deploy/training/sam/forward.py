@@ -130,3 +130,20 @@ def decode(
     mixes = [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
     masks = torch.einsum("pmc,pchw->pmhw", torch.stack(mixes, 1), upscaled)
     return masks, decoder.iou_prediction_head(states[:, 0])
+
+
+def chosen(logits: Tensor, ratings: Tensor, single: bool) -> Tensor:
+    """Choose the mask that a user gets of what `decode` proposes.
+
+    Args:
+        logits: (P, 4, L, L), the single mask first.
+        ratings: (P, 4) predicted IoU.
+        single: Take the single mask, as SAM does for several points; else of the three the one rated best.
+
+    Returns:
+        (P, 1, L, L) logits.
+    """
+    if single:
+        return logits[:, :1]
+    rows = torch.arange(len(logits), device=logits.device)
+    return logits[rows, 1 + ratings[:, 1:].argmax(1)][:, None]

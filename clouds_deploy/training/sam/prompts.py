@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from clouds_deploy.training.sam.forward import chosen
+
 KINDS = ("point", "points", "box", "box and points")
 _CHANCES = (0.3, 0.4, 0.1, 0.2)
 
@@ -159,8 +161,7 @@ def corrected(
     mask = None
     for number in range(rounds):
         logits, ratings = decode(points, labels, mask)
-        which = 1 + ratings[:, 1:].argmax(1) if number == 0 else torch.zeros_like(ratings[:, 0]).long()
-        mask = logits[torch.arange(len(logits), device=logits.device), which][:, None]
+        mask = chosen(logits, ratings, single=number > 0)
         guess = F.interpolate(mask, truth.shape[-2:], mode="bilinear")[:, 0] > 0
         anywhere = bool(torch.rand((), generator=generator, device=truth.device) < 0.5)
         points, labels = correction(points, labels, truth, guess, generator if anywhere else None)

@@ -43,7 +43,7 @@ from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.forward import decode, fuse_attention, fuse_norms
 from clouds_deploy.training.sam.losses import mask_losses
-from clouds_deploy.training.sam.prompts import corrected, first_prompts
+from clouds_deploy.training.sam.prompts import CLEAR, corrected, first_prompts
 from clouds_deploy.training.sam.scenes import SamScenes
 from clouds_deploy.training.sam.windows import in_squares, in_windows
 
@@ -308,7 +308,8 @@ def train_step(
                 partial(decode, sam, seen.detach(), offsets=offsets), points, labels, masks, rounds, generator
             )
         logits, ratings = decode(sam, seen, points, labels, mask, offsets)
-        losses = compare(logits, truth, ratings, config.focal_weight)
+        ambiguous = int((labels[0] >= 0).sum()) < CLEAR
+        losses = compare(logits, truth, ratings, config.focal_weight, ambiguous)
         if config.dense_weight:
             taught = embeddings.detach() if step < config.head_steps else embeddings
             dense = dense_loss(pupil["dense"], taught, batch["classes"], batch["extents"])

@@ -19,17 +19,21 @@ def focal_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return focal, 1 - (2 * both + 1) / (probability.sum(-1) + target.sum(-1) + 1)
 
 
-def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: float) -> Tensor:
+def mask_losses(
+    logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: float, ambiguous: bool = True
+) -> Tensor:
     """Compare the proposed masks with the truth (SAM, appendix A, "Losses").
 
     The single mask (the first) always counts. Of the three for ambiguous prompts the one with the lowest loss
-    does and, which SAM has not, half and half the one rated best, for that is the one that people get.
+    does and, which SAM has not, half and half the one rated best, for that is the one that people get; where
+    nothing is ambiguous, all three do alike.
 
     Args:
         logits: (P, 4, L, L) mask logits of any precision, the single mask first.
         truth: (P, L, L) float, 0..1: the share of each low resolution pixel that the mask covers.
         ratings: (P, 4) predicted IoU.
         focal_weight: Of the focal loss beside dice.
+        ambiguous: Whether the prompts may mean several things, as one point does.
 
     Returns:
         (3,) means over prompts: focal (weighted), dice, squared error of the predicted IoU.
@@ -43,6 +47,8 @@ def mask_losses(logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: fl
         best = 1 + (focal_weight * focal + dice)[:, 1:].argmin(1, keepdim=True)
         rated = 1 + ratings[:, 1:].argmax(1, keepdim=True)
         counted = torch.cat((best, rated), 1)
+        if not ambiguous:
+            counted = torch.arange(1, 4, device=counted.device).expand(len(counted), -1)
 
     def chosen(loss: Tensor) -> Tensor:
         return loss.gather(1, counted).mean() + loss[:, 0].mean()

@@ -150,6 +150,16 @@ def test_the_mask_that_is_rated_best_counts_too() -> None:
         assert (logits.grad[0, 3].abs().sum() > 0) == (expected > 0)
 
 
+def test_all_masks_count_alike_where_nothing_is_ambiguous() -> None:
+    truth = torch.ones(1, 2, 2)
+    logits = torch.full((1, 4, 2, 2), 40.0)
+    logits[0, 3, 0] = -40.0  # neither the best nor the one rated best
+    ratings = torch.tensor([[0.1, 0.9, 0.2, 0.3]])
+    for ambiguous, expected in ((True, 0.0), (False, (1 - 5 / 7) / 3)):
+        _, dice, _ = mask_losses(logits, truth, ratings, 1.0, ambiguous)
+        assert dice.item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_losses_count_a_share_of_a_pixel() -> None:
     logits = torch.zeros(1, 4, 3, 3)
     truth = torch.full((1, 3, 3), 0.5)

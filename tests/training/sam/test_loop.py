@@ -17,6 +17,7 @@ from clouds_deploy.sam_recipe import SamRecipe
 from clouds_deploy.training.sam import loop
 from clouds_deploy.training.sam.dense import DenseHead
 from clouds_deploy.training.sam.loop import WEIGHTS, learning_rate, train_sam
+from clouds_deploy.training.sam.losses import mask_losses
 from clouds_deploy.training.sam.scenes import SamScenes
 
 
@@ -174,6 +175,36 @@ def test_a_new_dense_layer_may_learn_alone_at_first(head_steps: int) -> None:
         assert pupil["dense"].project.weight.grad.abs().max() > 0
         gradients.append(pupil["sam"].image_encoder.neck[0].weight.grad)
     assert torch.allclose(*gradients) == (head_steps == 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ambiguous"),
+    [
+        ((1.0, -1.0), True),
+        ((2.0, 3.0), True),
+        ((1.0, 1.0, -1.0), True),
+        ((1.0, 1.0, 1.0, -1.0), False),
+        ((1.0, 2.0, 3.0), False),
+    ],
+)
+def test_three_points_are_not_ambiguous(
+    labels: tuple[float, ...], ambiguous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe("train.frames=1", "train.wide=0", "train.corrections=0")
+    pupil = torch.nn.ModuleDict({"sam": loop.build_sam_tiny(made.model), "dense": DenseHead(32, STRIDE)})
+    asked = []
+    monkeypatch.setattr(
+        loop,
+        "first_prompts",
+        lambda masks, *_: (torch.ones(len(masks), len(labels), 2), torch.tensor([labels] * len(masks))),
+    )
+    monkeypatch.setattr(
+        loop, "_losses", lambda _: lambda *given: asked.append(given[-1]) or mask_losses(*given)
+    )
+    scenes = SamScenes(made.data, 64, 64, 0)
+    batch = default_collate([scenes[0], scenes[1]])
+    loop.train_step(pupil, loop.make_optimizers(pupil, made.train), batch, made, 0)
+    assert asked == [ambiguous]
 
 
 def test_learning_rate() -> None:

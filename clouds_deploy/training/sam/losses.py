@@ -44,11 +44,12 @@ def mask_losses(
     with torch.no_grad():
         found, real = logits > 0, target > 0.5
         iou = (found & real).sum((2, 3)) / (found | real).sum((2, 3)).clamp(min=1)
-        best = 1 + (focal_weight * focal + dice)[:, 1:].argmin(1, keepdim=True)
-        rated = 1 + ratings[:, 1:].argmax(1, keepdim=True)
-        counted = torch.cat((best, rated), 1)
-        if not ambiguous:
-            counted = torch.arange(1, 4, device=counted.device).expand(len(counted), -1)
+        if ambiguous:
+            best = 1 + (focal_weight * focal + dice)[:, 1:].argmin(1, keepdim=True)
+            rated = 1 + ratings[:, 1:].argmax(1, keepdim=True)
+            counted = torch.cat((best, rated), 1)
+        else:
+            counted = torch.arange(1, 4, device=logits.device).expand(len(logits), -1)
 
     def chosen(loss: Tensor) -> Tensor:
         return loss.gather(1, counted).mean() + loss[:, 0].mean()

@@ -13,7 +13,7 @@ from torch import Tensor
 from clouds_deploy.training.sam.forward import chosen
 
 KINDS = ("point", "points", "box", "box and points")
-_CHANCES = (0.25, 0.5, 0.1, 0.15)
+_CHANCES = (0.2, 0.55, 0.1, 0.15)
 CLEAR = 3
 """Points, a box's corners among them, from which on a prompt is not ambiguous."""
 

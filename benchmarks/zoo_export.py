@@ -130,7 +130,7 @@ def sam(name: str, folder: Path) -> dict[str, Any]:
     from clouds_deploy.sam_recipe import SamExportConfig
 
     plain = name.removeprefix(PREFIX)
-    model = load_seeded(plain, None if plain == "sam_tiny" else "random")
+    model = load_seeded(plain, None if plain.startswith("sam_tiny") else "random")
     shapes = engine_shapes(model, ENGINE)
     parts = {}
     for file, trace in (("encoder.onnx", encoder_to_onnx), ("decoder.onnx", decoder_to_onnx)):

@@ -120,11 +120,11 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path, smal
 
 @pytest.fixture(scope="session")
 def sam_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`sam_tiny` with the weights that the package ships, exported and proven once."""
+    """`sam_tiny` with the weights that the package ships, at a quick size, exported and proven once."""
     from clouds_deploy.api import export
 
     out = tmp_path_factory.mktemp("sam") / "bundle"
-    export("sam:sam_tiny", out=out, engines=("onnxruntime",))
+    export("sam:sam_tiny@256", out=out, engines=("onnxruntime",))
     return out
 
 

@@ -116,7 +116,7 @@ def _official(bundle: SamBundle, weights: str | Path | None) -> tuple[Run, Run] 
     elif bundle.weights.startswith("file") and weights is None:
         warn(f"PyTorch is left out: {bundle.path.name} was made from a {bundle.weights}; give --weights")
         return None
-    model = load_seeded(bundle.name, weights)
+    model = load_seeded(f"{bundle.name}@{bundle.image_size}", weights)
     if model.sha256 != digest:
         raise CloudsError(f"{weights} is not what {bundle.path} was made from", "give the same file")
 

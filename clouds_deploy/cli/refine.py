@@ -10,7 +10,12 @@ from clouds_deploy.cli.output import Json, Runner, Shards, deliver, table
 
 
 def refine(
-    sam: Annotated[str, typer.Option(help="sam_tiny, mobile_sam, vit_b, vit_l, vit_h, or a SAM's bundle.")],
+    sam: Annotated[
+        str,
+        typer.Option(
+            help="sam_tiny (sam_tiny@384: smaller, quicker), mobile_sam, vit_b, vit_l, vit_h, or a bundle."
+        ),
+    ],
     images: Annotated[str, typer.Option(help="Folder of images or tar shards, or s3://...")],
     labels: Annotated[str, typer.Option(help="Their label PNGs (train ids), or what `predict` made.")],
     out: Annotated[str, typer.Option(help="Folder to fill; a killed run goes on there.")],

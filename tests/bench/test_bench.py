@@ -100,7 +100,7 @@ def test_a_sam_is_timed_against_segment_anything(sam_bundle: Path, tmp_path: Pat
         [sam_bundle], out=tmp_path / "b", backends=("torch", "onnxruntime"), seconds=0.1, rounds=2,
         prompts=(1, 3), scaling=(1, 2),
     )  # fmt: skip
-    assert [b["shape"] for b in found["bundles"]] == ["1x640x640", "1 prompts", "3 prompts"]
+    assert [b["shape"] for b in found["bundles"]] == ["1x256x256", "1 prompts", "3 prompts"]
     for bundle in found["bundles"]:
         assert [entry["backend"] for entry in bundle["results"]] == ["torch", "onnxruntime"]
         assert all(entry["passed"] and entry["agreement"] > 0.999 for entry in bundle["results"])

@@ -11,7 +11,7 @@ from clouds_deploy.data.images import read_label_ids
 from tests.cli.test_cli import last_json, run
 from tests.refinement.fakes import folder, spoil
 
-TINY = ("--sam", "sam_tiny", "--weights", "random")
+TINY = ("--sam", "sam_tiny@128", "--weights", "random")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_refine(tree: Path, mode: str) -> None:
     manifest = read_manifest(tree / "out", "refinement")
     assert manifest["refine"]["mode"] == mode
     assert manifest["refine"]["min_area"] == 4000
-    assert manifest["sam"]["weights"] == "random"
+    assert (manifest["sam"]["weights"], manifest["sam"]["image_size"]) == ("random", 128)
     assert manifest["seed"] == 3
     assert read_label_ids(tree / "out" / "labels" / "002.png").shape == (64, 64)
     done = run(*words)
@@ -49,7 +49,7 @@ def test_refine(tree: Path, mode: str) -> None:
 
 def test_a_bundle_mends_as_the_model_does(tree: Path, sam_bundle: Path) -> None:
     """Through ONNX Runtime and through PyTorch, with the weights that the package ships."""
-    last_json(run("refine", "--sam", "sam_tiny", *given(tree, "torch"), "--json"))
+    last_json(run("refine", "--sam", "sam_tiny@256", *given(tree, "torch"), "--json"))
     words = ("--sam", sam_bundle, "--backend", "onnxruntime")
     result = last_json(run("refine", *words, *given(tree, "engine"), "--json"))
     assert result["refined"] == 3
@@ -72,6 +72,7 @@ def test_bad_files_make_exit_code_one(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
+        (("--sam", "sam_tiny@100"), "names no size", "a multiple of 32"),
         (("--sam", "sam_tinny"), "no SAM `sam_tinny`", "`sam_tiny`"),
         (("--sam", "vit_b"), "needs its weights", "sam_vit_b_01ec64.pth"),
         (("--sam", "/tmp"), "/tmp has no manifest.json", "make it again"),

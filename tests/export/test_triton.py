@@ -39,7 +39,7 @@ def sam() -> Any:
     from clouds_deploy.models.sam.build import load_sam
     from clouds_deploy.runtime.sam import torch_sam
 
-    return torch_sam(load_sam("sam_tiny"))
+    return torch_sam(load_sam("sam_tiny@256"))
 
 
 @pytest.mark.parametrize("fault", ["names: 'x'", "max_batch_size: 1.5", "input { data_type: TYPE_UINT9 }"])

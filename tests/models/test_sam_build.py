@@ -49,7 +49,7 @@ def test_a_loaded_model_computes_what_the_saved_one_does(tmp_path: Path, name: s
     side = sam.image_encoder.img_size
     path = tmp_path / "mine.safetensors"
     save_file(sam.state_dict(), path)
-    loaded = load_sam(name, path, image_size=side)
+    loaded = load_sam(f"{name}@{side}", path)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
     size = torch.tensor([[side, side - 9]], dtype=torch.int32)
     prompt = torch.tensor([0]), torch.tensor([[[5.0, 6.0]]]), torch.tensor([[1.0]])
@@ -112,9 +112,17 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
 def test_the_tiny_one_sees_images_of_any_size(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     save_file(state(), path)
-    assert load_sam("sam_tiny", path, image_size=320).image_size == 320
-    with pytest.raises(CloudsError, match="no multiple of 32"):
-        load_sam("sam_tiny", path, image_size=240)
+    loaded = load_sam("sam_tiny@320", path)
+    assert (loaded.name, loaded.image_size) == ("sam_tiny", 320)
+
+
+@pytest.mark.parametrize(
+    "name", ["sam_tiny@240", "sam_tiny@0", "sam_tiny@", "sam_tiny@-64", "vit_b@1e3", "vit_b@100"]
+)
+def test_sizes_that_a_model_cannot_see(name: str) -> None:
+    with pytest.raises(CloudsError, match=f"`{name}` names no size") as caught:
+        load_sam(name, "random")
+    assert caught.value.hint.endswith("sam_tiny@384" if "tiny" in name else "vit_b@1024")
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
@@ -155,11 +163,11 @@ def test_random_weights_are_announced(capsys: pytest.CaptureFixture[str]) -> Non
 def test_names_and_sizes() -> None:
     with pytest.raises(CloudsError, match="there is no SAM `vit_x`"):
         load_sam("vit_x", "random")
-    with pytest.raises(CloudsError, match="no multiple of 16"):
-        load_sam("vit_b", "random", image_size=100)
+    with pytest.raises(CloudsError, match="there is no SAM `vit_x`"):
+        load_sam("vit_x@64", "random")
     with pytest.raises(CloudsError, match="there is no checkpoint"):
         load_sam("vit_b", "nowhere.pth")
-    assert load_sam("mobile_sam", "random", image_size=64).image_size == 64
+    assert load_sam("mobile_sam@64", "random").image_size == 64
 
 
 @pytest.mark.parametrize("name", NAMES)

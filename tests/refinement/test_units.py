@@ -209,7 +209,7 @@ def test_the_verb(tree: Path, tmp_path: Path) -> None:
         write_png(tmp_path / "images" / f"{i:03d}.png", read_image(tree / "images" / f"{i:03d}.png"))
 
     def invoke(images: str, labels: str, out: str, *more: str) -> Any:
-        words = ["refine", "--sam", "sam_tiny", "--images", images, "--labels", labels, "--out", out]
+        words = ["refine", "--sam", "sam_tiny@256", "--images", images, "--labels", labels, "--out", out]
         return CliRunner().invoke(app, [*words, "--overlays", "0", *more])
 
     result = invoke(str(tmp_path / "images"), str(tree / "labels"), str(tmp_path / "a"))

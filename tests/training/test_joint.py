@@ -307,7 +307,10 @@ def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Pa
     trust = np.full(scene.labels.shape, 0.9, np.float32)
     given = [scene.image], [scene.labels], [trust], [0]
     own = f"joint.sam={sam_bundle}"
-    recipes = [small_recipe(*ROBUST, *more) for more in ((), (own,), (own, "joint.sam_backend=openvino"))]
+    recipes = [
+        small_recipe(*ROBUST, *more)
+        for more in (("joint.sam=sam_tiny@256",), (own,), (own, "joint.sam_backend=openvino"))
+    ]
     torch_labels, *others = (online_refiner(made, None)(*given)[0] for made in recipes)
     for labels in others:
         assert (labels == torch_labels).mean() > 0.999

@@ -65,27 +65,21 @@ class SamModel:
         }
 
 
-def load_sam(name: str, weights: str | Path | None = None, *, image_size: int | None = None) -> SamModel:
+def load_sam(name: str, weights: str | Path | None = None) -> SamModel:
     """Build a SAM and load its weights, all of them and nothing else.
 
     Args:
-        name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`.
+        name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`, and where it is to see another size than
+            the one it was trained for, `@` and the side in pixels of the square that its image encoder sees,
+            a multiple of 16 (32 for `sam_tiny`): `sam_tiny@384`. Weights of a ViT fit no other size.
         weights: A `.pth`, `.pt` or `.safetensors` file; `random` for a dry run, which is said aloud; None for
             those shipped with the package, which only `sam_tiny` has.
-        image_size: Side of the square that the image encoder sees, a multiple of 16 (32 for `sam_tiny`);
-            None is what the weights were trained for. Weights of a ViT fit no other.
 
     Raises:
-        CloudsError: There is no such model, no weights were given (the message says where to get them), the
-            file cannot be read, or it does not hold exactly this model.
+        CloudsError: There is no such model, it cannot see this size, no weights were given (the message says
+            where to get them), the file cannot be read, or it does not hold exactly this model.
     """
-    if name not in NAMES:
-        raise CloudsError(f"there is no SAM `{name}`", nearest(name, NAMES))
-    step = 32 if name == SAM_TINY else 16
-    if image_size is not None and (image_size < step or image_size % step):
-        raise CloudsError(
-            f"image_size {image_size} is no multiple of {step}", f"`{name}` divides it by {step}"
-        )
+    name, image_size = _split(name)
     if weights == RANDOM:
         from clouds_deploy.console import warn
 
@@ -115,7 +109,7 @@ def load_seeded(name: str, weights: str | Path | None = None, seed: int = 0) -> 
 
 
 def build(name: str, image_size: int | None = None) -> Any:
-    """Build an untrained SAM; see `load_sam`."""
+    """Build an untrained SAM, one of `NAMES`; None is the size that its weights were trained for."""
     from clouds_deploy.models.sam.assembly import FULL_SIZE, VIT, build_mobile_sam, build_vit_sam
 
     if name == SAM_TINY:
@@ -129,6 +123,23 @@ def build(name: str, image_size: int | None = None) -> Any:
     if name == "mobile_sam":
         return build_mobile_sam(image_size or FULL_SIZE)
     return build_vit_sam(VIT[name], image_size or FULL_SIZE)
+
+
+def _split(name: str) -> tuple[str, int | None]:
+    """Take a name apart from the size after it."""
+    plain, at, side = name.partition("@")
+    if plain not in NAMES:
+        raise CloudsError(f"there is no SAM `{plain}`", nearest(plain, NAMES))
+    if not at:
+        return plain, None
+    step, example = (32, 384) if plain == SAM_TINY else (16, 1024)
+    size = int(side) if side.isascii() and side.isdigit() else 0
+    if size < step or size % step:
+        raise CloudsError(
+            f"`{name}` names no size that `{plain}` can see",
+            f"give a multiple of {step} after the @, such as {plain}@{example}",
+        )
+    return plain, size
 
 
 def shipped_weights() -> Path:

@@ -173,7 +173,7 @@ def _mend(folder: Path, run: Path) -> dict[str, Any]:
         write_png(folder / "images" / f"{source.name(index)}.png", image)
     predicted, refined = folder / "predicted", folder / "refined"
     api.predict(run, [folder / "images"], out=_cleared(predicted), overlays=False, confidences=True)
-    result = api.refine("sam_tiny", images=folder / "images", labels=predicted, out=refined, overlays=3)
+    result = api.refine("sam_tiny@384", images=folder / "images", labels=predicted, out=refined, overlays=3)
     before, after = ConfusionMatrix(), ConfusionMatrix()
     right = {}
     for name, true in truths.items():

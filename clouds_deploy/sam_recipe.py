@@ -19,7 +19,7 @@ class SamTinyConfig(Section):
         decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
     """
 
-    image_size: Positive = 640
+    image_size: Positive = 768
     prompt_width: Positive = 96
     decoder_feedforward: Positive = 256
 

@@ -157,7 +157,7 @@ def test_shipped_weights_that_are_missing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_random_weights_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load_sam("sam_tiny", "random")
     assert "random weights" in capsys.readouterr().err
-    assert (loaded.source, loaded.sha256, loaded.image_size) == ("random", None, 640)
+    assert (loaded.source, loaded.sha256, loaded.image_size) == ("random", None, 768)
 
 
 def test_names_and_sizes() -> None:

@@ -106,7 +106,7 @@ class SelfTrainingConfig(Section):
             left out of them, as not known: in mask classification every wrong segment weighs as much as a
             right one, however small. 0 leaves out none, as the authors do.
         sam: The promptable segmenter that refines: a name, see `models.sam.build.load_sam`, or the folder of
-            a SAM's bundle, which runs on an engine. `sam_tiny@384` is quicker, and enough for small images.
+            a SAM's bundle, which runs on an engine. `sam_tiny@384` is quicker.
         sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does. A
             bundle has its own.
         sam_backend: Bundles only: the runtime, such as `openvino`.

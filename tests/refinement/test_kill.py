@@ -105,17 +105,8 @@ def test_two_thousand_images_killed_three_times_in_flat_memory(tmp_path: Path) -
         write_png(tmp_path / "labels" / f"z_empty{i}.png", np.zeros((64, 64), np.uint8))
     out = tmp_path / "out"
     given = ["--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", out]
-    command = [
-        sys.executable,
-        "-m",
-        "clouds_deploy",
-        "refine",
-        "--sam",
-        "sam_tiny@128",
-        "--weights",
-        "random",
-    ]
-    command += [*map(str, given), "--json"]
+    command = [sys.executable, "-m", "clouds_deploy", "refine", *map(str, given)]
+    command += ["--sam", "sam_tiny@128", "--weights", "random", "--json"]
     for more in (150, 300, 200):
         kill_after(command, out, more, 900)
     before = len(done(out))

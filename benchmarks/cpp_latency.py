@@ -57,10 +57,10 @@ def bare_call(build: Path, graph: Path, image: np.ndarray, threads: int) -> Any:
 def time_here(given: argparse.Namespace) -> dict[str, Any]:
     """Open every candidate once and time them in turns; milliseconds (p50) of each."""
     from clouds_deploy.bench.timing import measure
+    from clouds_deploy.bundles.bundle import open_bundle
     from clouds_deploy.data.images import list_images, read_image
-    from clouds_deploy.export.parity import drawn_images
-    from clouds_deploy.runtime.bundle import open_bundle
-    from clouds_deploy.runtime.segmenter import BundleSegmenter
+    from clouds_deploy.export.gates import drawn_images
+    from clouds_deploy.inference.segmenter import BundleSegmenter
 
     clock = time.process_time_ns if given.cpu_time else time.perf_counter_ns
     facts = open_bundle(given.bundle)

@@ -33,25 +33,25 @@ sys.path.insert(0, str(Path(__file__).parent))
 from head import FullMasks
 
 from clouds_deploy.artifacts import environment, write_json
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.options import Options
 from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.data.streets import render
-from clouds_deploy.export.onnx import save, to_onnx
+from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.export.sam_graphs import encoder_to_onnx
 from clouds_deploy.export.sam_parity import make_case, reference
+from clouds_deploy.export.trace import save, to_onnx
+from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.models.backbones import build_backbone
-from clouds_deploy.models.graph import LABELS, SegmenterGraph
+from clouds_deploy.models.clouds.graph import LABELS, SegmenterGraph
+from clouds_deploy.models.clouds.segmenter import Segmenter, class_scores
+from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.models.sam.build import load_seeded
 from clouds_deploy.models.sam.decoder import INDEX, MASKS, POINTS, SCORES
 from clouds_deploy.models.sam.decoder import LABELS as KINDS
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE, SamEncoder
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
-from clouds_deploy.models.segmenter import Segmenter, class_scores
-from clouds_deploy.models.store import load_run
-from clouds_deploy.recipes import load_recipe
-from clouds_deploy.runtime.agreement import mask_overlaps
-from clouds_deploy.runtime.backends import open_graph
-from clouds_deploy.runtime.options import Options
+from clouds_deploy.streets import render
 
 Call = Callable[[Any], Any]
 PEER = "official formulation, PyTorch eager fp32"
@@ -121,7 +121,7 @@ def segmenter(given: argparse.Namespace, graphs: Path) -> dict[str, Any]:
     path = graphs / "segmenter.onnx"
     if not path.is_file():
         exported = to_onnx(model, HEIGHT, WIDTH)
-        from clouds_deploy.export.onnx import drop_scores
+        from clouds_deploy.export.trace import drop_scores
 
         save(drop_scores(exported.model), path, {})
 
@@ -261,8 +261,8 @@ def profile(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
     """Say where OpenVINO spends its milliseconds, by kind of operation and kernel."""
     from openvino import Core
 
-    from clouds_deploy.runtime.openvino_attention import cut_attention
-    from clouds_deploy.runtime.openvino_sums import sum_gathered_rows
+    from clouds_deploy.backends.openvino.attention import cut_attention
+    from clouds_deploy.backends.openvino.sums import sum_gathered_rows
 
     core, found = Core(), {}
     for precision in ("bf16", "f32"):

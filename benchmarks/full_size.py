@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from clouds_deploy.artifacts import environment, write_json
+from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.data.images import Pixels, list_images, read_image
-from clouds_deploy.data.streets import render
-from clouds_deploy.metrics import ConfusionMatrix
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.models.backbones import build_backbone
-from clouds_deploy.models.segmenter import Segmenter
-from clouds_deploy.models.store import load_run
-from clouds_deploy.recipes import load_recipe
+from clouds_deploy.models.clouds.segmenter import Segmenter
+from clouds_deploy.models.clouds.store import load_run
+from clouds_deploy.streets import render
 
 RECIPE = "gta_convnext_l"
 FORMS = ("exact", "fast")

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from clouds_deploy.artifacts import environment, write_json
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
-from clouds_deploy.models.mask_decoder import LEVELS, MaskDecoder, Prediction
-from clouds_deploy.models.pixel_decoder import PixelDecoder
+from clouds_deploy.config.model import MaskDecoderConfig, PixelDecoderConfig
+from clouds_deploy.models.clouds.mask_decoder import LEVELS, MaskDecoder, Prediction
+from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
 from tests.parity.mask2former import Peer, load_mask_decoder, load_pixel_decoder, randomize
 
 CHANNELS = [192, 384, 768, 1536]

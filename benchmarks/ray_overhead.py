@@ -28,7 +28,7 @@ from PIL import Image
 
 from clouds_deploy.artifacts import environment, sha256, write_json
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.data.streets import render
+from clouds_deploy.streets import render
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 360, 640

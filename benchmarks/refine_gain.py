@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from clouds_deploy.artifacts import environment, write_json
-from clouds_deploy.config import settings
-from clouds_deploy.data.streets import Scene, render
+from clouds_deploy.backends.memory import kept_memory
+from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.config.parse import settings
+from clouds_deploy.inference.sam import torch_sam
 from clouds_deploy.labels import IGNORE, NUM_CLASSES
+from clouds_deploy.models.clouds.segmenter import Segmenter, label_and_trust
+from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.models.sam.build import load_sam
-from clouds_deploy.models.segmenter import Segmenter, label_and_trust
-from clouds_deploy.models.store import load_run
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.memory import kept_memory
-from clouds_deploy.runtime.sam import torch_sam
-from clouds_deploy.self_training import RefineConfig
+from clouds_deploy.streets import Scene, render
 
 FIRST_SEED = 8800
 ROWS = 128

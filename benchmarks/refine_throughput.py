@@ -29,22 +29,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from clouds_deploy.artifacts import environment, write_json
+from clouds_deploy.backends.backends import BF16, GRAPH_BACKENDS, open_graph
+from clouds_deploy.backends.options import Options
+from clouds_deploy.bench.growth import draw_folder
 from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.bench_growth import draw_folder
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import read_image, read_label_ids, write_png
-from clouds_deploy.export.onnx import save
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.export.trace import save
+from clouds_deploy.inference.sam import Sam, images_at_once, torch_sam
 from clouds_deploy.models.sam.build import SamModel, load_sam
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 from clouds_deploy.refinement.pairs import find_pairs
-from clouds_deploy.refinement.pipeline import refine_folder
 from clouds_deploy.refinement.prompts import full_masks
+from clouds_deploy.refinement.refine import refine_folder
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.backends import BF16, GRAPH_BACKENDS, open_graph
-from clouds_deploy.runtime.options import Options
-from clouds_deploy.runtime.sam import Sam, images_at_once, torch_sam
-from clouds_deploy.self_training import RefineConfig
-from clouds_deploy.torchvision_compat import ensure_torchvision
 from tests.parity import authors_refinement
 
 PEER = "one image at a time, segment_anything.SamPredictor"

@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from clouds_deploy.artifacts import environment, write_json
 from clouds_deploy.data.dataset import LayoutSource
-from clouds_deploy.data.streets import Scene
 from clouds_deploy.labels import CLASSES
 from clouds_deploy.models.sam.build import load_sam
+from clouds_deploy.streets import Scene
 from clouds_deploy.training.sam.evaluate import asked, evaluate_sam, things
 from clouds_deploy.training.sam.prompts import interior_points
 

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from clouds_deploy.data.streets import render
+from clouds_deploy.streets import render
 
 HEIGHT, WIDTH = 360, 640
 

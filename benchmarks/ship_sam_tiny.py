@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from clouds_deploy.artifacts import environment, read_manifest, sha256, write_json
-from clouds_deploy.data.streets import render
+from clouds_deploy.backends.memory import kept_memory
+from clouds_deploy.models.clouds.store import read_tensors, write_tensors
 from clouds_deploy.models.sam.build import load_sam, shipped_weights
-from clouds_deploy.models.store import read_tensors, write_tensors
-from clouds_deploy.runtime.memory import kept_memory
+from clouds_deploy.streets import render
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.forward import fuse_attention
 from clouds_deploy.training.sam.loop import KIND, WEIGHTS

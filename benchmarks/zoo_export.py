@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import environment, read_json, write_json
-from clouds_deploy.engines.build import build_engine, profiles
-from clouds_deploy.engines.options import EngineOptions
+from clouds_deploy.backends.tensorrt.build import build_engine, profiles
+from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 
 ENGINE = EngineOptions("tensorrt-rtx", ("86", "89", "120"), (1, 1, 4))
@@ -89,7 +89,7 @@ def measure(name: str, gates: bool) -> dict[str, Any]:
 
 def recipe_of(name: str) -> Any:
     """Resolve a segmenter's recipe at the size of all."""
-    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.config.shipped import load_recipe
 
     base, *changes = RECIPES[name]
     size = [f"export.height={SIZE[0]}", f"export.width={SIZE[1]}"]
@@ -100,11 +100,11 @@ def segmenter(name: str, folder: Path) -> dict[str, Any]:
     """Trace, type and build a segmenter."""
     import torch
 
-    from clouds_deploy.export.onnx import drop_scores, save, to_onnx
-    from clouds_deploy.export.precision import to_half
-    from clouds_deploy.models.graph import INPUT, SegmenterGraph
-    from clouds_deploy.models.segmenter import build_segmenter
-    from clouds_deploy.runtime.session import TensorSpec
+    from clouds_deploy.bundles.tensors import TensorSpec
+    from clouds_deploy.export.half import to_half
+    from clouds_deploy.export.trace import drop_scores, save, to_onnx
+    from clouds_deploy.models.clouds.graph import INPUT, SegmenterGraph
+    from clouds_deploy.models.clouds.segmenter import build_segmenter
 
     recipe = recipe_of(name)
     torch.manual_seed(0)
@@ -122,12 +122,12 @@ def segmenter(name: str, folder: Path) -> dict[str, Any]:
 
 def sam(name: str, folder: Path) -> dict[str, Any]:
     """Trace, type and build a SAM's encoder and decoder."""
-    from clouds_deploy.export.onnx import save
-    from clouds_deploy.export.precision import to_half
+    from clouds_deploy.config.sam import SamExportConfig
+    from clouds_deploy.export.half import to_half
     from clouds_deploy.export.sam_bundle import engine_shapes
     from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+    from clouds_deploy.export.trace import save
     from clouds_deploy.models.sam.build import load_seeded
-    from clouds_deploy.sam_recipe import SamExportConfig
 
     plain = name.removeprefix(PREFIX)
     model = load_seeded(plain, None if plain.startswith("sam_tiny") else "random")

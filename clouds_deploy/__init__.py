@@ -18,10 +18,10 @@ from clouds_deploy.errors import CloudsError
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ablate": "ablation",
+    "ablate": "studies.ablation",
     "generate": "generation.api",
-    "quickstart": "quickstart",
-    "serve": "service",
+    "quickstart": "studies.quickstart",
+    "serve": "serving.serve",
 }
 _VERBS = (
     "ablate",

@@ -11,12 +11,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clouds_deploy.bundles.packed import packing, unpacked
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.packed import packing, unpacked
 
 if TYPE_CHECKING:
-    from clouds_deploy.runtime.options import Precision
+    from clouds_deploy.backends.options import Precision
 
 SAM = "sam:"
 
@@ -50,7 +50,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a segmenter on labelled images, or a promptable one (`sam_tiny`) on drawn scenes.
 
-    See `training.loop.train` and `training.sam.loop.train_sam`.
+    See `training.segmenter.loop.train` and `training.sam.loop.train_sam`.
 
     Args:
         recipe: A shipped recipe's name, or a YAML file.
@@ -59,10 +59,10 @@ def train(
         resume: Go on with the run there.
         init: Start a new run from this run's weights: a joint stage from its warm-up. A SAM's may be a file.
     """
-    from clouds_deploy.recipes import is_sam_recipe, load_recipe, load_sam_recipe
+    from clouds_deploy.config.shipped import is_sam_recipe, load_recipe, load_sam_recipe
     from clouds_deploy.refinement.build import online_refiner
-    from clouds_deploy.training.loop import train as run
     from clouds_deploy.training.processes import local_device
+    from clouds_deploy.training.segmenter.loop import train as run
 
     if is_sam_recipe(str(recipe)):
         from clouds_deploy.training.sam.loop import train_sam
@@ -106,17 +106,17 @@ def evaluate(
         runner: `local`, or `ray`: on all machines of a Ray cluster, which reach `out`.
 
     Returns:
-        `Evaluation.to_dict()` with `model` and `data`; for several datasets `training.evaluate.summarize`
+        `Evaluation.to_dict()` with `model` and `data`; for several datasets `evaluation.evaluate.summarize`
         with `model`.
 
     Raises:
         CloudsError: The model or the data cannot be read, or the metric is unknown.
     """
-    from clouds_deploy.runtime.runners import load_runner
-    from clouds_deploy.training.candidate import open_candidate
-    from clouds_deploy.training.domains import chosen_data
-    from clouds_deploy.training.evaluate import summarize
-    from clouds_deploy.training.evaluate_units import EvaluateWork, evaluate_here, evaluate_units
+    from clouds_deploy.evaluation.datasets import chosen_data
+    from clouds_deploy.evaluation.evaluate import summarize
+    from clouds_deploy.evaluation.job import EvaluateWork, evaluate_here, evaluate_units
+    from clouds_deploy.inference.candidate import open_candidate
+    from clouds_deploy.jobs.ray import load_runner
 
     given = [data] if isinstance(data, str | Path) else list(data or ())
     path = unpacked(Path(model))
@@ -144,8 +144,8 @@ def predict(
     shards: bool | None = None,
     runner: str = "local",
 ) -> dict[str, Any]:
-    """Label images, folders of images and videos; see `runtime.predict.predict_paths`. For tar shards and
-    addresses (`s3://...`) `runtime.predict_units.predict_units`.
+    """Label images, folders of images and videos; see `inference.predict.predict_paths`. For tar shards and
+    addresses (`s3://...`) `inference.predict_units.predict_units`.
 
     Args:
         model: A finished run, or a bundle.
@@ -157,16 +157,16 @@ def predict(
         shards: Whether to write tar shards; None writes them where shards are read.
         runner: `local`, or `ray`: on all machines of a Ray cluster.
     """
-    from clouds_deploy.data.units import is_spread
+    from clouds_deploy.jobs.units import is_spread
 
     if shards or runner != "local" or is_spread(paths, out):
-        from clouds_deploy.runtime.predict_units import PredictWork, predict_units
-        from clouds_deploy.runtime.runners import load_runner
+        from clouds_deploy.inference.predict_units import PredictWork, predict_units
+        from clouds_deploy.jobs.ray import load_runner
 
         work = PredictWork(unpacked(Path(model)), backend, overlays=overlays, confidences=confidences)
         return predict_units(work, paths, out, shards=shards, runner=load_runner(runner))
-    from clouds_deploy.runtime.predict import predict_paths
-    from clouds_deploy.runtime.segmenter import open_predictor
+    from clouds_deploy.inference.predict import predict_paths
+    from clouds_deploy.inference.segmenter import open_predictor
 
     predictor = open_predictor(unpacked(Path(model)), backend=backend)
     given = [Path(path) for path in paths]
@@ -191,7 +191,7 @@ def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str
         CloudsError: The run has the linear head; a class has no name; there are more than 255;
             the text tower cannot be had, or its weights are random, so that nothing fits them.
     """
-    from clouds_deploy.runtime.vocabulary import embed
+    from clouds_deploy.bundles.vocabulary import embed
 
     made = embed(Path(run), classes)
     made.save(Path(out))
@@ -216,7 +216,7 @@ def refine(
     shards: bool | None = None,
     runner: str = "local",
 ) -> dict[str, Any]:
-    """Mend pseudo-labels with a SAM; see `refinement.pipeline.refine_folder`, and `refine_units` for shards.
+    """Mend pseudo-labels with a SAM; see `refinement.refine.refine_folder`, and `refine_units` for shards.
 
     Args:
         sam: A SAM's name, see `models.sam.build.load_sam`, or the folder of its bundle.
@@ -235,18 +235,18 @@ def refine(
         shards: Whether to write tar shards; None writes them where shards are read.
         runner: `local`, or `ray`: on all machines of a Ray cluster.
     """
-    from clouds_deploy.config import settings
-    from clouds_deploy.data.units import is_spread
+    from clouds_deploy.config.joint import RefineConfig
+    from clouds_deploy.config.parse import settings
+    from clouds_deploy.jobs.units import is_spread
     from clouds_deploy.refinement.build import SamRefiner
-    from clouds_deploy.refinement.pipeline import refine_folder
-    from clouds_deploy.self_training import RefineConfig
+    from clouds_deploy.refinement.refine import refine_folder
 
     config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
     make = SamRefiner(str(unpacked(Path(sam))), weights, config, backend, precision)
     given = [images, labels, *([confidences] if confidences else [])]
     if shards or runner != "local" or is_spread(given, out):
+        from clouds_deploy.jobs.ray import load_runner
         from clouds_deploy.refinement.refine_units import RefineWork, refine_units
-        from clouds_deploy.runtime.runners import load_runner
 
         work = RefineWork(make, labels, confidences=confidences, batch=batch, overlays=overlays)
         return refine_units(work, images, out, shards=shards, runner=load_runner(runner))
@@ -258,7 +258,7 @@ def refine(
 def import_checkpoint(
     checkpoint: str | Path, *, out: str | Path, recipe: str | Path | None = None, skip_backbone: bool = False
 ) -> dict[str, Any]:
-    """Turn a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run; see `models.official`.
+    """Turn a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run; see `models.importing`.
 
     Args:
         checkpoint: The weight file.
@@ -266,8 +266,8 @@ def import_checkpoint(
         recipe: What it is a model of, when it is no published one: a shipped recipe's name, or a YAML file.
         skip_backbone: Import the head alone, over the recipe's backbone.
     """
-    from clouds_deploy.models.official import import_checkpoint as run
-    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.config.shipped import load_recipe
+    from clouds_deploy.models.importing import import_checkpoint as run
 
     resolved = None if recipe is None else load_recipe(str(recipe))
     return run(Path(checkpoint), Path(out), recipe=resolved, skip_backbone=skip_backbone)
@@ -299,15 +299,16 @@ def export(
     All else is a run, or with `weights="random"` a recipe, for a dry run; see `export.bundle.export`. `data`
     and `layout` name labelled images, as in `evaluate`, on which the mIoU that the graph loses is a gate too.
 
-    Of `engines`, those that run on this machine prove the graph, and those in `runtime.preflight.ENGINES` are
-    built from it, see `EngineOptions`; where only such are named, ONNX Runtime proves it.
+    Of `engines`, those that run on this machine prove the graph, and those in
+    `backends.tensorrt.preflight.ENGINES` are built from it, see `EngineOptions`; where only such are named,
+    ONNX Runtime proves it.
     """
-    from clouds_deploy.engines.options import EngineOptions
+    from clouds_deploy.backends.tensorrt.options import EngineOptions
+    from clouds_deploy.backends.tensorrt.preflight import ENGINES
+    from clouds_deploy.config.shipped import load_recipe
+    from clouds_deploy.evaluation.datasets import labelled_source
     from clouds_deploy.export.bundle import export as make
-    from clouds_deploy.models.store import random_run
-    from clouds_deploy.recipes import load_recipe
-    from clouds_deploy.runtime.preflight import ENGINES
-    from clouds_deploy.training.domains import labelled_source
+    from clouds_deploy.models.clouds.store import random_run
 
     built = [name for name in engines if name in ENGINES]
     if sms and "tensorrt-rtx" not in built:
@@ -358,8 +359,8 @@ def selftest(
     device: str = "cpu",
     precision: Precision = "f32",
 ) -> dict[str, Any]:
-    """Run a bundle's reference inputs on this machine; see `runtime.selftest.selftest`."""
-    from clouds_deploy.runtime.selftest import selftest as run
+    """Run a bundle's reference inputs on this machine; see `inference.selftest.selftest`."""
+    from clouds_deploy.inference.selftest import selftest as run
 
     return run(unpacked(Path(bundle)), tuple(backends), device=device, precision=precision)
 
@@ -380,8 +381,8 @@ def bench(
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time every backend on the same images in the same run; see `bench.suites.bench`."""
+    from clouds_deploy.bench.growth import SAM, SEGMENTER
     from clouds_deploy.bench.suites import bench as run
-    from clouds_deploy.bench_growth import SAM, SEGMENTER
 
     return run(
         [unpacked(Path(b)) for b in bundles],

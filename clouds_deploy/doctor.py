@@ -90,7 +90,7 @@ def _gpu() -> tuple[Verdict, str, str]:
 
 
 def _torchvision() -> tuple[Verdict, str, str]:
-    from clouds_deploy.torchvision_compat import ensure_torchvision
+    from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
     mode = ensure_torchvision()
     version = metadata.version("torchvision")
@@ -100,7 +100,7 @@ def _torchvision() -> tuple[Verdict, str, str]:
 
 
 def _lite0() -> tuple[Verdict, str, str]:
-    from clouds_deploy.model_config import BackboneConfig
+    from clouds_deploy.config.model import BackboneConfig
     from clouds_deploy.models.backbones import build_backbone
 
     return "ok", build_backbone(BackboneConfig()).weights, ""
@@ -145,7 +145,7 @@ def _optional(package: str, module: str, fix: str) -> Callable[[], tuple[Verdict
 
 def _required(package: str, module: str) -> Callable[[], tuple[Verdict, str, str]]:
     def look() -> tuple[Verdict, str, str]:
-        from clouds_deploy.torchvision_compat import ensure_torchvision
+        from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
         version = _version(package)
         if not version:

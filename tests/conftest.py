@@ -15,11 +15,11 @@ import torch
 from torch.utils.data._utils import signal_handling
 
 from clouds_deploy.artifacts import write_manifest, write_text
-from clouds_deploy.config import Recipe
-from clouds_deploy.export_config import ExportConfig
-from clouds_deploy.model_config import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
-from clouds_deploy.models.segmenter import Segmenter, build_segmenter
-from clouds_deploy.models.store import RECIPE, save_weights
+from clouds_deploy.config.export import ExportConfig
+from clouds_deploy.config.model import MaskDecoderConfig, ModelConfig, PixelDecoderConfig
+from clouds_deploy.config.recipe import Recipe
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.clouds.store import RECIPE, save_weights
 
 HEIGHT, WIDTH = 64, 128
 
@@ -89,7 +89,7 @@ def write_run(run: Path, recipe: Recipe, segmenter: Segmenter) -> Path:
 @pytest.fixture(scope="session")
 def small_exported(small_segmenter: Segmenter) -> Any:
     """What the exporter made of the small segmenter, an `Exported`: it needs half a minute for it."""
-    from clouds_deploy.export.onnx import to_onnx
+    from clouds_deploy.export.trace import to_onnx
 
     return to_onnx(small_segmenter, HEIGHT, WIDTH)
 

@@ -37,7 +37,7 @@ def test_wheel_carries_the_recipes(tmp_path: Path) -> None:
     assert installed.returncode == 0, installed.stderr
     here = next(path for path in map(Path, sys.path) if path.name == "site-packages")
     code = (
-        "import sys; sys.path.append(sys.argv.pop(1)); import clouds_deploy.recipes as r; "
+        "import sys; sys.path.append(sys.argv.pop(1)); import clouds_deploy.config.shipped as r; "
         "assert 'venv' in r.__file__, r.__file__; from clouds_deploy.cli import main; main()"
     )
     listed = run(str(python), "-c", code, str(here), "recipes", "ls", cwd="/")

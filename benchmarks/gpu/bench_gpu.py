@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clouds_deploy.artifacts import environment, read_json, write_json
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 OFFICIAL = "official, eager"
 CASES = ("sam_tiny", "vit_b", "vit_l", "vit_h", "decoder", "segmenter")

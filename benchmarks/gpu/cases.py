@@ -46,8 +46,8 @@ def stored_half(module: nn.Module, device: torch.device) -> nn.Module:
 
 def _fp16_graph(make: Callable[[], Any], names: list[str], samples: dict[str, Any], islands: Any) -> Any:
     def write(folder: Path) -> tuple[Path, list[str]]:
-        from clouds_deploy.export.onnx import save
-        from clouds_deploy.export.precision import to_half
+        from clouds_deploy.export.half import to_half
+        from clouds_deploy.export.trace import save
 
         path = folder / "graph.onnx"
         save(to_half(make().model, islands, [samples]).model, path, {})
@@ -87,10 +87,10 @@ def encoder_case(name: str) -> Callable[[torch.device], list[Case]]:
     """Make a SAM's encoder, from bytes to embeddings."""
 
     def make(device: torch.device) -> list[Case]:
+        from clouds_deploy.config.sam import SamExportConfig
         from clouds_deploy.export.sam_graphs import encoder_to_onnx
         from clouds_deploy.models.sam.build import load_seeded
         from clouds_deploy.models.sam.encoder import SamEncoder
-        from clouds_deploy.sam_recipe import SamExportConfig
 
         sam = load_seeded(name, "random").sam.requires_grad_(False)
         side = sam.image_encoder.img_size
@@ -159,10 +159,10 @@ def decoder_cases(device: torch.device) -> list[Case]:
 
 def segmenter_case(device: torch.device) -> list[Case]:
     """Make the published ConvNeXt-L segmenter, from bytes to class scores."""
+    from clouds_deploy.config.shipped import load_recipe
     from clouds_deploy.models.backbones import build_backbone
-    from clouds_deploy.models.graph import SegmenterGraph
-    from clouds_deploy.models.segmenter import Segmenter
-    from clouds_deploy.recipes import load_recipe
+    from clouds_deploy.models.clouds.graph import SegmenterGraph
+    from clouds_deploy.models.clouds.segmenter import Segmenter
 
     recipe = load_recipe("gta_convnext_l", ("model.backbone.weights=random",))
     torch.manual_seed(0)

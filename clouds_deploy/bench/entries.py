@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clouds_deploy.backends.backends import BF16
 from clouds_deploy.bench.timing import Timing, ratio
 from clouds_deploy.console import warn
-from clouds_deploy.runtime.backends import BF16
 
 REFERENCE = "torch"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 _CHILD = """
 import json, sys
 from pathlib import Path
-from clouds_deploy.runtime.agreement import run_batched
-from clouds_deploy.runtime.backends import open_session
-from clouds_deploy.runtime.bundle import open_bundle
+from clouds_deploy.inference.agreement import run_batched
+from clouds_deploy.backends.backends import open_session
+from clouds_deploy.bundles.bundle import open_bundle
 path, backend, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 bundle = open_bundle(path, verify=False)
 images = bundle.reference()[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clouds_deploy.runtime.session import Array
+from clouds_deploy.bundles.tensors import Array
 
 
 @dataclass(frozen=True)

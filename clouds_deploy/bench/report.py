@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from clouds_deploy.bench.charts import Bar, BarChart, LineChart, Series
-from clouds_deploy.bench.page import Details, Figures, Heading, Page, Paragraph, Section, Table, as_json_text
 from clouds_deploy.bench.stages import PARTS
+from clouds_deploy.reports.charts import Bar, BarChart, LineChart, Series
+from clouds_deploy.reports.page import (
+    Details,
+    Figures,
+    Heading,
+    Page,
+    Paragraph,
+    Section,
+    Table,
+    as_json_text,
+)
 
 COLUMNS = (
     "backend",

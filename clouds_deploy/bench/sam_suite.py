@@ -10,23 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.backends.backends import BF16
+from clouds_deploy.backends.options import Options
+from clouds_deploy.backends.session import Session
+from clouds_deploy.backends.tensorrt.preflight import ENGINES
 from clouds_deploy.bench.entries import REFERENCE, flops, gather, judge, say_wrong
 from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.scaling import scale
 from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
+from clouds_deploy.bundles.sam_bundle import SamBundle
+from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.agreement import mask_overlaps
+from clouds_deploy.inference.open_sam import open_part
 from clouds_deploy.models.sam.build import RANDOM, load_seeded
 from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
-from clouds_deploy.runtime.agreement import mask_overlaps
-from clouds_deploy.runtime.backends import BF16
-from clouds_deploy.runtime.options import Options
-from clouds_deploy.runtime.preflight import ENGINES
-from clouds_deploy.runtime.sam_bundle import SamBundle, open_part
-from clouds_deploy.runtime.session import Array, Session
 
 Feeds = dict[str, Array]
 Run = Callable[[Feeds], Feeds]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.backends.backends import open_session
+from clouds_deploy.backends.session import Session
 from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.timing import measure
+from clouds_deploy.bundles.bundle import Bundle
 from clouds_deploy.console import busy
-from clouds_deploy.runtime.backends import open_session
-from clouds_deploy.runtime.bundle import Bundle
-from clouds_deploy.runtime.session import Session
 
 
 def fit_exponent(sizes: Sequence[float], milliseconds: Sequence[float]) -> float | None:

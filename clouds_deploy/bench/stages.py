@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clouds_deploy.backends.session import Session, Staged
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.timing import Timing, measure
-from clouds_deploy.runtime.session import Array, Session, Staged
+from clouds_deploy.bundles.tensors import Array
 
 Call = Callable[[], object]
 PARTS = {

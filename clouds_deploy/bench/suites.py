@@ -20,6 +20,8 @@ from clouds_deploy.artifacts import (
     write_manifest,
     write_text,
 )
+from clouds_deploy.backends.backends import BACKENDS, BF16, open_session
+from clouds_deploy.backends.session import Session
 from clouds_deploy.bench.against import compare, read_results
 from clouds_deploy.bench.entries import flops, gather, judge, say_wrong
 from clouds_deploy.bench.memory import peak_memory
@@ -31,15 +33,14 @@ from clouds_deploy.bench.sam_suite import bench_sam
 from clouds_deploy.bench.scaling import scale_segmenter
 from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
+from clouds_deploy.bundles import sam_bundle
+from clouds_deploy.bundles.bundle import Bundle, open_bundle
+from clouds_deploy.bundles.sam_bundle import SamBundle, open_sam_bundle
+from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.console import busy, say
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.models.graph import LABELS
-from clouds_deploy.runtime import sam_bundle
-from clouds_deploy.runtime.agreement import label_agreement, run_batched
-from clouds_deploy.runtime.backends import BACKENDS, BF16, open_session
-from clouds_deploy.runtime.bundle import Bundle, open_bundle
-from clouds_deploy.runtime.sam_bundle import SamBundle, open_sam_bundle
-from clouds_deploy.runtime.session import Array, Session
+from clouds_deploy.inference.agreement import label_agreement, run_batched
+from clouds_deploy.models.clouds.graph import LABELS
 
 KIND = "bench"
 REFERENCE = "torch"

@@ -33,7 +33,7 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Measure what generated images and refined labels bring, as the paper's ablation does."""
-    from clouds_deploy.ablation import ablate as run
+    from clouds_deploy.studies.ablation import ablate as run
 
     result = run(
         out=out,

@@ -64,9 +64,9 @@ def export(
     """
     from clouds_deploy.api import export as make
     from clouds_deploy.artifacts import kind_of
+    from clouds_deploy.bundles.bundle import KIND
+    from clouds_deploy.bundles.packed import unpacked
     from clouds_deploy.errors import CloudsError
-    from clouds_deploy.packed import unpacked
-    from clouds_deploy.runtime.bundle import KIND
 
     if triton is not None and kind_of(bundle := unpacked(Path(run))) == KIND:
         deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)
@@ -103,8 +103,8 @@ def export(
 
 
 def _triton(bundle: Path, out: Path, backend: str, sam: Path | None) -> dict[str, Any]:
-    from clouds_deploy.export.triton import write_repository
-    from clouds_deploy.export.triton_config import TritonOptions
+    from clouds_deploy.serving.triton.config import TritonOptions
+    from clouds_deploy.serving.triton.repository import write_repository
 
     return write_repository(bundle, out, TritonOptions(backend), sam=sam)
 

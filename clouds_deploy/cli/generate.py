@@ -46,7 +46,7 @@ def generate(
     For example: clouds-deploy generate --prompts prompts --model stabilityai/sdxl-turbo --out images
     """
     from clouds_deploy.generation.api import generate as make
-    from clouds_deploy.generation.diffusion import Settings
+    from clouds_deploy.generation.painter import Settings
 
     settings = Settings(height, width, steps, guidance, negative, precision, compiled)
     result = make(

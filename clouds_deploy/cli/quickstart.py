@@ -19,7 +19,7 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Train, evaluate, export, prove, bench and predict on drawn streets; leaves report.html."""
-    from clouds_deploy.quickstart import quickstart as run
+    from clouds_deploy.studies.quickstart import quickstart as run
 
     deliver(run(out=out, overrides=tuple(overrides or ())), as_json, _render)
 

@@ -15,7 +15,7 @@ app = typer.Typer(help="List, show and copy the recipes that come with the packa
 @app.command("ls")
 def list_recipes(as_json: Json = False) -> None:
     """List the recipes."""
-    from clouds_deploy.recipes import load_any_recipe, recipe_names
+    from clouds_deploy.config.shipped import load_any_recipe, recipe_names
 
     def render(result: dict[str, Any]) -> None:
         width = max(len(name) for name in result["recipes"])
@@ -36,7 +36,7 @@ def show_recipe(
     as_json: Json = False,
 ) -> None:
     """Show a recipe with every default filled in: all keys there are."""
-    from clouds_deploy.recipes import load_any_recipe
+    from clouds_deploy.config.shipped import load_any_recipe
 
     resolved = load_any_recipe(recipe, tuple(overrides or ()))
     deliver(resolved.model_dump(mode="json"), as_json, lambda _: typer.echo(resolved.to_yaml(), nl=False))
@@ -49,7 +49,7 @@ def copy_recipe(
     as_json: Json = False,
 ) -> None:
     """Copy a recipe, to edit it and train with the file."""
-    from clouds_deploy.recipes import copy_recipe as copy
+    from clouds_deploy.config.shipped import copy_recipe as copy
 
     path = copy(recipe, destination)
     deliver({"path": str(path)}, as_json, lambda _: typer.echo(f"wrote {path}"))

@@ -36,8 +36,8 @@ def serve(
     It runs until SIGTERM or Ctrl-C, finishes what it let in, and exits 0. For example:
     clouds-deploy serve bundles/a --port 8000
     """
-    from clouds_deploy.service import serve as run
     from clouds_deploy.serving.limits import Limits
+    from clouds_deploy.serving.serve import serve as run
 
     limits = Limits(round(max_mib * 2**20), max_pixels, max_seconds, max_waiting)
     result = run(

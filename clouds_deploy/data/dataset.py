@@ -89,7 +89,7 @@ class StreetsSource:
     """
 
     def __init__(self, domain: str, seed: int, count: int, height: int, width: int) -> None:
-        from clouds_deploy.data.streets import DOMAINS
+        from clouds_deploy.streets import DOMAINS
 
         if domain not in DOMAINS:
             raise CloudsError(f"there are no streets of domain `{domain}`", nearest(domain, DOMAINS))
@@ -104,7 +104,7 @@ class StreetsSource:
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Draw the scene."""
-        from clouds_deploy.data.streets import render
+        from clouds_deploy.streets import render
 
         scene = render(self.domain, self.seed, index, *self.size)
         return scene.image, scene.labels

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import atomic_directory, write_json
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import open_graph
-from clouds_deploy.runtime.session import Array
 
 GRAPH = "region.onnx"
 ARRAYS = "region.npz"

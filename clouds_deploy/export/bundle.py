@@ -15,30 +15,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_json, write_manifest
-from clouds_deploy.config import Recipe
+from clouds_deploy.backends.backends import GRAPH_BACKENDS, check_graph_backends, runs
+from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version, profiles
+from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.bundles.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
+from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.bundles.vocabulary import FILE as VOCABULARY_FILE
+from clouds_deploy.bundles.vocabulary import Vocabulary
+from clouds_deploy.config.export import ExportConfig
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import busy, say, warn
-from clouds_deploy.engines.build import FOLDER, build_engine, engine_version, profiles
-from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.export.bisect import explain
 from clouds_deploy.export.flops import flops_by_type
+from clouds_deploy.export.gates import BATCH, Gate, drawn_images, prove, reference, require_passed
 from clouds_deploy.export.int8 import evenly
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.lowered import FP32, Lowered, lower, precision_of
-from clouds_deploy.export.onnx import drop_scores, save, to_onnx
-from clouds_deploy.export.parity import BATCH, Gate, drawn_images, prove, reference, require_passed
 from clouds_deploy.export.task import task_gates
-from clouds_deploy.export_config import ExportConfig
+from clouds_deploy.export.trace import drop_scores, save, to_onnx
+from clouds_deploy.inference.letterbox import fit
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
-from clouds_deploy.models.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
-from clouds_deploy.models.segmenter import Inference, Segmenter
-from clouds_deploy.models.store import FROZEN, RECIPE, TRAINED, load_run
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, check_graph_backends, runs
-from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE, SOURCE
-from clouds_deploy.runtime.letterbox import fit
-from clouds_deploy.runtime.session import Array, TensorSpec
-from clouds_deploy.runtime.vocabulary import FILE as VOCABULARY_FILE
-from clouds_deploy.runtime.vocabulary import Vocabulary
+from clouds_deploy.models.clouds.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
+from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+from clouds_deploy.models.clouds.store import FROZEN, RECIPE, TRAINED, load_run
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -83,7 +83,7 @@ def _fix_sizes(model: ir.Model, free: Mapping[str, int]) -> None:
     import onnx_ir as ir
     from onnxscript import optimizer
 
-    from clouds_deploy.export.onnx import quiet
+    from clouds_deploy.export.trace import quiet
 
     for value in model.graph.inputs:
         assert value.shape is not None

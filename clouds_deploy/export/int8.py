@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from clouds_deploy.backends.options import INSTALL
+from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.config.export import Int8Config
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.simplify import clean
-from clouds_deploy.export_config import Int8Config
-from clouds_deploy.models.graph import INPUT
-from clouds_deploy.runtime.options import INSTALL
-from clouds_deploy.runtime.session import Array
+from clouds_deploy.models.clouds.graph import INPUT
 
 INT8 = "int8"
 PRODUCTS = ("Conv", "MatMul", "Gemm")

@@ -9,15 +9,15 @@ from typing import Any
 
 import onnx_ir as ir
 
+from clouds_deploy.backends.backends import runs
+from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.config.export import ExportConfig, HalfConfig, Int8Config, LimitsConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.export.gates import Gate, prove
+from clouds_deploy.export.half import BF16, FP16, HALVES, Typed, to_half
 from clouds_deploy.export.int8 import INT8, Quantized, quantize
-from clouds_deploy.export.parity import Gate, prove
-from clouds_deploy.export.precision import BF16, FP16, HALVES, Typed, to_half
 from clouds_deploy.export.proof import engine_gate, flops_gate, prove_rounded
-from clouds_deploy.export_config import ExportConfig, HalfConfig, Int8Config, LimitsConfig
-from clouds_deploy.models.graph import INPUT
-from clouds_deploy.runtime.backends import runs
-from clouds_deploy.runtime.session import Array
+from clouds_deploy.models.clouds.graph import INPUT
 
 FP32 = "fp32"
 SAMPLES = 8

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.session import FixedInputs
+from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.config.export import LimitsConfig
 from clouds_deploy.export.flops import flops_by_type, share
+from clouds_deploy.export.gates import BATCH, Gate, Tolerance, closeness, share_gate
+from clouds_deploy.export.half import BF16, FP16, Typed
 from clouds_deploy.export.int8 import INT8
-from clouds_deploy.export.onnx import save
-from clouds_deploy.export.parity import BATCH, Gate, Tolerance, closeness, share_gate
-from clouds_deploy.export.precision import BF16, FP16, Typed
 from clouds_deploy.export.rounding import rounded
-from clouds_deploy.export_config import LimitsConfig
-from clouds_deploy.models.graph import LABELS, SCORES
-from clouds_deploy.runtime.agreement import label_agreement, run_batched
-from clouds_deploy.runtime.backends import open_graph
-from clouds_deploy.runtime.session import Array
-from clouds_deploy.runtime.vocabulary import FixedInputs
+from clouds_deploy.export.trace import save
+from clouds_deploy.inference.agreement import label_agreement, run_batched
+from clouds_deploy.models.clouds.graph import LABELS, SCORES
 
 WORDS = {FP16.name: (FP16.word, "half"), BF16.name: (BF16.word, "bf16"), INT8: (INT8, INT8)}
 """What the types of each precision are called in ONNX and by TensorRT's parser."""
@@ -57,7 +57,7 @@ def engine_gate(
     """Prove that an engine was built in a precision, from the types that its parser gave the layers.
 
     Args:
-        facts: What `engines.build.build_engine` gave.
+        facts: What `backends.tensorrt.build.build_engine` gave.
         limit: Least share of the products and convolutions in the precision.
         precision: One of `WORDS`.
         of: Of how many products and convolutions it is the share; None means all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from clouds_deploy.export.precision import ROUTINE, cast_node, is_half
+from clouds_deploy.export.half import ROUTINE, cast_node, is_half
 
 
 def rounded(model: ir.Model) -> ir.Model:

@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.artifacts import atomic_directory, write_json, write_manifest
+from clouds_deploy.backends.backends import GRAPH_BACKENDS, check_graph_backends, runs
+from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
+from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
+from clouds_deploy.bundles.sam_bundle import DECODER, ENCODER, KIND
+from clouds_deploy.bundles.sam_specs import sam_specs
+from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.config.sam import SamExportConfig, SamLimits
 from clouds_deploy.console import busy, say, warn
-from clouds_deploy.engines.build import FOLDER, build_engine, engine_version
-from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.bundle import save_arrays
 from clouds_deploy.export.flops import flops_by_type
+from clouds_deploy.export.gates import Gate, drawn_images, require_passed
+from clouds_deploy.export.half import HALVES, Typed, to_half
 from clouds_deploy.export.lint import require_clean
 from clouds_deploy.export.lowered import FP32, precision_of
-from clouds_deploy.export.onnx import save
-from clouds_deploy.export.parity import Gate, drawn_images, require_passed
-from clouds_deploy.export.precision import HALVES, Typed, to_half
 from clouds_deploy.export.proof import engine_gate, flops_gate
 from clouds_deploy.export.rounding import rounded
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.sam_parity import Case, make_case, prove_sam, reference
+from clouds_deploy.export.trace import save
 from clouds_deploy.models.sam.build import RANDOM, SamModel, load_seeded
 from clouds_deploy.models.sam.decoder import LABELS, POINTS
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, check_graph_backends, runs
-from clouds_deploy.runtime.bundle import FACTS, GATES, REFERENCE
-from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, KIND
-from clouds_deploy.runtime.sam_specs import sam_specs
-from clouds_deploy.runtime.session import Array, TensorSpec
-from clouds_deploy.sam_recipe import SamExportConfig, SamLimits
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -304,7 +304,7 @@ def _build(directory: Path, model: SamModel, builds: Sequence[EngineOptions]) ->
 
 
 def engine_shapes(model: SamModel, options: EngineOptions) -> dict[str, dict[str, list[list[int]]]]:
-    """Say how large every input of both graphs may be; see `engines.build.profiles`.
+    """Say how large every input of both graphs may be; see `backends.tensorrt.build.profiles`.
 
     Returns:
         By the graph's file, by the input's name its least, likeliest and largest shape.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from clouds_deploy.export.onnx import Exported, trace
+from clouds_deploy.export.trace import Exported, trace
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
 
 LARGEST_BATCH = 64

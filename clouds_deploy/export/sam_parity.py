@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.export.parity import Gate, Tolerance, closeness, error_gate, share_gate
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.options import Options
+from clouds_deploy.backends.session import Session
+from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.config.sam import SamLimits
+from clouds_deploy.export.gates import Gate, Tolerance, closeness, error_gate, share_gate
+from clouds_deploy.inference.agreement import mask_overlaps
+from clouds_deploy.inference.sam import Picture, fill_square
 from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
 from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
-from clouds_deploy.runtime.agreement import mask_overlaps
-from clouds_deploy.runtime.backends import open_graph
-from clouds_deploy.runtime.options import Options
-from clouds_deploy.runtime.sam import Picture, fill_square
-from clouds_deploy.runtime.session import Array, Session
-from clouds_deploy.sam_recipe import SamLimits
 
 SEED = 20240618
 POINT_PROMPTS = ((1, -1, -1, -1), (1, -1, -1, -1), (1, 1, 0, -1))

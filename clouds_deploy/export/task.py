@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.session import FixedInputs
+from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export.parity import Gate, reference
-from clouds_deploy.metrics import ConfusionMatrix
-from clouds_deploy.models.graph import INPUT, LABELS
-from clouds_deploy.models.segmenter import Inference, Segmenter
-from clouds_deploy.runtime.backends import open_graph
-from clouds_deploy.runtime.letterbox import fit
-from clouds_deploy.runtime.session import Array
-from clouds_deploy.runtime.vocabulary import FixedInputs
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
+from clouds_deploy.export.gates import Gate, reference
+from clouds_deploy.inference.letterbox import fit
+from clouds_deploy.models.clouds.graph import INPUT, LABELS
+from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
 
 if TYPE_CHECKING:
     from clouds_deploy.data.dataset import Source

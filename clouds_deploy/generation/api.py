@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.data.storage import is_url
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import prompts as prompts_module
-from clouds_deploy.generation.diffusion import STREETS, Settings, load_painter
 from clouds_deploy.generation.images import generate_images
 from clouds_deploy.generation.load_writer import PACKAGED, load_writer
+from clouds_deploy.generation.painter import STREETS, Settings, load_painter
 from clouds_deploy.generation.writer import Sampling
+from clouds_deploy.jobs.storage import is_url
 
 
 def write_prompts(
@@ -130,7 +130,7 @@ def generate(
     }
     if shards or runner != "local" or is_url(out):
         from clouds_deploy.generation.generate_units import GenerateWork, generate_units
-        from clouds_deploy.runtime.runners import load_runner
+        from clouds_deploy.jobs.ray import load_runner
 
         if parts != "1":
             raise CloudsError(

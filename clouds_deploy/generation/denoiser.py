@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.generation.diffusion import INSTALL, load_pipeline
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.generation.painter import INSTALL, load_pipeline
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA's file."""

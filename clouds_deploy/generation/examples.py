@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from clouds_deploy.generation.factors import Scene
 from clouds_deploy.generation.form import Form, place_first, request, subject_first, whole_sentence
+from clouds_deploy.generation.scenes import Scene
 
 HEAD = "Prompts for a text-to-image model. Each one describes a realistic photo of a street.\n\n"
 _SHOWN = 5

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clouds_deploy.generation.factors import CAMERAS, PLACES, TIMES, WEATHERS, Scene
+from clouds_deploy.generation.scenes import CAMERAS, PLACES, TIMES, WEATHERS, Scene
 from clouds_deploy.generation.words import ELSEWHERE, LOOSE_WORDS, PLACE_WORDS
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz-' ")

@@ -10,12 +10,12 @@ from typing import Any
 
 from clouds_deploy.artifacts import read_json
 from clouds_deploy.console import say, warn
-from clouds_deploy.data.storage import Place
-from clouds_deploy.data.units import Span, Unit, cut
-from clouds_deploy.generation.diffusion import Painter
 from clouds_deploy.generation.images import FAILED, IMAGES, KIND, SHEET, contact_sheet, draw_batch, shown
-from clouds_deploy.runtime.results import Outcome, Results
-from clouds_deploy.runtime.spread import Failed, Runner, run_here, run_units
+from clouds_deploy.generation.painter import Painter
+from clouds_deploy.jobs.results import Outcome, Results
+from clouds_deploy.jobs.run import Failed, Runner, run_here, run_units
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import Span, Unit, cut
 
 BLOCK = 64
 """Images that make a unit, about: it has whole batches."""

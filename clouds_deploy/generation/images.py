@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from clouds_deploy.artifacts import MANIFEST, atomic_path, read_json, write_json, write_manifest
 from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.generation.diffusion import Painter
+from clouds_deploy.generation.painter import Painter
 
 T = TypeVar("T")
 KIND = "generated"

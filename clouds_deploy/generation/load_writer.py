@@ -10,7 +10,7 @@ from clouds_deploy.artifacts import sha256
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.token_writer import TokenWriter
 from clouds_deploy.generation.writer import Sampling
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 PACKAGED = "smollm2"
 """SmolLM2-135M-Instruct, from a package on PyPI: the one instruction-tuned model that needs no hub."""

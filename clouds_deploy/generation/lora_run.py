@@ -24,8 +24,8 @@ from clouds_deploy.artifacts import (
 )
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.generation.diffusion import LORA, SETTINGS
-from clouds_deploy.models.store import read_tensors, write_tensors
+from clouds_deploy.generation.painter import LORA, SETTINGS
+from clouds_deploy.models.clouds.store import read_tensors, write_tensors
 
 CHECKPOINTS, METRICS, CLASS = "checkpoints", "metrics.jsonl", "class"
 _TENSORS, _STATE = "tensors.safetensors", "state.json"

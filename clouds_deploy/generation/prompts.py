@@ -15,8 +15,8 @@ from clouds_deploy.artifacts import atomic_directory, write_manifest
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.examples import LAYOUTS, lesson, shown_sentences
-from clouds_deploy.generation.factors import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.form import Form
+from clouds_deploy.generation.scenes import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.sieve import Sieve
 from clouds_deploy.generation.writer import Draft, Writer
 

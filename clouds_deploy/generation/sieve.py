@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from clouds_deploy.generation.factors import SUBJECTS, WEATHERS, Scene
 from clouds_deploy.generation.form import Form, Free
+from clouds_deploy.generation.scenes import SUBJECTS, WEATHERS, Scene
 from clouds_deploy.generation.words import (
     LOOSE_WORDS,
     OFF_WORDS,

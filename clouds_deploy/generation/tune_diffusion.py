@@ -11,9 +11,9 @@ from typing import Any
 from clouds_deploy.artifacts import MANIFEST, read_manifest
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.denoiser import Denoiser, check_tunable
-from clouds_deploy.generation.diffusion import LORA, PRECISIONS, STREETS, Diffusion, Settings, weight_sums
 from clouds_deploy.generation.images import IMAGES, KIND, generate_images
 from clouds_deploy.generation.lora_run import CLASS, LoraRun
+from clouds_deploy.generation.painter import LORA, PRECISIONS, STREETS, Diffusion, Settings, weight_sums
 from clouds_deploy.generation.shots import Shots
 from clouds_deploy.generation.tuning import Tuning, tune
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clouds_deploy.backends.options import Precision
+from clouds_deploy.bundles.packed import unpacked
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.open_sam import find_sam
 from clouds_deploy.models.sam.build import RANDOM, load_sam
-from clouds_deploy.packed import unpacked
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.options import Precision
-from clouds_deploy.runtime.sam_bundle import find_sam
-from clouds_deploy.self_training import RefineConfig
 
 if TYPE_CHECKING:
-    from clouds_deploy.config import Recipe
+    from clouds_deploy.config.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
             "training learns from label maps, which cannot hold a pixel of two classes",
             "set joint.refine.remove_intersections=true",
         )
-    from clouds_deploy.runtime.sam import torch_sam
+    from clouds_deploy.inference.sam import torch_sam
 
     bundle = unpacked(Path(joint.sam))
     if bundle.is_dir():

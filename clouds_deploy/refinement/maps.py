@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clouds_deploy.data.shards import split_member
-from clouds_deploy.data.storage import Place
-from clouds_deploy.data.units import TAR, Unit, open_shard, split_address
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.jobs.shards import split_member
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import TAR, Unit, open_shard, split_address
 
 
 class Maps:

@@ -10,11 +10,11 @@ import numpy as np
 from clouds_deploy.artifacts import sha256
 from clouds_deploy.data.images import read_image, read_label_ids
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.predict import CONFIDENCES, LABELS, list_items
+from clouds_deploy.inference.sam import Picture
 from clouds_deploy.labels import UNKNOWN_ID, train_id_table
 from clouds_deploy.refinement.components import Labels
 from clouds_deploy.refinement.prompts import Floats
-from clouds_deploy.runtime.predict import CONFIDENCES, LABELS, list_items
-from clouds_deploy.runtime.sam import Picture
 
 ENDINGS = (".png", "_labelTrainIds.png")
 """What follows an image's name in its label map's: from `predict`, and as Cityscapes and the authors do."""

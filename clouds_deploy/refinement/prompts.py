@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clouds_deploy.inference.sam import Embedded, Picture
 from clouds_deploy.refinement.components import Component, Mask
-from clouds_deploy.runtime.sam import Embedded, Picture
 
 Floats = npt.NDArray[np.float32]
 PROMPTS_AT_ONCE = 64
@@ -18,7 +18,7 @@ PROMPTS_AT_ONCE = 64
 
 
 class Promptable(Protocol):
-    """What refinement needs of a SAM: `runtime.sam.Sam`, or a stand-in."""
+    """What refinement needs of a SAM: `inference.sam.Sam`, or a stand-in."""
 
     size: int
     name: str

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clouds_deploy.data.storage import Place
-from clouds_deploy.data.units import Unit, find_units
+from clouds_deploy.inference.predict import CONFIDENCES, LABELS, list_items
+from clouds_deploy.jobs.results import MEMBERS, Outcome, Results
+from clouds_deploy.jobs.run import Runner, check_apart, fault_entry, rename_fault, run_here, run_units
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import Unit, find_units
 from clouds_deploy.refinement.changes import add_changes, summarize_changes
 from clouds_deploy.refinement.ledger import Entry, open_ledger, parse_entry
 from clouds_deploy.refinement.maps import Maps
 from clouds_deploy.refinement.pairs import ENDINGS, Pair
-from clouds_deploy.refinement.pipeline import Pass, spread
+from clouds_deploy.refinement.refine import Pass, spread
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.refinement.workplace import ELSEWHERE, KIND, LEDGER
-from clouds_deploy.runtime.predict import CONFIDENCES, LABELS, list_items
-from clouds_deploy.runtime.results import MEMBERS, Outcome, Results
-from clouds_deploy.runtime.spread import Runner, check_apart, fault_entry, rename_fault, run_here, run_units
 
 BLOCK = 256
 """Images of a folder that make a unit."""

@@ -8,22 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.sam import Picture
 from clouds_deploy.refinement.components import Labels
-from clouds_deploy.refinement.official import best_rated, merge_official, plan_official
-from clouds_deploy.refinement.prompts import (
-    Choose,
-    Floats,
-    Plan,
-    Promptable,
-    Proposals,
-    full_masks,
-    propose,
-)
+from clouds_deploy.refinement.prompts import Choose, Floats, Plan, Promptable, Proposals, full_masks, propose
 from clouds_deploy.refinement.refined import Refined
-from clouds_deploy.refinement.robust import merge_robust, most_agreeing, plan_robust
-from clouds_deploy.runtime.sam import Picture
-from clouds_deploy.self_training import RefineConfig
+from clouds_deploy.refinement.rules_official import best_rated, merge_official, plan_official
+from clouds_deploy.refinement.rules_robust import merge_robust, most_agreeing, plan_robust
 
 
 class Refiner:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.backends.backends import open_session
+from clouds_deploy.backends.session import Session
+from clouds_deploy.bundles.bundle import Bundle, open_bundle
+from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import open_session
-from clouds_deploy.runtime.bundle import Bundle, open_bundle
-from clouds_deploy.runtime.session import Array, Session, TensorSpec
 from clouds_deploy.serving.batcher import Batcher, Done
 from clouds_deploy.serving.metrics import Metrics
 
@@ -43,8 +44,8 @@ class ServedModel:
         bundle: Its directory.
         backend: The runtime.
         name: What clients call it; None takes the recipe's name.
-        device: See `runtime.options.Options`.
-        threads: See `runtime.options.Options`.
+        device: See `backends.options.Options`.
+        threads: See `backends.options.Options`.
         batching: How requests share a call.
         metrics: Where calls are counted.
 

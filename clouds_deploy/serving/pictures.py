@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from clouds_deploy.data.overlay import overlay, shares
-from clouds_deploy.runtime.letterbox import Letterbox, fit
-from clouds_deploy.runtime.sam import Picture
+from clouds_deploy.inference.letterbox import Letterbox, fit
+from clouds_deploy.inference.sam import Picture
 from clouds_deploy.serving.batcher import Done
 from clouds_deploy.serving.model import Row, ServedModel
 from clouds_deploy.serving.promptable import Promptable

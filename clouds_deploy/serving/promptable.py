@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clouds_deploy.runtime.sam import Embedded, Picture
-from clouds_deploy.runtime.session import Array
+from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.inference.sam import Embedded, Picture
 from clouds_deploy.serving.batcher import Batcher, Done
 from clouds_deploy.serving.metrics import Metrics
 from clouds_deploy.serving.refusal import Refusal
@@ -25,7 +25,7 @@ REMEMBERED = 64 * 2**20
 
 
 class PointSam(Protocol):
-    """What of `runtime.sam.Sam` is used here, so that an engine can stand in for PyTorch."""
+    """What of `inference.sam.Sam` is used here, so that an engine can stand in for PyTorch."""
 
     name: str
 

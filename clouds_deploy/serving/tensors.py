@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.runtime.session import Array, TensorSpec
+from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.serving.refusal import Refusal
 
 DATATYPES = {

@@ -15,11 +15,11 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.data.images import decode_image, decode_label_ids, measure_image
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.sam import Picture
 from clouds_deploy.labels import IGNORE, NUM_CLASSES
-from clouds_deploy.runtime.sam import Picture
-from clouds_deploy.runtime.session import Array
 from clouds_deploy.serving.budget import Budget
 from clouds_deploy.serving.limits import Limits
 from clouds_deploy.serving.refusal import Refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from clouds_deploy.config import TrainConfig
+from clouds_deploy.config.recipe import TrainConfig
 
 POLY_POWER = 0.9
 

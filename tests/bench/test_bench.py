@@ -55,7 +55,7 @@ def test_wrong_weights_fail_the_agreement(small_bundle: Path) -> None:
     import numpy as np
 
     from clouds_deploy.bench.entries import judge
-    from clouds_deploy.runtime.agreement import label_agreement
+    from clouds_deploy.inference.agreement import label_agreement
 
     labels = np.zeros((2, 4, 4), np.uint8)
     found = judge(label_agreement(labels + 1, labels), 0.99, "openvino", True)

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from clouds_deploy.bench.charts import Bar, BarChart, LineChart, Series, number, ticks
-from clouds_deploy.bench.page import Details, Figures, Heading, Page, Paragraph, Pictures, Table
+from clouds_deploy.reports.charts import Bar, BarChart, LineChart, Series, number, ticks
+from clouds_deploy.reports.page import Details, Figures, Heading, Page, Paragraph, Pictures, Table
 
 VOID = {"meta", "img"}
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from clouds_deploy import api
+from clouds_deploy.bench.growth import SAM, SEGMENTER, draw_folder
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.presets import SUITES, choose
 from clouds_deploy.bench.stages import joules_of, time_stages
-from clouds_deploy.bench_growth import SAM, SEGMENTER, draw_folder
+from clouds_deploy.bundles.bundle import open_bundle
+from clouds_deploy.bundles.sam_bundle import open_sam_bundle
+from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.bundle import open_bundle
-from clouds_deploy.runtime.sam_bundle import open_sam_bundle
-from clouds_deploy.runtime.session import TensorSpec
 
 PLAN = Plan(("torch",), 1, 0.05, 2, {"float32": 1.0, "bfloat16": 1.0})
 
@@ -100,7 +100,7 @@ def test_energy_is_the_difference_of_the_counter(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("what", sorted(SEGMENTER))
 def test_a_segmenters_growth(small_bundle: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clouds_deploy import bench_growth
+    from clouds_deploy.bench import growth as bench_growth
 
     monkeypatch.setattr(bench_growth, "SIDES", (0.5, 1.0))
     monkeypatch.setattr(bench_growth, "STEP_BATCHES", (1, 2))
@@ -111,7 +111,7 @@ def test_a_segmenters_growth(small_bundle: Path, what: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("what", sorted(SAM))
 def test_refinements_growth(sam_bundle: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clouds_deploy import bench_growth
+    from clouds_deploy.bench import growth as bench_growth
 
     monkeypatch.setattr(bench_growth, "IMAGES", (1, 2))
     plan = Plan(("torch", "onnxruntime"), 1, 0.05, 2, PLAN.peak)

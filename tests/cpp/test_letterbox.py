@@ -11,7 +11,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from clouds_deploy.runtime.letterbox import fit
+from clouds_deploy.inference.letterbox import fit
 
 COLOR = (124, 116, 104)
 PASSES_AS_13 = int(PIL.__version__.split(".")[0]) >= 13

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import openvino
 
-from clouds_deploy.runtime.openvino_attention import cut_attention
+from clouds_deploy.backends.openvino.attention import cut_attention
 from tests.openvino_models import SIDE, attention, operations, outcome
 
 

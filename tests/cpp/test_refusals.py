@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256, write_json
+from clouds_deploy.backends.tensorrt.preflight import Machine, check_engine
+from clouds_deploy.bundles.bundle import FACTS, GRAPH, KIND
+from clouds_deploy.bundles.vocabulary import FILE, Vocabulary
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.bundle import FACTS, GRAPH, KIND
-from clouds_deploy.runtime.preflight import Machine, check_engine
-from clouds_deploy.runtime.vocabulary import FILE, Vocabulary
 from tests.cpp import builder
 from tests.cpp.toy import change_facts, seal, write_toy
 

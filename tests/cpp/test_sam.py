@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.options import Options
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.runtime.backends import open_graph
-from clouds_deploy.runtime.options import Options
-from clouds_deploy.runtime.sam import Sam
+from clouds_deploy.inference.sam import Sam
 from tests.cpp.toy_sam import LOW, SIDE
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.data.images import read_image
-from clouds_deploy.export.parity import drawn_images
-from clouds_deploy.runtime.segmenter import BundleSegmenter
-from clouds_deploy.runtime.vocabulary import Vocabulary
+from clouds_deploy.export.gates import drawn_images
+from clouds_deploy.inference.segmenter import BundleSegmenter
 from tests.cpp import builder
 from tests.cpp.toy import HEIGHT, WIDTH, write_toy
 

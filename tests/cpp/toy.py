@@ -12,10 +12,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from clouds_deploy.artifacts import write_json, write_manifest
-from clouds_deploy.config import Recipe
+from clouds_deploy.bundles.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE
+from clouds_deploy.bundles.vocabulary import FILE, Vocabulary
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.labels import CLASSES, NAMES
-from clouds_deploy.runtime.bundle import FACTS, GATES, GRAPH, KIND, REFERENCE
-from clouds_deploy.runtime.vocabulary import FILE, Vocabulary
 
 HEIGHT, WIDTH, DIMENSIONS = 32, 64, 3
 

@@ -94,7 +94,7 @@ def test_every_broken_file_is_named(tmp_path: Path, kind: str) -> None:
 
 @every_tree
 def test_one_step_of_training_and_an_evaluation(tmp_path: Path, kind: str) -> None:
-    from clouds_deploy.training.loop import train
+    from clouds_deploy.training.segmenter.loop import train
 
     tree = TREES[kind]
     root = tree.build(tmp_path / "data", 2)

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from clouds_deploy.export.onnx import to_onnx
-from clouds_deploy.model_config import (
+from clouds_deploy.config.model import (
     AdapterConfig,
     BackboneConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
 )
+from clouds_deploy.export.trace import to_onnx
 from clouds_deploy.models.backbones import build_backbone
-from clouds_deploy.models.graph import SegmenterGraph
-from clouds_deploy.models.segmenter import Segmenter
+from clouds_deploy.models.clouds.graph import SegmenterGraph
+from clouds_deploy.models.clouds.segmenter import Segmenter
 
 HEIGHT, WIDTH = 64, 96
 

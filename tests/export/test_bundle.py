@@ -9,12 +9,12 @@ import onnx
 import pytest
 
 from clouds_deploy.artifacts import read_manifest, write_manifest
-from clouds_deploy.config import Recipe
+from clouds_deploy.bundles.bundle import open_bundle
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
 from clouds_deploy.labels import NAMES
-from clouds_deploy.runtime.bundle import open_bundle
 
 
 def test_graph_keeps_its_contract(small_bundle: Path) -> None:
@@ -84,7 +84,7 @@ def test_failed_gate_fails_the_export_and_leaves_nothing(
 ) -> None:
     import onnx_ir as ir
 
-    from clouds_deploy.export.onnx import Exported
+    from clouds_deploy.export.trace import Exported
 
     def spoiled(*_: object, **__: object) -> Exported:
         model = ir.load(small_bundle / "segmenter.onnx")
@@ -102,8 +102,8 @@ def test_failed_gate_fails_the_export_and_leaves_nothing(
     expected_scores = {}
 
     def prove(engine, shipped, with_scores, images, expected, limits, extra):
-        from clouds_deploy.export.parity import _labels
-        from clouds_deploy.runtime.backends import open_graph
+        from clouds_deploy.backends.backends import open_graph
+        from clouds_deploy.export.gates import _labels
 
         expected_scores.update(expected)
         return list(_labels(engine, open_graph(shipped, engine), images, expected, limits, "4 images"))
@@ -125,7 +125,7 @@ def test_random_weights_are_said(
 ) -> None:
     import onnx_ir as ir
 
-    from clouds_deploy.export.onnx import Exported
+    from clouds_deploy.export.trace import Exported
 
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
@@ -161,8 +161,8 @@ def test_weights_over_the_limit_go_to_a_file_of_their_own(
 ) -> None:
     import onnx_ir as ir
 
-    from clouds_deploy.export import onnx as exporter
-    from clouds_deploy.runtime.backends import open_graph
+    from clouds_deploy.backends.backends import open_graph
+    from clouds_deploy.export import trace as exporter
 
     monkeypatch.setattr(exporter, "LARGEST_FILE", 1000)
     exporter.save(ir.load(small_bundle / "segmenter.onnx"), tmp_path / "large.onnx", {})
@@ -178,7 +178,7 @@ def test_a_recipe_is_tried_before_it_is_trained(
     """Its graph on random weights, in one file; said to be random, and given to no run that exists."""
     from clouds_deploy import api
     from clouds_deploy.artifacts import CACHE_VARIABLE
-    from clouds_deploy.packed import unpacked
+    from clouds_deploy.bundles.packed import unpacked
 
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     file = tmp_path / "dry.clouds"

@@ -12,22 +12,22 @@ import onnx_ir as ir
 import pytest
 
 from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.backends.tensorrt.build import build_engine, profiles
+from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.bundles.bundle import open_bundle
+from clouds_deploy.config.export import Int8Config
 from clouds_deploy.data.images import write_png
-from clouds_deploy.engines.build import build_engine, profiles
-from clouds_deploy.engines.options import EngineOptions
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
 from clouds_deploy.export.flops import flops_by_type, share
+from clouds_deploy.export.gates import drawn_images
 from clouds_deploy.export.int8 import evenly, quantize
 from clouds_deploy.export.lint import lint
-from clouds_deploy.export.parity import drawn_images
 from clouds_deploy.export.proof import engine_gate, flops_gate
-from clouds_deploy.export_config import Int8Config
-from clouds_deploy.runtime.bundle import open_bundle
-from clouds_deploy.runtime.selftest import selftest
+from clouds_deploy.inference.selftest import selftest
+from tests.backends.test_engines import RTX, cache, needs_rtx
 from tests.conftest import HEIGHT, WIDTH, write_run
-from tests.engines.test_engines import RTX, cache, needs_rtx
 from tests.export.test_precision import chain, run
 
 __all__ = ["cache"]

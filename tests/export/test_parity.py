@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from clouds_deploy.backends.backends import GRAPH_BACKENDS, open_graph
+from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export.parity import Gate, _batch_invariance, _labels, require_passed
-from clouds_deploy.runtime.backends import GRAPH_BACKENDS, open_graph
-from clouds_deploy.runtime.bundle import open_bundle
+from clouds_deploy.export.gates import Gate, _batch_invariance, _labels, require_passed
 
 
 def spoil(bundle: Path, to: Path, change: Callable[[onnx.ModelProto], None]) -> Path:

@@ -15,19 +15,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.backends.backends import open_graph, open_session, readers, require_runs
+from clouds_deploy.bundles.bundle import open_bundle
+from clouds_deploy.config.export import HalfConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.bundle import export
 from clouds_deploy.export.flops import flops_by_type, share
+from clouds_deploy.export.gates import Tolerance, closeness
+from clouds_deploy.export.half import BF16, FP16, peak_values, to_half
 from clouds_deploy.export.lint import lint
-from clouds_deploy.export.parity import Tolerance, closeness
-from clouds_deploy.export.precision import BF16, FP16, peak_values, to_half
 from clouds_deploy.export.proof import flops_gate
 from clouds_deploy.export.rounding import rounded
-from clouds_deploy.export_config import HalfConfig
-from clouds_deploy.runtime.backends import open_graph, open_session, readers, require_runs
-from clouds_deploy.runtime.bundle import open_bundle
-from clouds_deploy.runtime.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import BundleSegmenter
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], width: int = 4) -> ir.Model:
@@ -247,7 +247,7 @@ PEAKS = """
 import resource
 import numpy as np, onnx_ir as ir
 from onnx import TensorProto, helper
-from clouds_deploy.export.precision import peak_values
+from clouds_deploy.export.half import peak_values
 
 size, count = 2**22, COUNT
 nodes = [helper.make_node("Sin", [f"t{i}"], [f"t{i + 1}"]) for i in range(count)]

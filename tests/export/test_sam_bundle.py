@@ -18,20 +18,21 @@ import pytest
 
 from clouds_deploy.api import selftest
 from clouds_deploy.artifacts import CACHE_VARIABLE
-from clouds_deploy.engines.options import EngineOptions
+from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.bundles.sam_bundle import DECODER, ENCODER, open_sam_bundle
+from clouds_deploy.config.sam import SamExportConfig, SamLimits, SamTinyConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import sam_bundle
+from clouds_deploy.export.half import BF16, to_half
 from clouds_deploy.export.lint import lint
-from clouds_deploy.export.onnx import save
-from clouds_deploy.export.precision import BF16, to_half
 from clouds_deploy.export.rounding import rounded
 from clouds_deploy.export.sam_bundle import FREE, export_sam
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.export.trace import save
+from clouds_deploy.inference.agreement import mask_overlaps
+from clouds_deploy.inference.open_sam import find_sam, open_sam
+from clouds_deploy.inference.sam import torch_sam
 from clouds_deploy.models.sam.tiny import build_sam_tiny
-from clouds_deploy.runtime.agreement import mask_overlaps
-from clouds_deploy.runtime.sam import torch_sam
-from clouds_deploy.runtime.sam_bundle import DECODER, ENCODER, find_sam, open_sam, open_sam_bundle
-from clouds_deploy.sam_recipe import SamExportConfig, SamLimits, SamTinyConfig
 from tests.models.sam_cases import model, pictures
 
 

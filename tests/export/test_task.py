@@ -40,7 +40,7 @@ def test_a_graph_that_labels_worse_fails(tmp_path: Path, small_bundle: Path, sma
 
     class Own(StreetsSource):
         def load(self, index: int) -> Any:
-            from clouds_deploy.export.parity import reference
+            from clouds_deploy.export.gates import reference
 
             image = super().load(index)[0]
             return image, reference(small_segmenter, image[None], "exact")["labels"][0]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clouds_deploy.data.streets import render
 from clouds_deploy.generation.tune_diffusion import tune_diffusion
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.streets import render
 from tests.generation.tuning_cases import PROMPT, QUICK
 
 

@@ -21,8 +21,8 @@ from clouds_deploy.cli.app import app
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import images as making
 from clouds_deploy.generation.api import generate
-from clouds_deploy.generation.diffusion import Settings, load_painter
 from clouds_deploy.generation.images import fault, generate_images, image_seed
+from clouds_deploy.generation.painter import Settings, load_painter
 
 SMALL = Settings(height=32, width=64, steps=2)
 

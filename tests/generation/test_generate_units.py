@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.cli.app import app
-from clouds_deploy.data.storage import Place
-from clouds_deploy.data.units import find_units
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import generate_units as verb
 from clouds_deploy.generation.api import generate
-from clouds_deploy.generation.diffusion import STREETS, Settings, load_painter
 from clouds_deploy.generation.generate_units import GenerateWork, generate_units
 from clouds_deploy.generation.images import generate_images
-from clouds_deploy.runtime.runners import load_runner
-from clouds_deploy.runtime.spread import run_here
+from clouds_deploy.generation.painter import STREETS, Settings, load_painter
+from clouds_deploy.jobs.ray import load_runner
+from clouds_deploy.jobs.run import run_here
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import find_units
 from tests.deadly import Deadly
 from tests.generation.test_generate import Scripted
 

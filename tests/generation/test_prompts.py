@@ -21,15 +21,15 @@ from clouds_deploy.cli.app import app
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import api
 from clouds_deploy.generation.examples import LAYOUTS, lesson, shown_sentences
-from clouds_deploy.generation.factors import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.form import Choice, Form, Free, place_first, subject_first, whole_sentence
 from clouds_deploy.generation.load_writer import load_writer
 from clouds_deploy.generation.prompts import KIND, save_prompts, write_prompts
+from clouds_deploy.generation.scenes import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.sieve import Sieve
 from clouds_deploy.generation.token_writer import TokenWriter
 from clouds_deploy.generation.words import UNFINISHED_WORDS, words_of
 from clouds_deploy.generation.writer import Draft, Sampling
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 SCENE = Scene("a bus", "bridge", "fog", "dawn", "France", "plain")
 HEAD = "A photo of a long bridge in Paris in thick fog at dawn, with "

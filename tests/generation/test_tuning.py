@@ -21,8 +21,8 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import tuning as loop
 from clouds_deploy.generation.api import generate
 from clouds_deploy.generation.denoiser import WEIGHTS, Denoiser
-from clouds_deploy.generation.diffusion import Settings, weight_sums
 from clouds_deploy.generation.lora_run import CHECKPOINTS, METRICS
+from clouds_deploy.generation.painter import Settings, weight_sums
 from clouds_deploy.generation.tune_diffusion import tune_diffusion
 from clouds_deploy.generation.tuning import Tuning, batch_loss, draw_batch
 from tests.generation.tuning_cases import CLASS_PROMPT, PROMPT, QUICK, child, prepared

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clouds_deploy.model_config import BackboneConfig
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.models.backbones import CLIP_MEAN, Backbone, build_backbone
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}

@@ -11,7 +11,7 @@ import torch
 
 from clouds_deploy.models.sam.assembly import VIT, build_mobile_sam, build_vit_sam
 from clouds_deploy.models.sam.build import SamModel, build
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # before any test imports segment_anything
 

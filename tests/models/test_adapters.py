@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import (
+from clouds_deploy.config.model import (
     AdapterConfig,
     BackboneConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
 )
-from clouds_deploy.models.adapters import LowRankConv2d, LowRankLinear, Rein, attach, merge_adapters
+from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones import Backbone, build_backbone
-from clouds_deploy.models.segmenter import Segmenter
+from clouds_deploy.models.clouds.adapters import LowRankConv2d, LowRankLinear, Rein, attach, merge_adapters
+from clouds_deploy.models.clouds.segmenter import Segmenter
 
 HEIGHT, WIDTH = 64, 96
 VIT = BackboneConfig(
@@ -165,7 +165,7 @@ def test_segmenter_counts_adapters_and_head_only(adapter: AdapterConfig) -> None
 
 @kinds
 def test_saves_loads_copies_and_pickles(adapter: AdapterConfig, tmp_path: Path) -> None:
-    from clouds_deploy.models.store import read_tensors, write_tensors
+    from clouds_deploy.models.clouds.store import read_tensors, write_tensors
 
     config = VIT.model_copy(update={"adapter": adapter})
     backbone = build_backbone(config)
@@ -300,7 +300,7 @@ def test_a_wrong_pattern_is_refused_in_the_recipe() -> None:
 def test_a_model_on_disk_is_filled_without_decompositions(
     adapter: AdapterConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clouds_deploy.models.store import empty_segmenter, fill
+    from clouds_deploy.models.clouds.store import empty_segmenter, fill
 
     config = ModelConfig(
         width=32,

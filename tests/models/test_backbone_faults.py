@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones import build_backbone
 from tests.models.backbone_cases import CASES
 

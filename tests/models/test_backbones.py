@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig
+from clouds_deploy.config.model import (
+    BackboneConfig,
+    MaskDecoderConfig,
+    ModelConfig,
+    PixelDecoderConfig,
+)
 from clouds_deploy.models.backbones import build_backbone, load_clip
 from clouds_deploy.models.backbones.open_clip import clip_backbone
 from clouds_deploy.models.backbones.positions import cubic_weights, resample
 from clouds_deploy.models.backbones.segformer import new_name
-from clouds_deploy.models.segmenter import Segmenter
+from clouds_deploy.models.clouds.segmenter import Segmenter
 from tests.models.backbone_cases import CASES, HEIGHT, WIDTH, Case, build, close, every, stir
 
 

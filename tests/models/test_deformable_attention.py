@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
-from clouds_deploy.models.deformable_attention import SAMPLERS, DeformableAttention, best_form
-from clouds_deploy.models.mask_decoder import MaskDecoder
-from clouds_deploy.models.pixel_decoder import PixelDecoder
-from clouds_deploy.models.positions import cell_centers
-from clouds_deploy.models.sparse_sampling import sum_rows
+from clouds_deploy.config.model import MaskDecoderConfig, PixelDecoderConfig
+from clouds_deploy.models.clouds.deformable_attention import SAMPLERS, DeformableAttention, best_form
+from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
+from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
+from clouds_deploy.models.clouds.positions import cell_centers
+from clouds_deploy.models.clouds.sparse_sampling import sum_rows
 
 OTHERS = sorted(set(SAMPLERS) - {"grid_sample"})
 

@@ -13,21 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.config import EvaluateConfig, Recipe
-from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import (
+from clouds_deploy.config.model import (
     BackboneConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
     TextConfig,
 )
-from clouds_deploy.models.official import import_checkpoint, to_official
-from clouds_deploy.models.official.checkpoint import ASIDE
-from clouds_deploy.models.official.detect import clip_on_meta, detect_backbone, detect_head
-from clouds_deploy.models.segmenter import build_segmenter
-from clouds_deploy.models.store import load_run, read_tensors
-from clouds_deploy.models.vocabulary import TEMPLATES
+from clouds_deploy.config.recipe import EvaluateConfig, Recipe
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.clouds.segmenter import build_segmenter
+from clouds_deploy.models.clouds.store import load_run, read_tensors
+from clouds_deploy.models.clouds.vocabulary import TEMPLATES
+from clouds_deploy.models.importing import import_checkpoint, to_official
+from clouds_deploy.models.importing.checkpoint import ASIDE
+from clouds_deploy.models.importing.detect import clip_on_meta, detect_backbone, detect_head
 from tests.parity.official_keys import CLIP, PIXEL, PREDICTOR, Shapes, official_shapes
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.official.reader import read_checkpoint
+from clouds_deploy.models.importing.reader import read_checkpoint
 
 
 class Malice:

@@ -172,7 +172,7 @@ def test_names_and_sizes() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_structures_are_the_official_ones(name: str) -> None:
-    from clouds_deploy.torchvision_compat import ensure_torchvision
+    from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
     with torch.device("meta"):

@@ -3,11 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clouds_deploy.config.model import (
+    BackboneConfig,
+    MaskDecoderConfig,
+    ModelConfig,
+    PixelDecoderConfig,
+)
+from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, ModelConfig, PixelDecoderConfig
 from clouds_deploy.models.backbones import CLIP_MEAN, build_backbone
-from clouds_deploy.models.segmenter import Segmenter, build_segmenter, class_scores
-from clouds_deploy.recipes import load_recipe
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, class_scores
 
 SMALL = ModelConfig(
     width=32,
@@ -185,8 +190,8 @@ def test_a_foreign_weight_file_is_refused(tmp_path: object) -> None:
 def test_published_model_has_the_published_number_of_trainable_parameters() -> None:
     """20.25 M (docs/method.md 2.3), without building the backbone."""
     config = load_recipe("gta_convnext_l").model
-    from clouds_deploy.models.mask_decoder import MaskDecoder
-    from clouds_deploy.models.pixel_decoder import PixelDecoder
+    from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
+    from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
 
     with torch.device("meta"):
         pixel = PixelDecoder((192, 384, 768, 1536), config.width, config.pixel_decoder)

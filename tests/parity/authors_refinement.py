@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.labels import IGNORE
-from clouds_deploy.self_training import RefineConfig
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor

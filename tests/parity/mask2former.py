@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clouds_deploy.config.model import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.labels import NUM_CLASSES
-from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
-from clouds_deploy.models.mask_decoder import MaskDecoder
-from clouds_deploy.models.pixel_decoder import PixelDecoder
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
+from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 
 class Peer(nn.Module):

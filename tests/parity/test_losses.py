@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clouds_deploy.config import LossConfig
-from clouds_deploy.models.mask_decoder import Prediction
-from clouds_deploy.torchvision_compat import ensure_torchvision
-from clouds_deploy.training.criterion import Losses, criterion
-from clouds_deploy.training.matcher import match
+from clouds_deploy.config.recipe import LossConfig
+from clouds_deploy.models.clouds.mask_decoder import Prediction
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.training.segmenter.criterion import Losses, criterion
+from clouds_deploy.training.segmenter.matcher import match
 
 CLASSES = 19
 CONFIG = LossConfig(points=112)

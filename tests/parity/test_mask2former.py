@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clouds_deploy.config.model import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.labels import NUM_CLASSES
-from clouds_deploy.model_config import MaskDecoderConfig, PixelDecoderConfig
-from clouds_deploy.models.mask_decoder import MaskDecoder
-from clouds_deploy.models.pixel_decoder import PixelDecoder
+from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
+from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
 from tests.parity.mask2former import Peer, load_mask_decoder, load_pixel_decoder, randomize
 
 CHANNELS = [24, 40, 56, 72]

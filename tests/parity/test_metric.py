@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from clouds_deploy.metrics import ConfusionMatrix
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
 
 
 @pytest.fixture(scope="module")
 def jaccard() -> Any:
-    from clouds_deploy.torchvision_compat import ensure_torchvision
+    from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
     return pytest.importorskip("torchmetrics.classification").MulticlassJaccardIndex

@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.model_config import BackboneConfig, MaskDecoderConfig, PixelDecoderConfig
-from clouds_deploy.models.classifiers import TextClassifier
-from clouds_deploy.models.mask_decoder import MaskDecoder
-from clouds_deploy.models.official import import_checkpoint, to_official
-from clouds_deploy.models.official.checkpoint import _detect_model
-from clouds_deploy.models.official.detect import clip_on_meta, detect_backbone, detect_head, shapes_of
-from clouds_deploy.models.official.hollow import hollow_segmenter
-from clouds_deploy.models.official.layout import Layout, compare, official_layout
-from clouds_deploy.models.official.names import join, official_parts, split
-from clouds_deploy.models.pixel_decoder import PixelDecoder
-from clouds_deploy.models.store import load_run
+from clouds_deploy.config.model import BackboneConfig, MaskDecoderConfig, PixelDecoderConfig
+from clouds_deploy.models.clouds.classifiers import TextClassifier
+from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
+from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
+from clouds_deploy.models.clouds.store import load_run
+from clouds_deploy.models.importing import import_checkpoint, to_official
+from clouds_deploy.models.importing.checkpoint import _detect_model
+from clouds_deploy.models.importing.detect import clip_on_meta, detect_backbone, detect_head, shapes_of
+from clouds_deploy.models.importing.hollow import hollow_segmenter
+from clouds_deploy.models.importing.layout import Layout, compare, official_layout
+from clouds_deploy.models.importing.names import join, official_parts, split
 from tests.parity.official_keys import PREDICTOR, Shapes, official_shapes
 
 # of "name [shape]" lines, sorted: the list derived from the authors' own module definitions

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.inference.sam import torch_sam
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.sam import torch_sam
-from clouds_deploy.self_training import RefineConfig
 from tests.models.sam_cases import model, small_sam
 from tests.parity import authors_refinement
 from tests.refinement.fakes import scene

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clouds_deploy.runtime.sam import Sam, torch_sam
+from clouds_deploy.inference.sam import Sam, torch_sam
 from tests.models.sam_cases import NAMES, model, pictures, small_sam
 
 if TYPE_CHECKING:

@@ -8,19 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import (
+from clouds_deploy.config.model import (
     BackboneConfig,
     MaskDecoderConfig,
     ModelConfig,
     PixelDecoderConfig,
     TextConfig,
 )
+from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer, load_clip
-from clouds_deploy.models.classifiers import TextClassifier, pool_masks, vocabulary_logits
-from clouds_deploy.models.clip_head import GeometricEnsemble
-from clouds_deploy.models.segmenter import Segmenter, build_segmenter
-from clouds_deploy.models.vocabulary import TEMPLATES, class_synonyms, embed_vocabulary, pad_synonyms
+from clouds_deploy.models.clouds.classifiers import TextClassifier, pool_masks, vocabulary_logits
+from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.clouds.vocabulary import TEMPLATES, class_synonyms, embed_vocabulary, pad_synonyms
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 CONVNEXT = BackboneConfig(
@@ -238,7 +238,7 @@ def test_only_the_head_learns(segmenter: Segmenter) -> None:
 
 
 def test_store_and_load(segmenter: Segmenter) -> None:
-    from clouds_deploy.models.store import empty_segmenter, fill
+    from clouds_deploy.models.clouds.store import empty_segmenter, fill
 
     again = empty_segmenter(segmenter.config, "random").eval()
     fill(again, segmenter.state_dict(), "memory")

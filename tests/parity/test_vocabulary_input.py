@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clouds_deploy.artifacts import write_manifest, write_text
-from clouds_deploy.config import Recipe
+from clouds_deploy.backends.backends import open_graph, open_session
+from clouds_deploy.bundles.vocabulary import Vocabulary
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.bundle import export
-from clouds_deploy.export.onnx import save, to_onnx
-from clouds_deploy.export.parity import drawn_images
-from clouds_deploy.models.graph import LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
-from clouds_deploy.models.segmenter import Segmenter, build_segmenter, label_and_trust
-from clouds_deploy.models.store import RECIPE, load_run, save_weights
-from clouds_deploy.runtime.backends import open_graph, open_session
-from clouds_deploy.runtime.segmenter import BundleSegmenter
-from clouds_deploy.runtime.vocabulary import Vocabulary
+from clouds_deploy.export.gates import drawn_images
+from clouds_deploy.export.trace import save, to_onnx
+from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.models.clouds.graph import LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, label_and_trust
+from clouds_deploy.models.clouds.store import RECIPE, load_run, save_weights
 from tests.parity.test_text_head import CONVNEXT, RESNET, model
 
 SIZE = (64, 64)

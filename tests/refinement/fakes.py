@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.data.images import write_png
-from clouds_deploy.runtime.sam import Embedded
+from clouds_deploy.inference.sam import Embedded
 
 SIDE = 64
 

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import json, sys
 from pathlib import Path
-from clouds_deploy.refinement.pipeline import refine_folder
+from clouds_deploy.refinement.refine import refine_folder
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.self_training import RefineConfig
+from clouds_deploy.config.joint import RefineConfig
 from tests.refinement.fakes import ColourSam
 tree = Path(sys.argv[1])
 refiner = Refiner(ColourSam(float(sys.argv[3])), RefineConfig())

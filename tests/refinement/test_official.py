@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clouds_deploy.refinement.official import best_rated, merge_official, plan_official
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.refinement.prompts import Plan
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.self_training import RefineConfig
+from clouds_deploy.refinement.rules_official import best_rated, merge_official, plan_official
 from tests.refinement.fakes import ColourSam
 
 OFFICIAL = RefineConfig(mode="official")

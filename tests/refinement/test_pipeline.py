@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import read_image, read_label_ids, write_png
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.refinement.changes import add_changes, count_changes, summarize_changes
 from clouds_deploy.refinement.pairs import find_pairs, load_pair
-from clouds_deploy.refinement.pipeline import refine_folder
+from clouds_deploy.refinement.refine import refine_folder
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.self_training import RefineConfig
 from tests.refinement.fakes import ColourSam, folder, scene, spoil
 
 
@@ -176,7 +176,7 @@ def test_wrong_folders(tree: Path) -> None:
 
 
 def test_labels_are_found_as_predict_calls_them(tmp_path: Path) -> None:
-    from clouds_deploy.runtime.predict import predict_paths
+    from clouds_deploy.inference.predict import predict_paths
 
     class Constant:
         def predict(self, image: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ def test_two_runs_at_once_are_refused(tree: Path) -> None:
 def test_a_full_disk_leaves_what_is_done(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    import clouds_deploy.refinement.pipeline as pipeline
+    import clouds_deploy.refinement.refine as pipeline
 
     def full(path: Path, pixels: np.ndarray) -> None:
         if path.name >= "004.png":

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import clouds_deploy.refinement.prompts as prompts
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.sam import Sam, torch_sam
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.sam import Sam, torch_sam
-from clouds_deploy.self_training import RefineConfig
 from tests.models.sam_cases import model
 from tests.refinement.fakes import ColourSam, scene
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clouds_deploy.config.joint import RefineConfig, RobustConfig
 from clouds_deploy.refinement.prompts import Plan
 from clouds_deploy.refinement.refined import Refined
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.refinement.robust import merge_robust, most_agreeing, plan_robust, reliability
-from clouds_deploy.self_training import RefineConfig, RobustConfig
+from clouds_deploy.refinement.rules_robust import merge_robust, most_agreeing, plan_robust, reliability
 from tests.refinement.fakes import ColourSam, scene
 
 CONFIG = RobustConfig(border=0.5)

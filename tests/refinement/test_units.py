@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.cli.app import app
+from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import read_image, write_png
-from clouds_deploy.data.storage import Place
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.jobs.run import run_here
+from clouds_deploy.jobs.storage import Place
 from clouds_deploy.refinement import refine_units as verb
-from clouds_deploy.refinement.pipeline import refine_folder
+from clouds_deploy.refinement.refine import refine_folder
 from clouds_deploy.refinement.refine_units import RefineWork, refine_units
 from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.runtime.spread import run_here
-from clouds_deploy.self_training import RefineConfig
 from tests.refinement.fakes import ColourSam, folder, spoil
 
 SUMMARY = ("prompts", "masks_taken", "agreement", "changed", "unlabelled", "per_class", "unlabelled_means")
@@ -229,7 +229,7 @@ def test_the_verb(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ray_makes_the_same_files(tree: Path, tmp_path: Path, two_machines: Any) -> None:
-    from clouds_deploy.runtime.runners import load_runner
+    from clouds_deploy.jobs.ray import load_runner
 
     for name, runner in (("here", "local"), ("ray", "ray")):
         work = RefineWork(make, tree / "label_shards")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.serve_load import Server
-from clouds_deploy.data.streets import render
+from clouds_deploy.streets import render
 from tests.cli.test_cli import run
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_serving(server: Server, tmp_path: Path) -> None:
     said = {}
     for command in given[1:]:
         if command.startswith("python engines/triton/client.py"):
-            continue  # tests/export/test_triton.py runs it, where Triton's client is installed
+            continue  # tests/serving/test_triton.py runs it, where Triton's client is installed
         done = shell(command.replace("localhost:8000", server.address.removeprefix("http://")), tmp_path)
         assert done.returncode == 0, (command, done.stderr)
         said[command.split("localhost:8000")[1].strip('"')] = done.stdout

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clouds_deploy.runtime.backends import open_session
+from clouds_deploy.backends.backends import open_session
 from clouds_deploy.serving.model import Batching, ServedModel
 from clouds_deploy.serving.refusal import Refusal
 from tests.serving.live import Live, live, refused

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clouds_deploy.inference.segmenter import BundleSegmenter
 from clouds_deploy.labels import CLASSES
-from clouds_deploy.runtime.segmenter import BundleSegmenter
 from tests.refinement.fakes import scene
 from tests.serving.live import Live, live
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from clouds_deploy.data.overlay import overlay, shares
+from clouds_deploy.inference.segmenter import BundleSegmenter
 from clouds_deploy.labels import NAMES
-from clouds_deploy.runtime.segmenter import BundleSegmenter
 from tests.refinement.fakes import scene
 from tests.serving.live import Live, live, picture_of, png, refused
 

@@ -17,8 +17,8 @@ import pytest
 
 from benchmarks.serve_load import Server, load
 from clouds_deploy.data.images import read_label_ids, write_png
-from clouds_deploy.data.streets import render
 from clouds_deploy.serving.server import listen
+from clouds_deploy.streets import render
 from tests.cli.test_cli import run
 from tests.serving.live import picture_of, png
 
@@ -155,7 +155,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 def test_people_are_told(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "clouds_deploy.service.serve", lambda *_, **__: {"accepted": 3, "answered": 3, "refused": 1}
+        "clouds_deploy.serving.serve.serve", lambda *_, **__: {"accepted": 3, "answered": 3, "refused": 1}
     )
     done = run("serve", small_bundle)
     assert done.stdout == "stopped: 3 requests let in, 3 answered, 1 turned away\n"

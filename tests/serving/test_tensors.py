@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from clouds_deploy.runtime.session import TensorSpec
+from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.serving.refusal import Refusal
 from clouds_deploy.serving.tensors import Inference, Wanted, metadata, parse, render
 

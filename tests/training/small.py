@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clouds_deploy.config import Recipe, parse_recipe
+from clouds_deploy.config.parse import parse_recipe
+from clouds_deploy.config.recipe import Recipe
 
 RECIPE = """
 name: small
@@ -46,8 +47,8 @@ def start_training(recipe: Recipe, folder: Path, out: Path, *, resume: bool = Fa
     code = (
         "import os, sys, time, pathlib, torch; torch.set_num_threads(1); flush = os.fsync;"
         "os.fsync = lambda handle: (time.sleep(0.01), flush(handle));"
-        "from clouds_deploy.recipes import load_recipe;"
-        "from clouds_deploy.training.loop import train;"
+        "from clouds_deploy.config.shipped import load_recipe;"
+        "from clouds_deploy.training.segmenter.loop import train;"
         "train(load_recipe(sys.argv[1]), pathlib.Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"
     )
     arguments = [sys.executable, "-c", code, str(path), str(out), "resume" if resume else "start"]

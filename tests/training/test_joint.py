@@ -14,22 +14,22 @@ import torch.nn.functional as F
 
 from clouds_deploy import api
 from clouds_deploy.artifacts import read_manifest, sha256
-from clouds_deploy.config import Recipe
+from clouds_deploy.config.joint import SelfTrainingConfig
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.data.images import read_label_ids
+from clouds_deploy.data.sources import generated_share
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
-from clouds_deploy.models.mask_decoder import Prediction
-from clouds_deploy.models.segmenter import build_segmenter
-from clouds_deploy.models.store import TRAINED, read_tensors
-from clouds_deploy.self_training import SelfTrainingConfig
-from clouds_deploy.training import loop
-from clouds_deploy.training.checkpoint import CHECKPOINTS, TEACHER
-from clouds_deploy.training.criterion import criterion
-from clouds_deploy.training.loop import train
-from clouds_deploy.training.points import uniform_draw
-from clouds_deploy.training.pseudo_labels import FOLDER, Labeler, leave_out
-from clouds_deploy.training.sources import generated_share
-from clouds_deploy.training.teacher import Teacher, decay_at
+from clouds_deploy.models.clouds.mask_decoder import Prediction
+from clouds_deploy.models.clouds.segmenter import build_segmenter
+from clouds_deploy.models.clouds.store import TRAINED, read_tensors
+from clouds_deploy.training.run import CHECKPOINTS, TEACHER
+from clouds_deploy.training.segmenter import loop
+from clouds_deploy.training.segmenter.criterion import criterion
+from clouds_deploy.training.segmenter.loop import train
+from clouds_deploy.training.segmenter.points import uniform_draw
+from clouds_deploy.training.segmenter.pseudo_labels import FOLDER, Labeler, leave_out
+from clouds_deploy.training.segmenter.teacher import Teacher, decay_at
 from tests.training.small import small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -300,8 +300,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Path) -> None:
     """The labels are those of PyTorch, and a whole training runs on it."""
-    from clouds_deploy.data.streets import render
     from clouds_deploy.refinement.build import online_refiner
+    from clouds_deploy.streets import render
 
     scene = render("photo", 3, 0, 64, 128)
     trust = np.full(scene.labels.shape, 0.9, np.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.training.loop import train
+from clouds_deploy.training.segmenter.loop import train
 from tests.training.small import small_recipe
 from tests.training.test_processes import BATCH, assert_same
 

@@ -9,17 +9,23 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from clouds_deploy.config import LossConfig, TrainConfig
+from clouds_deploy.config.recipe import LossConfig, TrainConfig
+from clouds_deploy.data.sources import select, train_source, val_source
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.mask_decoder import Prediction
-from clouds_deploy.models.segmenter import Segmenter, build_segmenter
-from clouds_deploy.models.store import split_state, write_tensors
-from clouds_deploy.training.criterion import criterion
-from clouds_deploy.training.evaluate import evaluate, resize_short_side, torch_predictor
-from clouds_deploy.training.optimizer import build_optimizer, decayed, optimizer_tensors, restore_optimizer
-from clouds_deploy.training.points import class_shares, segment_shares, uniform_draw
+from clouds_deploy.evaluation.evaluate import evaluate
+from clouds_deploy.inference.segmenter import resize_short_side, torch_predictor
+from clouds_deploy.models.clouds.mask_decoder import Prediction
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.clouds.store import split_state, write_tensors
 from clouds_deploy.training.schedule import lr
-from clouds_deploy.training.sources import select, train_source, val_source
+from clouds_deploy.training.segmenter.criterion import criterion
+from clouds_deploy.training.segmenter.optimizer import (
+    build_optimizer,
+    decayed,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from clouds_deploy.training.segmenter.points import class_shares, segment_shares, uniform_draw
 from tests.data import trees
 from tests.training.small import small_recipe
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.config import Recipe
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.store import TRAINED, read_tensors
-from clouds_deploy.training.checkpoint import CHECKPOINTS
-from clouds_deploy.training.loop import train
-from clouds_deploy.training.pseudo_labels import FOLDER
+from clouds_deploy.models.clouds.store import TRAINED, read_tensors
+from clouds_deploy.training.run import CHECKPOINTS
+from clouds_deploy.training.segmenter.loop import train
+from clouds_deploy.training.segmenter.pseudo_labels import FOLDER
 from tests.training.small import small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,8 +32,8 @@ JOINT = (
 CODE = """
 import os, sys, pathlib, time, torch
 torch.set_num_threads(1)
-from clouds_deploy.recipes import load_recipe
-from clouds_deploy.training.loop import train
+from clouds_deploy.config.shipped import load_recipe
+from clouds_deploy.training.segmenter.loop import train
 flush = os.fsync
 os.fsync = lambda handle: (time.sleep(0.02), flush(handle))
 train(load_recipe(sys.argv[1]), pathlib.Path(sys.argv[2]), resume=sys.argv[3] == "resume")

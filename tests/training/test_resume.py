@@ -13,10 +13,10 @@ import pytest
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.store import FROZEN, TRAINED, load_run
-from clouds_deploy.training.checkpoint import CHECKPOINTS, OPTIMIZER
+from clouds_deploy.models.clouds.store import FROZEN, TRAINED, load_run
 from clouds_deploy.training.journal import read_metrics
-from clouds_deploy.training.loop import train
+from clouds_deploy.training.run import CHECKPOINTS, OPTIMIZER
+from clouds_deploy.training.segmenter.loop import train
 from tests.training.small import small_recipe, start_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +98,7 @@ def test_killed_while_a_checkpoint_is_written(undisturbed: Path, tmp_path: Path)
 
 def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> Path:
     """A run that stopped after some step, with all its checkpoints."""
-    from clouds_deploy.training import loop
+    from clouds_deploy.training.segmenter import loop
 
     real = loop._Run._step
 
@@ -138,7 +138,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 def test_killed_between_the_last_step_and_the_manifest(
     stopped: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clouds_deploy.training import loop
+    from clouds_deploy.training.segmenter import loop
 
     out = Path(shutil.copytree(stopped, tmp_path / "run"))
     with monkeypatch.context() as patch:

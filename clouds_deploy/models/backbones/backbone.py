@@ -2,7 +2,7 @@
 
 The method keeps the backbone frozen, in evaluation mode, and adds nothing to it (docs/method.md 2.1).
 Two things may nevertheless learn around a frozen trunk: the pyramid that turns a plain ViT's one map into
-four, and adapters (see `models.adapters`).
+four, and adapters (see `models.clouds.adapters`).
 """
 
 from __future__ import annotations

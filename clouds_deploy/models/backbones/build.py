@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.model_config import BackboneConfig
-from clouds_deploy.models.adapters import attach
 from clouds_deploy.models.backbones import lite0, open_clip, segformer, timm_models
 from clouds_deploy.models.backbones.backbone import Backbone
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.clouds.adapters import attach
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 Builder = Callable[[BackboneConfig], Backbone]
 _FAMILIES: dict[str, Builder] = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.timm_models import features_taps
 from clouds_deploy.models.backbones.weights import DEFAULT, load_file_or_random, load_strict, read_state

@@ -7,17 +7,12 @@ from typing import Any, NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones.backbone import Backbone, Tower
 from clouds_deploy.models.backbones.vit import is_plain_vit, plain_vit
-from clouds_deploy.models.backbones.weights import (
-    DEFAULT,
-    RANDOM,
-    hub_error,
-    load_file_or_random,
-)
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.backbones.weights import DEFAULT, RANDOM, hub_error, load_file_or_random
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
 CLIP_STD = (68.5005327, 66.6321579, 70.32316305)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.vit import is_plain_vit, plain_vit
 from clouds_deploy.models.backbones.weights import DEFAULT, hub_error, load_file_or_random

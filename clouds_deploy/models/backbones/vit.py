@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import BackboneConfig
 from clouds_deploy.models.backbones.backbone import Backbone, Features
 from clouds_deploy.models.backbones.positions import resample
 from clouds_deploy.models.backbones.weights import load_file_or_random

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.model_config import BackboneConfig
 
 DEFAULT = "default"
 RANDOM = "random"

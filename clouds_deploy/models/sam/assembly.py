@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 WIDTH = 256
 """Channels of the official embeddings and prompts."""

@@ -113,8 +113,8 @@ def build(name: str, image_size: int | None = None) -> Any:
     from clouds_deploy.models.sam.assembly import FULL_SIZE, VIT, build_mobile_sam, build_vit_sam
 
     if name == SAM_TINY:
+        from clouds_deploy.config.sam import SamTinyConfig
         from clouds_deploy.models.sam.tiny import build_sam_tiny
-        from clouds_deploy.sam_recipe import SamTinyConfig
 
         config = SamTinyConfig()
         return build_sam_tiny(

@@ -99,7 +99,7 @@ def load_imagenet(encoder: Any) -> str:
     Raises:
         CloudsError: The package with the weights is not installed.
     """
-    from clouds_deploy.model_config import BackboneConfig
+    from clouds_deploy.config.model import BackboneConfig
     from clouds_deploy.models.backbones.lite0 import lite0_backbone
 
     backbone = lite0_backbone(BackboneConfig())

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from clouds_deploy.sam_recipe import SamTinyConfig
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.config.sam import SamTinyConfig
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 
 def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clouds_deploy.models.sam.attention import attend, split_heads
 from clouds_deploy.models.sam.layer_norm import channels_first_norm
 from clouds_deploy.models.sam.windows import Windows
-from clouds_deploy.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)

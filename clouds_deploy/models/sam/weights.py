@@ -28,7 +28,7 @@ def fill(sam: nn.Module, path: Path) -> None:
         CloudsError: The file cannot be read, or does not hold exactly this model; every name that is missing,
             unexpected or of another shape is in the message.
     """
-    from clouds_deploy.models.official.reader import read_checkpoint
+    from clouds_deploy.models.importing.reader import read_checkpoint
 
     state = read_checkpoint(path)
     own: Mapping[str, Tensor] = sam.state_dict()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from clouds_deploy.data.streets.scene import Scene
+from clouds_deploy.streets.scene import Scene
 from clouds_deploy.training.sam.forward import chosen, decode, encode
 from clouds_deploy.training.sam.prompts import correction, interior_points, middles
 

@@ -28,15 +28,15 @@ from clouds_deploy.artifacts import (
     write_manifest,
     write_text,
 )
-from clouds_deploy.config import parse
+from clouds_deploy.backends.memory import kept_memory
+from clouds_deploy.config.parse import parse
+from clouds_deploy.config.sam import SamRecipe, SamTrainConfig
 from clouds_deploy.console import progress, say
-from clouds_deploy.data.streets import render
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.clouds.store import read_tensors, write_tensors
 from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
-from clouds_deploy.models.store import read_tensors, write_tensors
-from clouds_deploy.runtime.memory import kept_memory
-from clouds_deploy.sam_recipe import SamRecipe, SamTrainConfig
+from clouds_deploy.streets import render
 from clouds_deploy.training.cpu import flushed_denormals
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss

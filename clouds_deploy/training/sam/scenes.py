@@ -16,10 +16,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clouds_deploy.data.streets import render
+from clouds_deploy.config.sam import SamDataConfig
 from clouds_deploy.data.transforms import jitter_colors
 from clouds_deploy.labels import IGNORE
-from clouds_deploy.sam_recipe import SamDataConfig
+from clouds_deploy.streets import render
 from clouds_deploy.training.sam.dense import dense_targets
 
 Pixels = npt.NDArray[np.uint8]

@@ -30,7 +30,7 @@ struct SamBundle {
 SegmenterBundle open_segmenter_bundle(const std::filesystem::path& path, bool verify);
 SamBundle open_sam_bundle(const std::filesystem::path& path, bool verify);
 
-// Classes as a text-headed graph takes them; see clouds_deploy.runtime.vocabulary.
+// Classes as a text-headed graph takes them; see clouds_deploy.bundles.vocabulary.
 struct Vocabulary {
   std::vector<std::string> names;
   Shape shape;  // (C, S, D)

@@ -1,4 +1,4 @@
-// Fitting an image of any size into a graph of one size, and its labels back; as clouds_deploy.runtime.letterbox.
+// Fitting an image of any size into a graph of one size, and its labels back; as clouds_deploy.inference.letterbox.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// ONNX Runtime, set up as clouds_deploy.runtime.onnxruntime_session.
+// ONNX Runtime, set up as clouds_deploy.backends.onnxruntime_session.
 #include <onnxruntime_cxx_api.h>
 
 #include "backend.hpp"

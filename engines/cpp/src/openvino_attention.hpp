@@ -1,4 +1,4 @@
-// Attention whose bias is made of rows and columns, cut into parts; see clouds_deploy.runtime.openvino_attention.
+// Attention whose bias is made of rows and columns, cut into parts; see clouds_deploy.backends.openvino.attention.
 #pragma once
 
 #include <cstddef>

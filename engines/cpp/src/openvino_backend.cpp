@@ -1,4 +1,4 @@
-// OpenVINO, tuned as clouds_deploy.runtime.openvino_session: for latency, in the precision that was asked for.
+// OpenVINO, tuned as clouds_deploy.backends.openvino.session: for latency, in the precision that was asked for.
 #include <algorithm>
 #include <map>
 #include <mutex>

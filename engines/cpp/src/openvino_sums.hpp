@@ -1,4 +1,4 @@
-// Weighted sums of gathered rows as OpenVINO's own operation for them; see clouds_deploy.runtime.openvino_sums.
+// Weighted sums of gathered rows as OpenVINO's own operation for them; see clouds_deploy.backends.openvino.sums.
 #pragma once
 
 #include <memory>

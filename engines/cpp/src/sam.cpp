@@ -1,4 +1,4 @@
-// As clouds_deploy.runtime.sam; source: `SamPredictor` of segment_anything, with `multimask_output=True`.
+// As clouds_deploy.inference.sam; source: `SamPredictor` of segment_anything, with `multimask_output=True`.
 #include "clouds/sam.hpp"
 
 #include <algorithm>

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from clouds_deploy.data.streets import render
+from clouds_deploy.config.sam import SamTinyConfig
 from clouds_deploy.models.sam.tiny import build_sam_tiny
-from clouds_deploy.sam_recipe import SamTinyConfig
+from clouds_deploy.streets import render
 from clouds_deploy.training.sam.evaluate import asked, click, evaluate_sam, overlap, things
 from clouds_deploy.training.sam.prompts import interior_points
 

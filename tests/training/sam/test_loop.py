@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from clouds_deploy.config.sam import SamRecipe
+from clouds_deploy.config.shipped import load_sam_recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.clouds.store import read_tensors
 from clouds_deploy.models.sam.build import load_sam
 from clouds_deploy.models.sam.lite_encoder import STRIDE
-from clouds_deploy.models.store import read_tensors
-from clouds_deploy.recipes import load_sam_recipe
-from clouds_deploy.sam_recipe import SamRecipe
 from clouds_deploy.training.sam import loop
 from clouds_deploy.training.sam.dense import DenseHead
 from clouds_deploy.training.sam.loop import WEIGHTS, learning_rate, train_sam

@@ -5,10 +5,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from clouds_deploy.data.streets import Scene, render
+from clouds_deploy.config.sam import SamDataConfig, SamTinyConfig
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.models.sam.tiny import build_sam_tiny
-from clouds_deploy.sam_recipe import SamDataConfig, SamTinyConfig
+from clouds_deploy.streets import Scene, render
 from clouds_deploy.training.sam import scenes
 from clouds_deploy.training.sam.dense import STRIDE, DenseHead, dense_loss, dense_targets, region_loss
 from clouds_deploy.training.sam.scenes import SamScenes, pick_masks, street_regions

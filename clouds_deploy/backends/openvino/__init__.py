@@ -1,0 +1,1 @@
+"""OpenVINO: its session and the rewrites that it needs."""

@@ -1,0 +1,1 @@
+"""The TensorRT family: building engines, checking the machine, running them."""

@@ -1,0 +1,1 @@
+"""Bundles: exported graphs with their facts, references and evidence."""

@@ -1,0 +1,124 @@
+"""A deployed text head's classes: names and vectors that are fed beside the image.
+
+The graph compares what it finds with these vectors, so another file gives other classes, without an export.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clouds_deploy.artifacts import atomic_path
+from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.clouds.graph import SHARE, VOCABULARY
+
+FILE = "vocabulary.npz"
+LARGEST = 255
+"""Classes that uint8 labels can tell apart, 255 kept for "ignore"."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes as a text-headed graph takes them.
+
+    Attributes:
+        names: (C,) a name for each class, in the order of the labels.
+        vectors: (C, S, D) float32 unit vectors, S synonyms each; short rows repeat their first.
+        share: (C,) float32, 0..1: how much frozen CLIP's own opinion counts for the class; only graphs with
+            the geometric ensemble take it.
+    """
+
+    names: tuple[str, ...]
+    vectors: Array
+    share: Array
+
+    def save(self, path: Path) -> None:
+        """Write a .npz that `Vocabulary.load` reads."""
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
+            np.savez(file, names=names, vectors=self.vectors, share=self.share)
+
+    @staticmethod
+    def load(path: Path) -> Vocabulary:
+        """Read and check a vocabulary file.
+
+        Raises:
+            CloudsError: There is no such file, it is no vocabulary, or what it holds does not fit together.
+        """
+        make = "make one with clouds_deploy.api.embed_classes"
+        if not path.is_file():
+            raise CloudsError(f"there is no vocabulary file {path}", make)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                names = tuple(json.loads(arrays["names"].tobytes()))
+                made = Vocabulary(names, arrays["vectors"], arrays["share"])
+        except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+            raise CloudsError(f"{path} is no vocabulary file: {error}", make) from error
+        made.check(str(path))
+        return made
+
+    def check(self, where: str) -> None:
+        """Refuse what no graph could use.
+
+        Raises:
+            CloudsError: The counts differ, there are too many classes, or a number is none.
+        """
+        count, vectors, share = len(self.names), self.vectors, self.share
+        again = "make it again with clouds_deploy.api.embed_classes"
+        if vectors.ndim != 3 or vectors.dtype != np.float32 or 0 in vectors.shape:
+            raise CloudsError(
+                f"{where}: vectors are {vectors.dtype} {list(vectors.shape)}, not float32 [C, S, D]", again
+            )
+        if not count == len(vectors) == len(share) or share.shape != (count,):
+            raise CloudsError(
+                f"{where}: {count} names, {len(vectors)} rows of vectors, {share.size} shares", again
+            )
+        if count > LARGEST:
+            raise CloudsError(f"{where}: {count} classes, labels tell {LARGEST} apart", "name fewer classes")
+        if not np.isfinite(vectors).all() or not ((share >= 0) & (share <= 1)).all():
+            raise CloudsError(f"{where}: a vector is not finite, or a share not in 0..1", again)
+
+    def feeds(self, inputs: Sequence[TensorSpec], where: str) -> dict[str, Array]:
+        """Give what a graph takes of it, by input name.
+
+        Raises:
+            CloudsError: The graph has no vocabulary, or one of another width.
+        """
+        specs = {spec.name: spec for spec in inputs}
+        if VOCABULARY not in specs:
+            raise CloudsError(
+                f"{where} has the linear head, whose classes are fixed", "export a run with model.head=text"
+            )
+        width = specs[VOCABULARY].shape[-1]
+        if width != self.vectors.shape[-1]:
+            raise CloudsError(
+                f"{where} takes vectors of {width} numbers, the vocabulary's have {self.vectors.shape[-1]}",
+                "embed the names with the text tower of the run that was exported",
+            )
+        arrays = {VOCABULARY: self.vectors, SHARE: self.share.astype(np.float32)}
+        return {name: array for name, array in arrays.items() if name in specs}
+
+
+def embed(run: Path, classes: Sequence[Sequence[str]]) -> Vocabulary:
+    """Make a vocabulary with the text tower of a run; see `api.embed_classes`.
+
+    Args:
+        run: A finished run with the text head.
+        classes: For each class its synonyms, the first of which becomes its name.
+    """
+    from clouds_deploy.models.clouds.segmenter import embed_names
+    from clouds_deploy.models.clouds.store import load_run
+    from clouds_deploy.models.clouds.vocabulary import class_synonyms
+
+    model = load_run(run)[0].model
+    vectors = embed_names(model, classes)
+    seen = {name for names in class_synonyms() for name in names}
+    share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
+    made = Vocabulary(tuple(names[0] for names in classes), vectors.numpy(), np.array(share, np.float32))
+    made.check("the vocabulary")
+    return made

@@ -1,0 +1,1 @@
+"""Recipes and options: strict, frozen sections."""

@@ -1,5 +1,0 @@
-"""Procedural street scenes: the offline default data set and the project's test bed."""
-
-from clouds_deploy.data.streets.scene import DOMAINS, Scene, render
-
-__all__ = ["DOMAINS", "Scene", "render"]

@@ -1,0 +1,201 @@
+"""The datasets that an evaluation is asked for: `--data LAYOUT@SPLIT:ROOT`, once for each domain."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.jobs.units import Unit, find_units, is_spread
+
+if TYPE_CHECKING:
+    from clouds_deploy.config.recipe import Recipe
+    from clouds_deploy.data.dataset import Source
+
+_SPEC = re.compile(r"(?P<layout>[A-Za-z][\w.-]+)(?:@(?P<split>[\w.-]+))?:(?P<root>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A split of a dataset on disk, to evaluate on.
+
+    Attributes:
+        layout: Its layout's name.
+        root: Its folder.
+        split: Its split.
+    """
+
+    layout: str
+    root: Path
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.root} ({self.layout}, {self.split})"
+
+    def source(self, images: int | None = None) -> Source:
+        """Open it.
+
+        Args:
+            images: Evenly spaced ones, this many; None means all.
+
+        Raises:
+            CloudsError: See `Layout.scan`.
+        """
+        from clouds_deploy.data.dataset import LayoutSource
+        from clouds_deploy.data.sources import select
+
+        whole = LayoutSource(self.layout, self.root, self.split)
+        return whole if images is None else select(whole, images)
+
+
+def parse_domain(
+    text: str | Path, *, layout: str | None = None, split: str = "val", usual: str | None = None
+) -> Domain:
+    """Read what was given to `--data`.
+
+    Args:
+        text: `LAYOUT:ROOT`, `LAYOUT@SPLIT:ROOT`, or a folder.
+        layout: A folder's layout; None means `usual` where the folder can be read so, or what it looks like.
+        split: Its split, where the text names none.
+        usual: The layout that the model's recipe evaluates on.
+
+    Raises:
+        CloudsError: The layout is unknown, or cannot be told.
+    """
+    from clouds_deploy.data.layouts import LAYOUTS, detect, get_layout
+
+    found = _SPEC.fullmatch(str(text))
+    if found and not Path(text).exists():
+        if found["layout"] not in LAYOUTS:
+            hint = nearest(found["layout"], LAYOUTS)
+            raise CloudsError(
+                f"--data {text}: there is no layout `{found['layout']}`, nor such a folder", hint
+            )
+        return Domain(found["layout"], Path(found["root"]), found["split"] or split)
+    root = Path(text)
+    if layout is not None:
+        return Domain(get_layout(layout).name, root, split)
+    if usual in LAYOUTS and root.is_dir() and LAYOUTS[usual].list_splits(root):
+        return Domain(usual, root, split)
+    return Domain(detect(root).name, root, split)
+
+
+def name_domains(domains: Sequence[Domain]) -> dict[str, Domain]:
+    """Give each domain the shortest name that no other has: layout, layout@split, or both with its folder.
+
+    Raises:
+        CloudsError: One was given twice.
+    """
+    named = {}
+    layouts = Counter(domain.layout for domain in domains)
+    splits = Counter((domain.layout, domain.split) for domain in domains)
+    for domain in domains:
+        name = domain.layout
+        if layouts[domain.layout] > 1:
+            name = f"{domain.layout}@{domain.split}"
+            if splits[domain.layout, domain.split] > 1:
+                name = f"{name}:{domain.root}"
+        if name in named:
+            raise CloudsError(f"--data {domain} is given twice", "name each dataset once")
+        named[name] = domain
+    return named
+
+
+def chosen_data(
+    recipe: Recipe,
+    given: Sequence[str | Path],
+    layout: str | None,
+    split: str,
+    domain: str | None,
+    images: int | None,
+) -> dict[str, Source | list[Unit]]:
+    """Open all that is to be evaluated on, by what it is called: datasets, and shards.
+
+    Args:
+        recipe: The model's.
+        given: `--data`, any number of times.
+        layout: See `chosen_source`, as for the rest.
+        split: See there.
+        domain: See there.
+        images: See there.
+
+    Raises:
+        CloudsError: Something cannot be had.
+    """
+    tars = [one for one in given if is_spread([one], "")]
+    if len(given) < 2 and not tars:
+        source, what = chosen_source(recipe, given[0] if given else None, layout, split, domain, images)
+        return {what: source}
+    if tars and images is not None:
+        raise CloudsError("--images chooses from a dataset, not from shards", f"leave it out for {tars[0]}")
+    usual = recipe.data.val_layout or recipe.data.layout
+    others = [one for one in given if one not in tars]
+    domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in others])
+    found: dict[str, Source | list[Unit]] = {name: d.source(images) for name, d in domains.items()}
+    return found | {str(one): _shards(one) for one in tars}
+
+
+def _shards(path: str | Path) -> list[Unit]:
+    units = find_units([path], 1)
+    if not all(unit.shard for unit in units):
+        raise CloudsError(f"{path} holds no shards", "pack images and labels as key.jpg and key.labels.png")
+    return units
+
+
+def chosen_source(
+    recipe: Recipe,
+    data: str | Path | None,
+    layout: str | None,
+    split: str,
+    domain: str | None,
+    images: int | None,
+) -> tuple[Source, str]:
+    """Open what to evaluate on: the recipe's validation images, with what was asked for put on top.
+
+    Args:
+        recipe: The model's.
+        data: `--data`, or None for what the recipe names.
+        layout: Its layout, or `streets`.
+        split: Its split.
+        domain: Of drawn streets.
+        images: This many only.
+
+    Returns:
+        The images, and what to call them.
+
+    Raises:
+        CloudsError: They cannot be had.
+    """
+    from clouds_deploy.data.sources import STREETS, val_source
+
+    section = recipe.data
+    usual = section.val_layout or section.layout
+    if data is not None:
+        if layout == STREETS or (domain is not None and layout is None):
+            raise CloudsError(f"`streets` are drawn, they have no folder {data}", "leave --data out")
+        given = parse_domain(data, layout=layout, split=split, usual=usual)
+        return given.source(images), str(given)
+    name = STREETS if domain is not None and layout is None else layout or usual
+    root = None if name == STREETS else section.val_root or section.root
+    changes = {
+        "val_layout": name,
+        "val_root": root,
+        "val_split": split,
+        "domain": domain or section.domain,
+        "val_images": images or (section.val_images if layout is None else None),
+    }
+    chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
+    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
+    return val_source(chosen), what
+
+
+def labelled_source(run: Path, data: str | Path | None, layout: str | None) -> Source:
+    """Open the labelled images that an export of a run is measured on; arguments as `chosen_source`."""
+    from clouds_deploy.config.shipped import load_recipe
+    from clouds_deploy.models.clouds.store import RECIPE
+
+    return chosen_source(load_recipe(str(run / RECIPE)), data, layout, "val", None, None)[0]

@@ -1,0 +1,167 @@
+"""How good a segmenter is: the same count for a model in PyTorch, a bundle and an engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from clouds_deploy.console import Advance
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
+from clouds_deploy.inference.segmenter import Images, Predict
+from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
+
+if TYPE_CHECKING:
+    from clouds_deploy.data.dataset import Source
+
+Metric = Literal["native", "official"]
+
+_SUBSETS = {
+    "miou_16": [NAMES.index(name) for name in SYNTHIA_16],
+    "miou_13": [NAMES.index(name) for name in SYNTHIA_13],
+}
+BLOCK = 32
+"""Images after which a new batch begins: parts of a source are evaluated in the batches of the whole."""
+_BATCH = 8
+_BATCH_PIXELS = _BATCH * 512 * 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        matrix: All counted pixels.
+        images: How many images.
+        metric: At which size prediction and truth were compared.
+    """
+
+    matrix: ConfusionMatrix
+    images: int
+    metric: Metric
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what `evaluation.json` holds: percent; a class without ground truth is null.
+
+        `miou` is over all 19 classes, `miou_16` and `miou_13` over those of them that SYNTHIA is compared on.
+        """
+        ious, present = self.matrix.iou(), self.matrix.present()
+        return {
+            "miou": _percent(self.matrix.miou()),
+            **{key: _percent(self.matrix.miou(classes)) for key, classes in _SUBSETS.items()},
+            "per_class": {
+                name: 100 * float(iou) if here else None
+                for name, iou, here in zip(NAMES, ious, present, strict=True)
+            },
+            "pixel_accuracy": _percent(self.matrix.pixel_accuracy()),
+            "images": self.images,
+            "metric": self.metric,
+            "best_constant_class_miou": _percent(self.matrix.best_constant_miou()),
+        }
+
+
+def summarize(domains: dict[str, Evaluation]) -> dict[str, Any]:
+    """Put evaluations on several datasets together, as papers on domain generalization do.
+
+    Args:
+        domains: Name -> its evaluation; at least one.
+
+    Returns:
+        `miou`, `miou_16` and `miou_13`: the plain average of the domains', each domain counting once however
+        many images it has, null if it is null for one of them; `images` of all; `metric`; and `domains`,
+        name -> `Evaluation.to_dict()`.
+    """
+    results = {name: evaluation.to_dict() for name, evaluation in domains.items()}
+    averages = {key: _average([r[key] for r in results.values()]) for key in ("miou", *_SUBSETS)}
+    return {
+        **averages,
+        "images": sum(evaluation.images for evaluation in domains.values()),
+        "metric": next(iter(domains.values())).metric,
+        "domains": results,
+    }
+
+
+def _average(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value
+
+
+def evaluate(
+    predict: Predict, source: Source, metric: Metric = "native", progress: Advance | None = None
+) -> Evaluation:
+    """Compare predictions with labels (docs/method.md 5).
+
+    Args:
+        predict: The segmenter; see `Predict`. Neighbours of one size arrive as a batch.
+        source: Labelled images.
+        metric: `native` brings the prediction to the label's size (scores bilinearly before the argmax,
+            bare labels by nearest neighbour); `official` brings the label to the prediction's size.
+        progress: Told the number of images done.
+
+    Returns:
+        The counts and what follows from them.
+
+    Raises:
+        CloudsError: The source is empty, or an image has no labels.
+    """
+    if len(source) == 0:
+        raise CloudsError("there are no images to evaluate on", "check the data's root and split")
+    matrix = ConfusionMatrix()
+    done = 0
+    for images, targets in _batches(source):
+        outcome = torch.as_tensor(predict(images))
+        for number, target in enumerate(targets):
+            guess, truth = _compared(outcome[number], target, metric)
+            matrix.update(guess, truth)
+        done += len(targets)
+        if progress is not None:
+            progress(done)
+    return Evaluation(matrix, done, metric)
+
+
+def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8]]]]:
+    """Group neighbours of one size: 8 small images, fewer large ones; none across the end of a block."""
+    images: list[npt.NDArray[np.uint8]] = []
+    targets: list[npt.NDArray[np.uint8]] = []
+    for index in range(len(source)):
+        image, labels = source.load(index)
+        if labels is None:
+            raise CloudsError(f"{source.name(index)} has no labels", "evaluate on a split that has them")
+        room = min(_BATCH, max(1, _BATCH_PIXELS // (image.shape[0] * image.shape[1])))
+        if images and (index % BLOCK == 0 or len(images) >= room or images[0].shape != image.shape):
+            yield np.stack(images), targets
+            images, targets = [], []
+        images.append(image)
+        targets.append(labels)
+    yield np.stack(images), targets
+
+
+def _compared(
+    outcome: Tensor, target: npt.NDArray[np.uint8], metric: Metric
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Bring one prediction, scores (19, h, w) or labels (h, w), and its target to one size."""
+    size = (int(outcome.shape[-2]), int(outcome.shape[-1]))
+    if metric == "official":
+        if size != target.shape:
+            target = np.asarray(Image.fromarray(target).resize(size[::-1], Image.Resampling.NEAREST))
+    elif size != target.shape:
+        maps = outcome.reshape(1, -1, *size).float()
+        if outcome.ndim == 3:
+            outcome = F.interpolate(maps, size=target.shape, mode="bilinear", align_corners=False)[0]
+        else:
+            outcome = F.interpolate(maps, size=target.shape, mode="nearest-exact")[0, 0]
+    labels = outcome.argmax(0) if outcome.ndim == 3 else outcome
+    return labels.to(torch.uint8).cpu().numpy(), target

@@ -1,0 +1,171 @@
+"""`evaluate` unit by unit: on the machines of a cluster, or with a record of what is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clouds_deploy.artifacts import MANIFEST, sha256
+from clouds_deploy.console import progress
+from clouds_deploy.data.dataset import LayoutSource, Source
+from clouds_deploy.data.sources import Selection
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, evaluate
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
+from clouds_deploy.inference.candidate import Candidate, open_candidate
+from clouds_deploy.jobs.results import MEMBERS, Outcome, Results
+from clouds_deploy.jobs.run import Runner, rename_fault, run_here, run_units
+from clouds_deploy.jobs.shards import is_image, split_member
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import Span, Unit, cut, open_shard
+
+KIND = "evaluation"
+LABELS = MEMBERS["labels"]
+
+
+class EvaluateWork:
+    """Counts the pixels of a unit's images.
+
+    Args:
+        model: A finished run, or a bundle.
+        backend: Bundles only: the runtime.
+        metric: `native` or `official`; None means the recipe's.
+        data: The images, by what they are called: datasets, or units that are shards.
+        candidate: The model, loaded; one that travels to another process is loaded again there.
+    """
+
+    kind = KIND
+
+    def __init__(
+        self,
+        model: Path,
+        backend: str,
+        metric: str | None,
+        data: Mapping[str, Source | list[Unit]],
+        candidate: Candidate | None = None,
+    ) -> None:
+        self.model, self.backend, self.metric, self.data = model, backend, metric, data
+        self._candidate = candidate
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "model": self.model.absolute(), "_candidate": None}
+
+    @property
+    def candidate(self) -> Candidate:
+        """Give the model."""
+        if self._candidate is None:
+            self._candidate = open_candidate(self.model, self.backend, self.metric)
+        return self._candidate
+
+    @property
+    def gpu(self) -> bool:
+        """See `Work`."""
+        return self.candidate.backend == "torch"
+
+    def settings(self) -> dict[str, Any]:
+        """See `Work`."""
+        return {
+            "model": sha256(self.model / MANIFEST),
+            "backend": self.candidate.backend,
+            "metric": self.candidate.metric,
+            "data": {name: len(one) for name, one in self.data.items()},
+        }
+
+    def units(self) -> list[tuple[str, Unit]]:
+        """Give all units, each with what its images are called."""
+        found: list[tuple[str, Unit]] = []
+        for part, (name, one) in enumerate(self.data.items()):
+            units = one if isinstance(one, list) else cut(len(one), BLOCK, name)
+            prefix = f"{part}-" if len(self.data) > 1 else ""
+            found += [(name, replace(unit, name=f"{prefix}{unit.name}")) for unit in units]
+        return found
+
+    def _images(self, unit: Unit, folder: Path) -> Source:
+        if not isinstance(unit, Span):
+            return LayoutSource("folder", folder, "all")
+        source = self.data[unit.part]
+        assert not isinstance(source, list)
+        return Selection(source, unit.numbers)
+
+    def identity(self, unit: Unit) -> dict[str, str]:
+        """See `Work`."""
+        if unit.shard:
+            return unit.identity()
+        images = self._images(unit, Path())
+        files = [file for index in range(len(images)) for file in images.files(index)]
+        return {str(file): sha256(file) for file in files}
+
+    def stage(self, unit: Unit, folder: Path) -> None:
+        """See `Work`; a shard becomes a dataset of layout `folder`, files are read where they are."""
+        if unit.shard and not open_shard(unit.place, unit.files[0], folder, _place):
+            raise CloudsError(f"{unit.told()} holds no images", f"a shard holds key.jpg and key.{LABELS}")
+
+    def work(self, unit: Unit, folder: Path) -> Outcome:
+        """See `Work`."""
+        try:
+            found = evaluate(self.candidate.predict, self._images(unit, folder), self.candidate.metric)
+        except CloudsError as fault:
+            raise rename_fault(fault, unit, folder) from fault
+        counts: Any = found.matrix.counts.tolist()
+        return Outcome({}, {"images": found.images, "counts": counts, "failed": []})
+
+
+def _place(member: str) -> str | None:
+    """Say where a shard's member goes: images and labels into folders of their own, under one name."""
+    if is_image(member):
+        return f"images/{member}"
+    key, kind = split_member(member)
+    return f"labels/{key}.png" if kind == LABELS else None
+
+
+def evaluate_here(work: EvaluateWork) -> dict[str, Evaluation]:
+    """Evaluate at once, without records.
+
+    Raises:
+        CloudsError: See `evaluate`; there are shards among the data, which need records.
+    """
+    found = {}
+    for name, source in work.data.items():
+        if isinstance(source, list):
+            raise CloudsError("shards need a folder for their records", "say --out FOLDER")
+        with progress("evaluating", len(source), "image") as advance:
+            found[name] = evaluate(work.candidate.predict, source, work.candidate.metric, advance)
+    return found
+
+
+def evaluate_units(
+    work: EvaluateWork, out: str | Path, *, runner: Runner = run_here
+) -> dict[str, Evaluation]:
+    """Evaluate block by block, with a record of each, and go on where a killed run stopped.
+
+    Args:
+        work: The model and the images.
+        out: The folder for the records.
+        runner: Who does the units.
+
+    Returns:
+        What `evaluate` gives for each dataset, count by count.
+
+    Raises:
+        CloudsError: See `evaluate` and `run_units`; a shard cannot be read: the others are done by then.
+    """
+    results = Results(Place(out), shards=False)
+    names, units = zip(*work.units(), strict=True)
+    records, failed, _ = run_units(work, units, results, runner)
+    if failed:
+        raise CloudsError(failed[0]["fault"], failed[0]["fix"], exit_code=1)
+    matrices = {name: ConfusionMatrix() for name in work.data}
+    images = Counter[str]()
+    for name, record in zip(names, records, strict=True):
+        matrices[name].counts += np.array(record["counts"])
+        images[name] += record["images"]
+    metric = work.candidate.metric
+    found = {name: Evaluation(matrix, images[name], metric) for name, matrix in matrices.items()}
+    facts = {name: one.to_dict() for name, one in found.items()}
+    results.seal(KIND, records, **work.settings(), evaluations=facts)
+    return found

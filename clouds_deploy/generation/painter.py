@@ -1,0 +1,253 @@
+"""Text-to-image models through diffusers, and drawn streets where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256
+from clouds_deploy.console import warn
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.streets import render
+
+STREETS = "streets"
+"""The model that needs no weights: drawn streets of the domain `imagined`, which no prompt describes."""
+INSTALL = 'pip install "clouds-deploy[generate]"'
+LORA, SETTINGS = "lora", "settings.json"
+"""The kind of directory that `tune_diffusion` makes, and the file that is in it from the start."""
+_ADAPTER = "clouds"
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are made.
+
+    Attributes:
+        height: Rows in pixels; None is what the model was made for.
+        width: Columns in pixels.
+        steps: Denoising steps; None is the pipeline's own number (the authors: 50).
+        guidance: Classifier-free guidance; None is the pipeline's own (the authors: 7.5).
+        negative: What is not to be seen; the authors have none.
+        precision: `auto` is fp16 on a GPU and fp32 on a CPU.
+        compiled: Whether to compile the denoiser.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str = ""
+    precision: str = "auto"
+    compiled: bool = False
+
+
+class Painter(Protocol):
+    """Makes images from prompts."""
+
+    def describe(self) -> dict[str, Any]:
+        """Say which model it is, for manifests."""
+        ...
+
+    def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
+        """Make an image of each prompt.
+
+        Args:
+            prompts: The prompts.
+            seeds: One number for each image, from which all its noise derives.
+
+        Returns:
+            RGB images; None where the model's safety checker refused one.
+        """
+        ...
+
+
+class Streets:
+    """Drawn streets; see `STREETS`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.height, self.width = settings.height or 384, settings.width or 768
+
+    def describe(self) -> dict[str, Any]:
+        """See `Painter`."""
+        return {
+            "model": "streets/imagined",
+            "note": "drawn by clouds_deploy, not by a diffusion model; the prompts had no influence",
+        }
+
+    def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
+        """See `Painter`."""
+        scenes = (render("imagined", seed % 2**31, 0, self.height, self.width) for seed in seeds)
+        return [Image.fromarray(scene.image) for scene in scenes]
+
+
+class Diffusion:
+    """A text-to-image pipeline that diffusers' AutoPipeline knows.
+
+    Args:
+        model: A hub id or a folder in the hub's form.
+        settings: How images are made.
+        adapter: A LoRA of that model: what `tune_diffusion` made, a hub id, a folder or a file.
+        adapter_scale: How strongly it acts; 0 is the model without it.
+
+    Raises:
+        CloudsError: diffusers is missing, or the model or the adapter cannot be had.
+    """
+
+    def __init__(
+        self, model: str, settings: Settings, adapter: str | None = None, adapter_scale: float = 1.0
+    ) -> None:
+        import torch
+
+        self.settings, self.model, self.adapter, self.adapter_scale = settings, model, adapter, adapter_scale
+        self._adapter_sums = _sums_of_adapter(adapter)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        auto = "fp16" if self.device == "cuda" else "fp32"
+        self.precision = auto if settings.precision == "auto" else settings.precision
+        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
+        pipeline = load_pipeline(model, kind)
+        if adapter is not None:
+            try:
+                pipeline.load_lora_weights(adapter, adapter_name=_ADAPTER)
+                pipeline.set_adapters([_ADAPTER], [adapter_scale])
+            except Exception as error:
+                raise CloudsError(
+                    f"the LoRA {adapter} does not fit {model}: {_first_line(error)}",
+                    "was it made for this model?",
+                ) from error
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(self.device)
+        if settings.compiled:
+            part = "transformer" if getattr(pipeline, "transformer", None) is not None else "unet"
+            setattr(pipeline, part, torch.compile(getattr(pipeline, part)))
+        self.pipeline, self.torch = pipeline, torch
+        if getattr(pipeline, "safety_checker", None) is None:
+            warn("this pipeline has no safety checker: look at the contact sheet before you use the images")
+
+    def describe(self) -> dict[str, Any]:
+        """See `Painter`."""
+        import diffusers
+
+        sums = weight_sums(Path(self.model))
+        used = {"adapter_scale": self.adapter_scale, "adapter_sha256": self._adapter_sums}
+        return {
+            "model": self.model,
+            "pipeline": type(self.pipeline).__name__,
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "precision": self.precision,
+            "adapter": self.adapter,
+            "diffusers": diffusers.__version__,
+            "safety_checker": getattr(self.pipeline, "safety_checker", None) is not None,
+            **(used if self.adapter is not None else {}),
+            **({"sha256": sums} if sums else {}),
+        }
+
+    def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
+        """See `Painter`."""
+        chosen: dict[str, Any] = {
+            "height": self.settings.height,
+            "width": self.settings.width,
+            "num_inference_steps": self.settings.steps,
+            "guidance_scale": self.settings.guidance,
+            "negative_prompt": [self.settings.negative] * len(prompts) if self.settings.negative else None,
+        }
+        generators = [self.torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        with self.torch.inference_mode():
+            found = self.pipeline(
+                prompt=list(prompts),
+                generator=generators,
+                output_type="np",
+                **{name: value for name, value in chosen.items() if value is not None},
+            )
+        refused = getattr(found, "nsfw_content_detected", None) or [False] * len(prompts)
+        return [
+            None
+            if bad
+            else Image.fromarray((np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8))
+            for pixels, bad in zip(found.images, refused, strict=True)
+        ]
+
+
+def load_pipeline(model: str, kind: Any) -> Any:
+    """Load a text-to-image pipeline, onto the CPU.
+
+    Args:
+        model: A hub id or a folder in the hub's form.
+        kind: The torch dtype of its weights, or one for each part by name and `default`.
+
+    Raises:
+        CloudsError: diffusers is missing, or the model cannot be had.
+    """
+    ensure_torchvision()
+    try:
+        import diffusers
+    except ImportError as error:
+        raise CloudsError("diffusion models need diffusers", INSTALL) from error
+    try:
+        auto_pipeline: Any = diffusers.AutoPipelineForText2Image
+        return auto_pipeline.from_pretrained(model, torch_dtype=kind)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CloudsError(
+            f"the diffusion model {model} cannot be had: {_first_line(error)}",
+            f"give a text-to-image pipeline's hub id or folder; `{STREETS}` needs no weights",
+        ) from error
+
+
+def weight_sums(folder: Path) -> dict[str, str]:
+    """Give the sha256 of every safetensors file in a folder, by path; of none where there is no folder."""
+    paths = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else ()
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
+def _sums_of_adapter(adapter: str | None) -> dict[str, str]:
+    """Give the sha256 of a LoRA's files where they are on this disk; one that was tuned here must hold."""
+    if adapter is None:
+        return {}
+    path = Path(adapter)
+    if path.is_file():
+        return {path.name: sha256(path)}
+    if (path / SETTINGS).is_file():
+        if not (path / MANIFEST).is_file():
+            raise CloudsError(
+                f"the tuning in {path} is not finished", "go on with it: tune-diffusion --resume"
+            )
+        read_manifest(path, LORA)
+    sums = {file.name: sha256(file) for file in sorted(path.glob("*.safetensors"))} if path.is_dir() else {}
+    if path.is_dir() and not sums:
+        raise CloudsError(f"{path} holds no LoRA", "give what `clouds-deploy tune-diffusion` made, or a file")
+    return sums
+
+
+def load_painter(
+    model: str, settings: Settings, adapter: str | None = None, adapter_scale: float = 1.0
+) -> Painter:
+    """Load what makes images.
+
+    Args:
+        model: `streets`, or a text-to-image pipeline; see `Diffusion`.
+        settings: How images are made.
+        adapter: See `Diffusion`.
+        adapter_scale: See `Diffusion`.
+
+    Raises:
+        CloudsError: A setting is wrong, or the model cannot be had.
+    """
+    if settings.precision not in PRECISIONS:
+        raise CloudsError(
+            f"there is no precision `{settings.precision}`", f"choose one of {', '.join(PRECISIONS)}"
+        )
+    if model != STREETS:
+        return Diffusion(model, settings, adapter, adapter_scale)
+    if adapter is not None:
+        raise CloudsError(f"`{STREETS}` takes no LoRA", "name a diffusion model with --model")
+    return Streets(settings)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

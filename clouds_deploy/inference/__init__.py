@@ -1,0 +1,1 @@
+"""Labels and masks for images of any size."""

@@ -1,0 +1,166 @@
+"""Work cut into units: a tar shard each, or a block of a folder's images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from clouds_deploy.data.images import IMAGE_SUFFIXES
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.jobs.shards import is_image, unpack
+from clouds_deploy.jobs.storage import Place, is_url
+
+TAR = ".tar"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is done, and done again after a kill, as a whole.
+
+    Attributes:
+        name: Of its results' shard and of its record: the shard's name, or the block's number.
+        place: Where its files are.
+        files: One shard, or images.
+        shard: Which of both.
+    """
+
+    name: str
+    place: Place
+    files: tuple[str, ...]
+    shard: bool
+
+    def told(self) -> str:
+        """Say where it is, for people."""
+        return self.place.told(self.files[0]) if self.shard else self.place.told()
+
+    def identity(self) -> dict[str, str]:
+        """Give what changes when one of its files does; see `Place.identity`."""
+        return {self.place.told(name): self.place.identity(name) for name in self.files}
+
+    def stage(self, folder: Path) -> None:
+        """Bring its images onto this machine, under the names they have in the shard or folder.
+
+        Raises:
+            CloudsError: A file is gone, or the shard is damaged or holds no image.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.shard:
+            for name in self.files:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if self.place.local:
+                    os.symlink(self.place.path(name).resolve(), target)
+                else:
+                    self.place.fetch(name, target)
+            return
+        if not open_shard(self.place, self.files[0], folder, lambda m: m if is_image(m) else None):
+            raise CloudsError(
+                f"{self.told()} holds no images", "a shard holds them as key.jpg, key.png and so on"
+            )
+
+
+@dataclass(frozen=True)
+class Span(Unit):
+    """Numbers in a row, of images that are made, or that a dataset names; see `cut`.
+
+    Attributes:
+        numbers: Which.
+        part: What the dataset is called.
+    """
+
+    numbers: range
+    part: str
+
+    def told(self) -> str:
+        """Say which, for people."""
+        return f"{self.part and self.part + ', '}images {self.numbers[0]} to {self.numbers[-1]}"
+
+
+def cut(count: int, size: int, part: str = "") -> list[Span]:
+    """Cut so many images into spans of `size`."""
+    starts = range(0, count, size)
+    return [
+        Span(f"{i:06d}", Place("."), (), False, range(at, min(at + size, count)), part)
+        for i, at in enumerate(starts)
+    ]
+
+
+def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], str | None]) -> list[str]:
+    """Unpack a shard, fetched first if it is elsewhere; see `shards.unpack`."""
+    if place.local:
+        return unpack(place.path(name), place.told(name), folder, choose)
+    fetched = folder.parent / f"{folder.name}{TAR}"
+    try:
+        place.fetch(name, fetched)
+        return unpack(fetched, place.told(name), folder, choose)
+    finally:
+        fetched.unlink(missing_ok=True)
+
+
+def split_address(path: str | Path) -> tuple[str, str]:
+    """Give a file's folder and name."""
+    head, _, tail = str(path).rpartition("/")
+    return (head or ("/" if str(path).startswith("/") else "."), tail)
+
+
+def holds_shards(path: str | Path) -> bool:
+    """Say whether a path of this machine is a shard, or a folder with one in it."""
+    own = Path(path)
+    if own.is_dir():
+        return any(p.suffix == TAR and not p.name.startswith(".") for p in own.iterdir())
+    return own.suffix == TAR
+
+
+def is_spread(paths: Sequence[str | Path], out: str | Path) -> bool:
+    """Say whether work is to be done unit by unit: shards or addresses are read or written."""
+    return is_url(out) or any(is_url(path) or holds_shards(path) for path in paths)
+
+
+def find_units(paths: Sequence[str | Path], size: int) -> list[Unit]:
+    """Cut what is to be done into units.
+
+    Args:
+        paths: Shards, and folders of shards or of images; here or at an address.
+        size: Images in a block of a folder.
+
+    Returns:
+        The units, each under a name of its own.
+
+    Raises:
+        CloudsError: A path is not there or holds nothing, or two shards have the same name.
+    """
+    units: list[Unit] = []
+    for path in paths:
+        if str(path).endswith(TAR):
+            place, name = Place(split_address(path)[0]), split_address(path)[1]
+            if not place.is_file(name):
+                raise CloudsError(f"there is no shard {path}", "check the path")
+            units.append(Unit(name.removesuffix(TAR), place, (name,), True))
+            continue
+        place = Place(path)
+        if place.is_file():
+            folder, name = split_address(path)
+            units.append(Unit(PurePosixPath(name).stem, Place(folder), (name,), False))
+            continue
+        names = place.files()
+        shards = [name for name in names if name.endswith(TAR)]
+        units += [Unit(name.removesuffix(TAR), place, (name,), True) for name in shards]
+        images = [n for n in names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
+        if shards and images:
+            raise CloudsError(f"{path} holds shards and images", "give the one or the other")
+        if not shards and not images:
+            raise CloudsError(f"{path} holds no shards and no images", "give .tar files, or a folder")
+        before = sum(not unit.shard for unit in units)
+        blocks = [images[at : at + size] for at in range(0, len(images), size)]
+        units += [Unit(f"{before + i:06d}", place, tuple(b), False) for i, b in enumerate(blocks)]
+    counts = Counter(unit.name for unit in units)
+    twice = {name for name, count in counts.items() if count > 1}
+    if twice:
+        raise CloudsError(
+            f"{len(twice)} names of shards come twice, `{min(twice)}` first",
+            "rename them, or run in two parts",
+        )
+    return units

@@ -1,0 +1,263 @@
+"""The CLOUDS segmenter: frozen backbone, pixel decoder, mask decoder, and class scores per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clouds_deploy.config.model import BackboneConfig, ModelConfig
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import NUM_CLASSES
+from clouds_deploy.models.backbones import Backbone, Features, build_backbone
+from clouds_deploy.models.backbones.open_clip import PREFIX as CLIP_PREFIX
+from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer, load_clip
+from clouds_deploy.models.clouds.adapters import attach
+from clouds_deploy.models.clouds.classifiers import TextClassifier
+from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
+from clouds_deploy.models.clouds.deformable_attention import DeformableAttention, Form
+from clouds_deploy.models.clouds.mask_decoder import MaskDecoder, Prediction
+from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
+from clouds_deploy.models.clouds.vocabulary import class_synonyms, embed_vocabulary
+
+Inference = Literal["exact", "fast"]
+STRIDE = 32
+
+
+class Segmenter(nn.Module):
+    """Mask classification on a foundation model (docs/method.md 2).
+
+    Args:
+        config: The model section of a recipe.
+        backbone: The backbone that section names, already loaded.
+        vocabulary: (C, S, D) class embeddings, for the text head; see `models.clouds.vocabulary`.
+        ensemble: CLIP's second opinion at inference, for the text head.
+    """
+
+    vocabulary: Tensor | None
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backbone: Backbone,
+        vocabulary: Tensor | None = None,
+        ensemble: GeometricEnsemble | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.ensemble = ensemble
+        self.pixel_decoder = PixelDecoder(backbone.channels, config.width, config.pixel_decoder)
+        classifier = None if vocabulary is None else TextClassifier(config.width, vocabulary.shape[-1])
+        self.mask_decoder = MaskDecoder(config.width, NUM_CLASSES, config.mask_decoder, classifier)
+        self.register_buffer("vocabulary", vocabulary)
+
+    def features(self, image: Tensor) -> Features:
+        """Normalise, pad right and bottom with zeros to multiples of 32, and run the backbone.
+
+        Args:
+            image: (B, 3, H, W) RGB float, 0..255.
+
+        Returns:
+            Maps at strides 4, 8, 16, 32 of the padded size.
+        """
+        normal = self.backbone.normalize(image)
+        height, width = image.shape[-2:]
+        pad = (-height % STRIDE, -width % STRIDE)
+        if any(pad):
+            normal = F.pad(normal, (0, pad[1], 0, pad[0]))
+        return self.backbone(normal)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        image: Tensor,
+        *,
+        every_layer: bool = True,
+        vocabulary: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> tuple[Prediction, ...]:
+        """Predict segments.
+
+        Args:
+            image: (B, 3, H, W) RGB float, 0..255; any H and W (padded to multiples of 32 inside).
+            every_layer: As in `MaskDecoder.forward`; False is inference, where the ensemble has its say.
+            vocabulary: (C, S, D), text head: other classes than those it was trained with.
+            share: (C,) as in `GeometricEnsemble.forward`, for such a vocabulary.
+
+        Returns:
+            Predictions at a quarter of the padded size.
+        """
+        features = self.features(image)
+        vocabulary = self.vocabulary if vocabulary is None else vocabulary
+        predictions = self.head(*features, every_layer=every_layer, vocabulary=vocabulary)
+        if self.ensemble is None or every_layer or vocabulary is None:
+            return predictions
+        last = predictions[-1]
+        mixed = self.ensemble(last.class_logits, last.mask_logits, features[3], vocabulary, share)
+        return (Prediction(mixed, last.mask_logits),)
+
+    def head(
+        self,
+        res2: Tensor,
+        res3: Tensor,
+        res4: Tensor,
+        res5: Tensor,
+        *,
+        every_layer: bool = False,
+        vocabulary: Tensor | None = None,
+    ) -> tuple[Prediction, ...]:
+        """Run both decoders on feature maps, as `Backbone.forward` gives them."""
+        mask_features, maps = self.pixel_decoder((res2, res3, res4, res5))
+        return self.mask_decoder(  # type: ignore[no-any-return]
+            mask_features, maps, every_layer=every_layer, vocabulary=vocabulary
+        )
+
+    def scores(
+        self,
+        image: Tensor,
+        inference: Inference = "exact",
+        vocabulary: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> Tensor:
+        """Score every class at every pixel (docs/method.md 5).
+
+        score[c] = sum over queries of softmax(class)[c] * sigmoid(mask).
+
+        Args:
+            image: (B, 3, H, W) RGB, 0..255.
+            inference: `exact` resizes the Q masks before the sum, as the authors do; `fast` sums at a
+                quarter of the size and resizes the sums.
+            vocabulary: As in `forward`.
+            share: As in `forward`.
+
+        Returns:
+            (B, C, H, W) float, not negative; argmax over axis 1 is the label map. C is 19 unless another
+            vocabulary was given.
+        """
+        prediction = self(image.float(), every_layer=False, vocabulary=vocabulary, share=share)[-1]
+        height, width = image.shape[-2:]
+        padded = (height + -height % STRIDE, width + -width % STRIDE)
+        return class_scores(prediction, padded, inference)[:, :, :height, :width]
+
+    def set_form(self, form: Form) -> Segmenter:
+        """Choose the form of deformable attention; all forms give the same numbers."""
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.form = form
+        return self
+
+    def trainable_parameters(self) -> int:
+        """Count the parameters that training moves."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def class_scores(prediction: Prediction, size: tuple[int, int], inference: Inference = "exact") -> Tensor:
+    """Turn segments into class scores per pixel; see `Segmenter.scores`.
+
+    Args:
+        prediction: The last layer's prediction.
+        size: (H, W) of the padded image, four times the mask size.
+        inference: `exact` or `fast`.
+
+    Returns:
+        (B, 19, H, W) float32.
+    """
+    classes = prediction.class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
+    masks = prediction.mask_logits.float()
+    if inference == "exact":
+        masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+        return torch.bmm(classes, masks.sigmoid().flatten(2)).view(masks.shape[0], -1, *size)
+    sums = torch.bmm(classes, masks.sigmoid().flatten(2)).view(masks.shape[0], -1, *masks.shape[2:])
+    return F.interpolate(sums, size=size, mode="bilinear", align_corners=False)
+
+
+def label_and_trust(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the label map and how sure the model is of it.
+
+    Args:
+        scores: (B, C, H, W) as from `Segmenter.scores`, not negative.
+
+    Returns:
+        labels (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the best class's share of the sum of
+        all scores, for masks that overlap or leave gaps make this sum more or less than one.
+    """
+    best, labels = scores.max(1)
+    return labels.to(torch.uint8), best / scores.sum(1).clamp(min=1e-6)
+
+
+def build_segmenter(config: ModelConfig) -> Segmenter:
+    """Build the model a recipe describes; the decoders start random, the backbone with its weights.
+
+    Raises:
+        CloudsError: See `build_backbone` and `load_clip`; or the text head has no CLIP to take names from.
+    """
+    if config.head == "linear":
+        return Segmenter(config, build_backbone(config.backbone))
+    return _text_segmenter(config)
+
+
+def embed_names(config: ModelConfig, classes: Sequence[Sequence[str]]) -> Tensor:
+    """Embed other class names as a recipe's text tower does, for a deployed vocabulary.
+
+    Args:
+        config: The model section of a run's recipe.
+        classes: For each class its synonyms.
+
+    Returns:
+        (C, S, D) float32 unit vectors.
+
+    Raises:
+        CloudsError: The head is linear; the tower's weights are random, and so another tower each time; see
+            `load_clip` and `embed_vocabulary`.
+    """
+    if config.head != "text":
+        raise CloudsError("the linear head's classes are fixed", "train a recipe with model.head=text")
+    source = _names_from(config)
+    if source.weights == "random":
+        raise CloudsError(
+            "the run's text tower had random weights: names embedded anew would not fit it",
+            "use a run with real CLIP weights",
+        )
+    return embed_vocabulary(load_clip(source).model, clip_tokenizer(source), classes)
+
+
+def _names_from(config: ModelConfig) -> BackboneConfig:
+    """Say which CLIP embeds the class names: the backbone's own, unless the recipe names another."""
+    text = config.text
+    own = text.clip is None or text.clip == config.backbone.name
+    source = (
+        config.backbone
+        if own
+        else BackboneConfig(name=str(text.clip), weights=text.weights, options=text.options)
+    )
+    if not source.name.startswith(CLIP_PREFIX):
+        raise CloudsError(
+            f"the text head has no CLIP to take names from: `{source.name}` is none",
+            "set model.text.clip=open_clip/<model>",
+        )
+    return source
+
+
+def _text_segmenter(config: ModelConfig) -> Segmenter:
+    """Build the text head's model, with one CLIP for pictures and names where both are the same."""
+    text = config.text
+    source = _names_from(config)
+    own = source == config.backbone
+    clip = load_clip(source)
+    vocabulary = embed_vocabulary(clip.model, clip_tokenizer(source), class_synonyms())
+    if own:
+        backbone = attach(clip_backbone(config.backbone, clip), config.backbone.adapter)
+    else:
+        backbone = build_backbone(config.backbone)
+    ensemble = None
+    if text.ensemble:
+        if not own:
+            raise CloudsError(
+                "the geometric ensemble needs the text's CLIP as backbone", "set model.text.ensemble=false"
+            )
+        seen = torch.ones(len(vocabulary), dtype=torch.bool)
+        ensemble = GeometricEnsemble(clip.model, seen, text.alpha, text.beta, only_valid=text.only_valid)
+    return Segmenter(config, backbone, vocabulary, ensemble)

@@ -1,0 +1,224 @@
+"""From a foreign checkpoint to a run directory, and back without a changed bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clouds_deploy.artifacts import atomic_directory, read_manifest, sha256, write_manifest, write_text
+from clouds_deploy.config.export import ExportConfig
+from clouds_deploy.config.model import BackboneConfig, MaskDecoderConfig, ModelConfig
+from clouds_deploy.config.recipe import DataConfig, EvaluateConfig, Recipe
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.clouds.segmenter import Segmenter
+from clouds_deploy.models.clouds.store import (
+    FROZEN,
+    KIND,
+    RECIPE,
+    TRAINED,
+    read_tensors,
+    read_weights,
+    split_state,
+    write_tensors,
+)
+from clouds_deploy.models.importing.detect import (
+    Head,
+    clip_on_meta,
+    detect_backbone,
+    detect_head,
+    published_weights,
+    shapes_of,
+)
+from clouds_deploy.models.importing.hollow import hollow_segmenter, own_vocabulary
+from clouds_deploy.models.importing.layout import official_layout, require
+from clouds_deploy.models.importing.names import CLIP, OLD_QUERIES, QUERIES, join, official_parts, split
+from clouds_deploy.models.importing.reader import read_checkpoint
+
+ASIDE = "clip.safetensors"
+"""What a checkpoint holds and a segmenter does not use, under its official names."""
+
+DROPPED = ("sem_seg_head_ema.", "sam.sam.")
+"""The teacher and SAM, which a checkpoint may carry from training; neither is part of the model."""
+
+
+def import_checkpoint(
+    path: Path, out: Path, *, recipe: Recipe | None = None, skip_backbone: bool = False
+) -> dict[str, Any]:
+    """Turn a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run.
+
+    Every tensor is accounted for by name; nothing is written unless all fit. No tensor is loaded into a
+    network on the way, so a checkpoint mapped into memory is imported in the memory of one weight file.
+
+    Args:
+        path: See `read_checkpoint`.
+        out: The run's folder to make.
+        recipe: What the checkpoint must be a model of, where that is not a published one; its `model`
+            section is binding, and the run keeps the rest. None detects head, backbone and number of queries.
+        skip_backbone: Import the head of a checkpoint whose backbone is not one of ours (Mask2Former's
+            ResNet and Swin); the recipe's backbone then stands under it, with the weights the recipe names.
+
+    Returns:
+        `run`, `file`, `sha256`, `head`, `backbone`, `tensors` (in the file), `used`, `kept_aside`, and the
+        names `dropped`, `skipped` and `renamed`.
+
+    Raises:
+        CloudsError: The file can't be read; it is no such checkpoint; it does not fit, with every missing,
+            unexpected and misshapen name; its backbone is not ours; `out` exists.
+    """
+    found = read_checkpoint(path)
+    state = {name: tensor for name, tensor in found.items() if not name.startswith(DROPPED)}
+    dropped = sorted(found.keys() - state.keys())
+    renamed: dict[str, str] = {}
+    if OLD_QUERIES in state and QUERIES not in state:
+        state[QUERIES] = state.pop(OLD_QUERIES)
+        renamed[QUERIES] = OLD_QUERIES
+    head = detect_head(state)
+    skipped = _foreign_backbone(state, path, recipe, skip_backbone)
+    for name in skipped:
+        del state[name]
+    has_clip = any(name.startswith(CLIP) for name in state)
+    recipe = recipe or Recipe(
+        name="official",
+        description=f"imported from {path.name}",
+        model=_detect_model(state, head),
+        data=DataConfig(layout="cityscapes", val_images=None),
+        evaluate=EvaluateConfig(short_side=1024),
+        export=ExportConfig(height=1024, width=2048),
+    )
+    _agrees(recipe.model, head, path)
+    clip = clip_on_meta(recipe.model.backbone) if has_clip else None
+    segmenter = hollow_segmenter(recipe.model, clip)
+    layout = official_layout(
+        shapes_of(segmenter.state_dict()), None if clip is None else shapes_of(clip.state_dict()), head
+    )
+    require(shapes_of(state), layout, str(path))
+    _check_numbers(segmenter, state, layout.parts, path)
+    ours = {**segmenter.state_dict(), **split(state, layout.parts)}
+    if head == "text":
+        ours["vocabulary"] = own_vocabulary(recipe.model.backbone, state)
+    unfilled = [name for name, tensor in ours.items() if tensor.is_meta]
+    if unfilled:
+        raise CloudsError(
+            f"the official layout has no place for `{unfilled[0]}` of the recipe's model "
+            f"({len(unfilled)} such tensors)",
+            "set model.backbone.name to the open_clip ConvNeXt or ResNet the checkpoint was trained with",
+        )
+    aside = {name: state[name] for name in layout.aside if name in state}
+    facts: dict[str, Any] = {
+        "file": path.name,
+        "sha256": sha256(path),
+        "head": head,
+        "backbone": recipe.model.backbone.name,
+        "tensors": len(found),
+        "used": len(layout.parts),
+        "kept_aside": len(aside),
+        "dropped": dropped,
+        "skipped": skipped,
+        "renamed": renamed,
+    }
+    trained, frozen = split_state(segmenter)
+    with atomic_directory(out) as directory:
+        write_text(directory / RECIPE, recipe.to_yaml())
+        write_tensors(directory / FROZEN, {name: ours[name] for name in frozen})
+        write_tensors(directory / TRAINED, {name: ours[name] for name in trained})
+        write_tensors(directory / ASIDE, aside)
+        write_manifest(
+            directory,
+            KIND,
+            config=recipe.model_dump(mode="json"),
+            backbone_weights=f"imported {path.name}" if has_clip else segmenter.backbone.weights,
+            inputs={path.name: facts["sha256"]},
+            imported=facts,
+        )
+    return {"run": str(out), **facts}
+
+
+def to_official(run: Path) -> dict[str, Tensor]:
+    """Give back the checkpoint a run was imported from.
+
+    Args:
+        run: What `import_checkpoint` made.
+
+    Returns:
+        The imported tensors by their names in the file, bit for bit; without those that were dropped or
+        skipped.
+
+    Raises:
+        CloudsError: It is no run, or not an imported one.
+    """
+    facts = read_manifest(run, KIND).get("imported")
+    if facts is None:
+        raise CloudsError(f"{run} was trained here, not imported", "give a run that `import` made")
+    ours, aside = read_weights(run), read_tensors(run / ASIDE)
+    if not any(name.startswith(CLIP) for name in aside):
+        ours = {name: tensor for name, tensor in ours.items() if not name.startswith("backbone.")}
+    state = {**join(ours, official_parts(ours)), **aside}
+    return {facts["renamed"].get(name, name): tensor for name, tensor in state.items()}
+
+
+def _foreign_backbone(
+    state: Mapping[str, Tensor], path: Path, recipe: Recipe | None, skip: bool
+) -> list[str]:
+    """Name the tensors of a backbone that is none of ours, if that may be skipped."""
+    foreign = [name for name in state if name.startswith("backbone.") and not name.startswith(CLIP)]
+    if any(name.startswith(CLIP) for name in state):
+        return []  # a stray name beside a CLIP is an unexpected one
+    if foreign and not skip:
+        raise CloudsError(
+            f"the backbone of {path} (`{foreign[0]}` and {len(foreign) - 1} more) is none of ours",
+            "import the head alone: --skip-backbone, and --recipe to name the backbone that stands under it",
+        )
+    if recipe is None:
+        raise CloudsError(
+            f"{path} brings no backbone of ours", "name one in a recipe, and give that with --recipe"
+        )
+    return foreign
+
+
+def _detect_model(state: Mapping[str, Tensor], head: Head) -> ModelConfig:
+    """Describe a published model: all constants are the paper's, but for backbone, head and queries."""
+    width = ModelConfig().width
+    embeddings = [state[n] for n in (QUERIES, QUERIES.replace("feat", "embed")) if n in state]
+    counts = [len(e) for e in embeddings if e.ndim == 2 and e.shape[1] == width]
+    name = detect_backbone(shapes_of(state), text=head == "text")
+    return ModelConfig(
+        backbone=BackboneConfig(name=name, weights=published_weights(name)),
+        mask_decoder=MaskDecoderConfig(queries=counts[0]) if counts else MaskDecoderConfig(),
+        head=head,
+    )
+
+
+def _agrees(model: ModelConfig, head: Head, path: Path) -> None:
+    if model.head != head:
+        raise CloudsError(
+            f"{path} has a {head} head, the recipe a {model.head} one", f"set model.head={head}"
+        )
+    if model.backbone.adapter.kind != "none":
+        raise CloudsError(
+            f"the recipe's backbone has a `{model.backbone.adapter.kind}` adapter, which {path} lacks",
+            "import without it, and train from the run with --init",
+        )
+    if head == "text" and model.text.clip not in (None, model.backbone.name):
+        raise CloudsError(
+            f"the recipe takes class names from `{model.text.clip}`, but {path} brings its own text tower",
+            "set model.text.clip=null",
+        )
+
+
+def _check_numbers(
+    segmenter: Segmenter, state: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]], path: Path
+) -> None:
+    own = segmenter.state_dict()
+    wrong = [
+        f"{theirs} ({state[theirs].dtype})"
+        for theirs, ours in parts.items()
+        if state[theirs].is_floating_point() != own[ours[0]].is_floating_point()
+    ]
+    if wrong:
+        raise CloudsError(
+            f"{path} holds weights that are no floating-point numbers:\n  " + "\n  ".join(wrong),
+            "quantised checkpoints can't be imported; give the one it was made from",
+        )

@@ -1,0 +1,66 @@
+"""A model with names and shapes but no memory, and the one tensor of a run that no checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clouds_deploy.config.model import BackboneConfig, ModelConfig
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.backbones import Clip, build_backbone, load_clip
+from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer
+from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
+from clouds_deploy.models.clouds.segmenter import Segmenter
+from clouds_deploy.models.clouds.vocabulary import class_synonyms, embed_vocabulary
+from clouds_deploy.models.importing.names import CLIP
+
+
+def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
+    """Build a model on the meta device.
+
+    Args:
+        model: What to build.
+        clip: The CLIP it stands on, on the meta device too. None for a head that comes without one: then the
+            recipe's backbone is built with its weights, and the decoders alone are hollow.
+
+    Raises:
+        CloudsError: See `build_backbone`; or the text head has no CLIP.
+    """
+    if clip is None:
+        if model.head == "text":
+            raise CloudsError(
+                "the checkpoint has a text head but no CLIP to take names from", "get the whole checkpoint"
+            )
+        backbone = build_backbone(model.backbone)
+        with torch.device("meta"):
+            return Segmenter(model, backbone)
+    with torch.device("meta"):
+        backbone = clip_backbone(model.backbone, Clip(clip, "", ready=True))
+        if model.head == "linear":
+            return Segmenter(model, backbone)
+        synonyms = class_synonyms()
+        shape = (len(synonyms), max(len(s) for s in synonyms), clip.text_projection.shape[1])
+        text, seen = model.text, torch.ones(len(synonyms), dtype=torch.bool)
+        ensemble = None
+        if text.ensemble:
+            ensemble = GeometricEnsemble(clip, seen, text.alpha, text.beta, only_valid=text.only_valid)
+        return Segmenter(model, backbone, torch.empty(shape), ensemble)
+
+
+def own_vocabulary(backbone: BackboneConfig, state: Mapping[str, Tensor]) -> Tensor:
+    """Embed the Cityscapes classes with the text tower that a checkpoint brings.
+
+    Args:
+        backbone: Names the CLIP.
+        state: The checkpoint's tensors, all of that CLIP's among them.
+
+    Returns:
+        (19, S, D) unit vectors; see `models.clouds.vocabulary`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        clip = load_clip(backbone.model_copy(update={"weights": "random"})).model.eval()
+    clip.load_state_dict({n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)})
+    return embed_vocabulary(clip, clip_tokenizer(backbone), class_synonyms())

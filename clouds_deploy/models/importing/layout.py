@@ -1,0 +1,130 @@
+"""The complete list of tensors a checkpoint must hold, and the report on one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.importing.detect import Head, Shapes
+from clouds_deploy.models.importing.names import CLIP, EMPTY_WEIGHT, PREDICTOR, VOID, official_parts
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checkpoint must hold, by official names.
+
+    Attributes:
+        shapes: Shape of every tensor; None admits any.
+        parts: Those the segmenter uses, with our names (see `official_parts`); the others are kept aside.
+        optional: Those that may be missing.
+    """
+
+    shapes: Mapping[str, Shape | None]
+    parts: Mapping[str, tuple[str, ...]]
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """Name what the segmenter does not use: the text tower, CLIP's projection, the loss's weights."""
+        return tuple(name for name in self.shapes if name not in self.parts)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Everything in which a checkpoint departs from a layout.
+
+    Attributes:
+        missing: Names it lacks.
+        unexpected: Names it should not have.
+        misshapen: What is wrong with a tensor's shape, by name.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        groups = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "misshapen": tuple(f"{name}: {what}" for name, what in self.misshapen.items()),
+        }
+        return "\n".join(
+            "\n  ".join((f"{len(lines)} {group}:", *lines)) for group, lines in groups.items() if lines
+        )
+
+
+def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
+    """List what a checkpoint of a model holds.
+
+    Args:
+        ours: Shapes of `Segmenter.state_dict()`, with either head.
+        clip: Shapes of the whole CLIP's `state_dict()`; None when the checkpoint's backbone is no CLIP
+            (Mask2Former), and only the head is expected.
+        head: Which head.
+
+    Returns:
+        The layout of CLOUDS (linear head), FC-CLIP (text head) or Mask2Former (no CLIP). Any number of
+        classes is admitted with the text head, whose classes are no part of the weights.
+    """
+    parts = official_parts(name for name in ours if clip is not None or not name.startswith("backbone."))
+    shapes: dict[str, Shape | None] = {}
+    for theirs, names in parts.items():
+        first = ours[names[0]]
+        shapes[theirs] = (len(names) * first[0], *first[1:]) if len(names) > 1 else first
+    shapes[EMPTY_WEIGHT] = shapes.get(f"{PREDICTOR}class_embed.bias") if head == "linear" else None
+    if clip is None:
+        return Layout(shapes, parts, frozenset({EMPTY_WEIGHT}))
+    shapes.setdefault(VOID, (1, clip["text_projection"][1]))
+    for name, shape in clip.items():
+        shapes.setdefault(CLIP + name, shape)
+    return Layout(shapes, parts)
+
+
+def compare(found: Shapes, layout: Layout) -> Faults:
+    """Hold a checkpoint's names and shapes against a layout.
+
+    A transposed matrix is recognised by its swapped sides; a square one cannot be.
+    """
+    return Faults(
+        missing=tuple(n for n in layout.shapes if n not in found and n not in layout.optional),
+        unexpected=tuple(n for n in found if n not in layout.shapes),
+        misshapen={
+            name: _difference(shape, expected)
+            for name, expected in layout.shapes.items()
+            if expected is not None and (shape := found.get(name, expected)) != expected
+        },
+    )
+
+
+def _difference(shape: Shape, expected: Shape) -> str:
+    text = f"{list(shape)}, not {list(expected)}"
+    if sorted(shape) == sorted(expected):
+        return f"{text} (transposed)"
+    return text
+
+
+def require(found: Shapes, layout: Layout, where: str) -> None:
+    """Refuse a checkpoint that is not exactly what a layout says.
+
+    Raises:
+        CloudsError: Its message names every missing, unexpected and misshapen tensor.
+    """
+    faults = compare(found, layout)
+    if not faults:
+        return
+    hint = "nothing was written; get the file again, or give the --recipe whose `model` section it belongs to"
+    classes = found.get(f"{PREDICTOR}class_embed.weight")
+    expected = layout.shapes.get(f"{PREDICTOR}class_embed.weight")
+    if classes and expected and classes[1:] == expected[1:] and classes[0] != expected[0]:
+        hint = (
+            f"it was trained on {classes[0] - 1} classes, and a linear head knows no others; "
+            f"here they are the {expected[0] - 1} of Cityscapes"
+        )
+    raise CloudsError(f"{where} does not hold the model it should:\n{faults}", hint)

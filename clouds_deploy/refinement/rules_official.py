@@ -1,0 +1,91 @@
+"""Refinement as the authors do it, rule by rule (docs/method.md 3.6)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.labels import IGNORE
+from clouds_deploy.refinement.components import Component, Labels, Mask, find_components
+from clouds_deploy.refinement.prompts import Floats, Plan
+from clouds_deploy.refinement.refined import Refined, unchanged
+
+
+def plan_official(labels: Labels, config: RefineConfig, random: np.random.Generator) -> Plan:
+    """Ask about every large component by random points of it, all foreground, without a box.
+
+    Args:
+        labels: (H, W) uint8 train ids or 255.
+        config: `min_area` (in proportion to the image), `points`, `erosion`.
+        random: Chooses the points, without replacement.
+
+    Returns:
+        The plan. A component that has fewer pixels than `points` (after erosion) is not asked about.
+    """
+    height, width = config.reference_size
+    above = config.min_area * labels.size / (height * width)
+    kept, points = [], []
+    for component in find_components(labels, above):
+        drawn = _draw(component, config, random)
+        if drawn is not None:
+            kept.append(component)
+            points.append(drawn)
+    placed = np.stack(points) if points else np.zeros((0, config.points, 2), np.float32)
+    return Plan(tuple(kept), placed, np.ones(placed.shape[:2], np.float32), labels.shape)
+
+
+def best_rated(plan: Plan, part: slice, low_res: Floats, scores: Floats) -> npt.NDArray[np.intp]:
+    """Choose the proposal whose predicted IoU is highest."""
+    return np.asarray(scores.argmax(1), np.intp)
+
+
+def _draw(component: Component, config: RefineConfig, random: np.random.Generator) -> Floats | None:
+    mask = component.mask
+    if config.erosion:
+        mask = ndimage.binary_erosion(mask, np.ones((config.erosion, config.erosion)))
+    places = np.flatnonzero(mask)
+    if len(places) < config.points:
+        return None
+    rows, columns = np.divmod(random.choice(places, config.points, replace=False), mask.shape[1])
+    across, down = component.box[1].start, component.box[0].start
+    return np.stack((columns + across, rows + down), -1).astype(np.float32)
+
+
+def merge_official(labels: Labels, plan: Plan, masks: Mask, config: RefineConfig) -> Refined:
+    """Take SAM's masks for the truth: what they cover is their class, what they don't is no class.
+
+    Pixels that several components claim, be they of one class, are taken from all of them
+    (`remove_intersections`); the rest is united by class. Every pixel left over is a plain negative. Where
+    nothing was asked, the labels stay.
+
+    Args:
+        labels: (H, W) uint8 train ids or 255.
+        plan: What was asked.
+        masks: (P, H, W) bool, one a prompt.
+        config: `remove_intersections`.
+
+    Returns:
+        The refined labels.
+    """
+    prompts = len(plan.components)
+    if not prompts:
+        return unchanged(labels, negative=True)
+    claims = masks.sum(0, dtype=np.uint16)
+    single = claims == 1
+    out = np.full(labels.shape, IGNORE, np.uint8)
+    for component, mask in zip(plan.components, masks, strict=True):
+        out[mask & single] = component.label
+    if config.remove_intersections:
+        return Refined(out, ~single, prompted=prompts, accepted=prompts)
+    overlaps: dict[int, Mask] = {}
+    several = claims > 1
+    for component, mask in zip(plan.components, masks, strict=True):
+        shared = mask & several
+        overlaps[component.label] = overlaps.get(component.label, np.zeros_like(shared)) | shared
+    classes = sum((m.astype(np.uint8) for m in overlaps.values()), np.zeros(labels.shape, np.uint8))
+    for label, mask in overlaps.items():
+        out[mask & (classes == 1)] = label  # claimed by several components, but of one class
+    overlaps = {label: mask & (classes > 1) for label, mask in overlaps.items()}
+    return Refined(out, claims == 0, overlaps, prompted=prompts, accepted=prompts)

@@ -1,0 +1,5 @@
+"""Procedural street scenes: the offline default data set and the project's test bed."""
+
+from clouds_deploy.streets.scene import DOMAINS, Scene, render
+
+__all__ = ["DOMAINS", "Scene", "render"]

@@ -1,0 +1,1 @@
+"""Whole experiments made of verbs, with their reports."""

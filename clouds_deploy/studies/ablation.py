@@ -1,0 +1,169 @@
+"""The ablation of the method on data of one's own: what generated images bring, and what refinement adds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clouds_deploy import api
+from clouds_deploy.artifacts import MANIFEST, read_json, sha256, write_json, write_text
+from clouds_deploy.console import say
+from clouds_deploy.errors import CloudsError, nearest
+
+BACKBONES = {
+    "frozen": (),
+    "trainable": ("model.backbone.trainable=true",),
+    "lora": ("model.backbone.adapter.kind=lora",),
+}
+"""How the backbone is treated, and the overrides that do it."""
+ROWS = {
+    "source only": ("joint=null",),
+    "+ generated": ("joint.refine=null",),
+    "+ generated + refine": (),
+}
+"""What the second stage learns from, and the overrides that do it; all rows take as many steps."""
+SOURCE, GENERATED, REFINED = ROWS
+PUBLISHED = {
+    "RN50": (50.0, 50.7, 53.3),
+    "RN101": (51.9, 53.3, 54.7),
+    "ConvNeXt-L": (58.5, 58.6, 61.5),
+}
+"""The authors' ablation, GTA5 to the average of Cityscapes, BDD100K and Mapillary (docs/method.md 7)."""
+_SCORES = "scores.json"
+_MARK = "ablation.json"
+
+
+def ablate(
+    *,
+    out: str | Path,
+    recipe: str = "tiny",
+    joint: str = "tiny_joint",
+    backbones: Sequence[str] = ("frozen",),
+    seeds: int = 3,
+    generated: Sequence[int] = (),
+    data: Sequence[str] = (),
+    domain: str = "photo",
+    images: int = 200,
+    overrides: Sequence[str] = (),
+    joint_overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train every row with every seed, evaluate on the target, and write the table.
+
+    For each backbone and seed one warm-up run is trained, and every row goes on from it for the joint
+    recipe's steps: `source only` on labelled images alone, `+ generated` with the teacher's labels as they
+    are, `+ generated + refine` with labels that SAM mended. A killed call goes on where it was; a second one
+    does nothing again.
+
+    Args:
+        out: The folder for runs, ablation.json, summary.md and report.html.
+        recipe: The warm-up's recipe.
+        joint: The joint stage's recipe.
+        backbones: Of `frozen`, `trainable` and `lora`.
+        seeds: How many seeds, from 0 on.
+        generated: Numbers of generated images to try in the last row, beside the recipe's own.
+        data: What to evaluate on, as `evaluate`'s; several give their average. None means drawn streets.
+        domain: Which drawn streets.
+        images: Evaluate on this many images of each.
+        overrides: `key=value` each, on top of both recipes.
+        joint_overrides: The same, on top of the joint recipe alone.
+
+    Returns:
+        `rows`, each with `backbone`, `row`, `generated` (null: the recipe's), `miou` of each seed in percent,
+        `mean` and `spread` (standard deviation, 0 for one seed); `gains`, for each backbone the last row's
+        mean, least and every seed's points above `source only`; `published`; `report`.
+
+    Raises:
+        CloudsError: See `train` and `evaluate`; `out` is something else.
+    """
+    for name in backbones:
+        if name not in BACKBONES:
+            raise CloudsError(f"there is no treatment `{name}` of the backbone", nearest(name, BACKBONES))
+    if seeds < 1 or not backbones:
+        raise CloudsError("nothing to train", "ask for at least one seed and one backbone")
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
+        raise CloudsError(f"{folder} exists and is no ablation", "choose another --out")
+    if not (folder / _MARK).is_file():
+        write_json(folder / _MARK, {})
+    target = {"data": list(data), "domain": None if data else domain, "images": images}
+    work: list[tuple[str, int | None, tuple[str, ...]]] = [
+        (row, None, changes) for row, changes in ROWS.items()
+    ]
+    work += [(REFINED, count, (f"joint.generated_images={count}",)) for count in generated]
+    scores: dict[tuple[str, str, int | None], list[float]] = {}
+    for backbone in backbones:
+        for seed in range(seeds):
+            common = (*BACKBONES[backbone], *overrides, f"seed={seed}")
+            runs = folder / "runs" / backbone / f"seed_{seed}"
+            say(f"[bold]{backbone}, seed {seed}[/] warm-up")
+            _train(recipe, runs / "warm_up", common)
+            for row, count, changes in work:
+                say(f"[bold]{backbone}, seed {seed}[/] {row}{'' if count is None else f', {count} images'}")
+                run = runs / (_slug(row) + ("" if count is None else f"_{count}"))
+                _train(joint, run, (*common, *joint_overrides, *changes), init=runs / "warm_up")
+                scores.setdefault((backbone, row, count), []).append(_score(folder, run, target))
+    rows = [
+        {
+            "backbone": backbone,
+            "row": row,
+            "generated": count,
+            "miou": found,
+            "mean": statistics.mean(found),
+            "spread": statistics.stdev(found) if len(found) > 1 else 0.0,
+        }
+        for (backbone, row, count), found in scores.items()
+    ]
+    gains = {name: _gain(scores[name, SOURCE, None], scores[name, REFINED, None]) for name in backbones}
+    result: dict[str, Any] = {
+        "rows": rows,
+        "gains": gains,
+        "published": {name: dict(zip(ROWS, row, strict=True)) for name, row in PUBLISHED.items()},
+        "target": target,
+        "report": str(folder / "report.html"),
+    }
+    from clouds_deploy.studies.ablation_report import to_html, to_markdown
+
+    write_text(folder / "summary.md", to_markdown(result))
+    write_text(folder / "report.html", to_html(result))
+    write_json(folder / _MARK, result)
+    return result
+
+
+def _gain(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    return {"mean": statistics.mean(gains), "least": min(gains), "seeds": gains}
+
+
+def _slug(row: str) -> str:
+    return "_".join(word for word in row.split() if word != "+")
+
+
+def _train(recipe: str, run: Path, overrides: Sequence[str], init: Path | None = None) -> None:
+    """Train a run that is not there yet, or go on with it; a finished one is checked to be this one."""
+    from clouds_deploy.config.shipped import load_recipe
+    from clouds_deploy.training.run import check_resumable
+
+    if (run / MANIFEST).is_file():
+        check_resumable(run, load_recipe(recipe, tuple(overrides)))
+        return
+    going = run.exists()
+    api.train(recipe, overrides=overrides, out=run, resume=going, init=None if going else init)
+
+
+def _score(folder: Path, run: Path, target: dict[str, Any]) -> float:
+    """Evaluate a run on the target, once; percent."""
+    path = folder / _SCORES
+    known = read_json(path) if path.is_file() else {}
+    key = f"{run.relative_to(folder).as_posix()} {sha256(run / MANIFEST)[:16]} {target}"
+    if key not in known:
+        if target["data"]:
+            found = api.evaluate(run, data=target["data"], images=target["images"])
+        else:
+            found = api.evaluate(run, layout="streets", domain=target["domain"], images=target["images"])
+        if found["miou"] is None:
+            raise CloudsError("the target holds no labels", "evaluate on images with ground truth")
+        known[key] = found["miou"]
+        write_json(path, known)
+    return float(known[key])

@@ -1,0 +1,190 @@
+"""The whole loop on drawn streets, from nothing to a report that a newcomer understands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clouds_deploy import api
+from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, write_json, write_text
+from clouds_deploy.console import say
+from clouds_deploy.errors import CloudsError
+
+if TYPE_CHECKING:
+    from clouds_deploy.bench.timing import Stopwatch
+
+SOURCE, TARGET = "game", "photo"
+SHOWN = 4
+PSEUDO = 24
+"""Unseen streets whose labels the model guesses and SAM mends."""
+JOINT_STEPS, GENERATED = 150, 96
+"""Steps of self-training, and drawn streets of `imagined` that it learns from without their labels."""
+_MARK = "quickstart.json"
+
+
+def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train `tiny` on drawn game streets, let it train itself, meet unseen streets, export, time, predict.
+
+    A second call in the same folder goes on where the first one stopped: a finished training of the same
+    recipe is kept, the short stages behind it are done again.
+
+    Args:
+        out: The folder for everything it makes.
+        overrides: `key=value` each, on top of the recipes `tiny` and `tiny_joint`; self-training takes
+            no more steps than the recipe `tiny`, and at most `JOINT_STEPS`.
+
+    Returns:
+        `game_miou`, `photo_miou`, `gap` of the model that trained itself, `photo_miou_before` of the one that
+        did not (percent), `pseudo_labels` (see `_mend`), `steps`, `joint_steps`,
+        `gates`, `bench`, `seconds` of each stage, `report`.
+
+    Raises:
+        CloudsError: `out` holds something else, or a run of another recipe; a gate failed; see each verb.
+    """
+    from clouds_deploy.bench.timing import Stopwatch
+    from clouds_deploy.config.shipped import load_recipe
+
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
+        raise CloudsError(f"{folder} exists and is no quickstart", "choose another --out")
+    watch = Stopwatch()
+    if (folder / _MARK).is_file():
+        watch.seconds.update(read_json(folder / _MARK).get("seconds", {}))
+    write_json(folder / _MARK, {"seconds": watch.seconds})
+    run, joint, bundle = folder / "run", folder / "joint", folder / "bundle"
+
+    recipe = load_recipe("tiny", tuple(overrides))
+    say("[bold]1/7[/] training the recipe `tiny` on streets drawn like a game")
+    _train("tiny", run, tuple(overrides), watch, "train")
+    write_json(folder / _MARK, {"seconds": watch.seconds})
+    say("[bold]2/7[/] mending labels of unseen streets with `sam_tiny`")
+    with watch("refine"):
+        mended = _mend(folder / "pseudo", run)
+    say("[bold]3/7[/] self-training on unlabelled streets, from labels mended like these")
+    changes = (
+        f"train.steps={min(JOINT_STEPS, recipe.train.steps)}",
+        f"joint.generated_images={min(GENERATED, recipe.data.train_images)}",
+        "joint.refresh_every=0",
+        "train.eval_every=0",
+    )
+    _train("tiny_joint", joint, (*overrides, *changes), watch, "self-train", init=run)
+    write_json(folder / _MARK, {"seconds": watch.seconds})
+    say("[bold]4/7[/] evaluating on 100 more game streets, and on 100 that look like photos")
+    with watch("evaluate"):
+        scores = {
+            name: api.evaluate(model, domain=domain, layout="streets", images=100)
+            for name, model, domain in (
+                ("before", run, TARGET),
+                (SOURCE, joint, SOURCE),
+                (TARGET, joint, TARGET),
+            )
+        }
+    say("[bold]5/7[/] exporting to ONNX, and proving it on ONNX Runtime and OpenVINO")
+    with watch("export"):
+        exported = api.export(joint, out=_cleared(bundle))
+    say("[bold]6/7[/] timing PyTorch, ONNX Runtime and OpenVINO in turns")
+    with watch("bench"):
+        timed = api.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0, stages=False)
+    say("[bold]7/7[/] labelling unseen streets with the bundle, and writing the report")
+    with watch("predict"):
+        pictures = {domain: _draw(folder, domain) for domain in (SOURCE, TARGET)}
+        for domain, images in pictures.items():
+            api.predict(bundle, images, out=_cleared(folder / "predictions" / domain))
+    report = folder / "report.html"
+    from clouds_deploy.studies.quickstart_report import write_report
+
+    write_text(report, write_report(folder, scores, exported, timed, pictures, mended, watch.seconds))
+    game, photo = scores[SOURCE]["miou"], scores[TARGET]["miou"]
+    result = {
+        "game_miou": game,
+        "photo_miou": photo,
+        "photo_miou_before": scores["before"]["miou"],
+        "gap": game - photo,
+        "steps": read_manifest(run, "run")["steps"],
+        "joint_steps": read_manifest(joint, "run")["steps"],
+        "pseudo_labels": {name: mended[name] for name in ("before", "after", "unlabelled")},
+        "gates": exported["gates"],
+        "bench": timed["bundles"][0]["results"],
+        "seconds": watch.seconds,
+        "report": str(report),
+    }
+    write_json(folder / _MARK, result)
+    return result
+
+
+def _train(
+    recipe: str, out: Path, overrides: tuple[str, ...], watch: Stopwatch, stage: str, init: Path | None = None
+) -> None:
+    """Train a recipe, unless a finished run of the very same lies there."""
+    from clouds_deploy.config.shipped import load_recipe
+    from clouds_deploy.training.run import check_resumable
+
+    if (out / MANIFEST).is_file():
+        check_resumable(out, load_recipe(recipe, overrides))
+        return
+    with watch(stage):
+        api.train(recipe, overrides=overrides, out=out, resume=out.exists(), init=init)
+
+
+def _cleared(path: Path) -> Path:
+    """Remove what an earlier call made there; anything else is left for the stage to refuse."""
+    if (path / MANIFEST).is_file():
+        shutil.rmtree(path)
+    return path
+
+
+def _draw(folder: Path, domain: str) -> list[Path]:
+    """Draw the streets that the report shows, as files, the way a user would have them."""
+    from clouds_deploy.data.dataset import StreetsSource
+    from clouds_deploy.data.images import write_png
+
+    source = StreetsSource(domain, seed=3, count=SHOWN, height=128, width=256)
+    paths = []
+    for index in range(SHOWN):
+        path = folder / "streets" / domain / f"{source.name(index)}.png"
+        write_png(path, source.load(index)[0])
+        paths.append(path)
+    return paths
+
+
+def _mend(folder: Path, run: Path) -> dict[str, Any]:
+    """Label unseen streets with the run, mend the labels with SAM, and compare both with the truth.
+
+    Returns:
+        `before` and `after`, mIoU in percent, the latter over the pixels that kept a label; `unlabelled`, the
+        share of the others; `refined`, what `refine` gave; `right`, name -> share of pixels right before and
+        after, for the streets with a picture.
+    """
+    import numpy as np
+
+    from clouds_deploy.data.dataset import StreetsSource
+    from clouds_deploy.data.images import read_label_ids, write_png
+    from clouds_deploy.evaluation.metrics import ConfusionMatrix
+    from clouds_deploy.labels import IGNORE
+
+    source = StreetsSource(TARGET, seed=5, count=PSEUDO, height=128, width=256)
+    truths = {}
+    for index in range(PSEUDO):
+        image, truth = source.load(index)
+        assert truth is not None  # drawn streets have labels
+        truths[source.name(index)] = truth
+        write_png(folder / "images" / f"{source.name(index)}.png", image)
+    predicted, refined = folder / "predicted", folder / "refined"
+    api.predict(run, [folder / "images"], out=_cleared(predicted), overlays=False, confidences=True)
+    result = api.refine("sam_tiny@384", images=folder / "images", labels=predicted, out=refined, overlays=3)
+    before, after = ConfusionMatrix(), ConfusionMatrix()
+    right = {}
+    for name, true in truths.items():
+        guess, mended = (read_label_ids(root / "labels" / f"{name}.png") for root in (predicted, refined))
+        before.update(guess, true)
+        after.update(mended, np.where(mended == IGNORE, IGNORE, true).astype(np.uint8))
+        right[name] = float((guess == true).mean()), float((mended == true)[mended != IGNORE].mean())
+    return {
+        "before": 100 * before.miou(),
+        "after": 100 * after.miou(),
+        "unlabelled": result["unlabelled"],
+        "refined": result,
+        "right": {path.stem: right[path.stem] for path in sorted((refined / "overlays").glob("*.png"))},
+    }

@@ -1,0 +1,1 @@
+"""Training of the segmenter: warm-up and self-training."""

@@ -1,0 +1,337 @@
+"""The training loop: plain PyTorch, top to bottom.
+
+Every random draw is a function of seed and step (data: of seed and position), so a resumed run takes up the
+same thread and ends, on the same machine, with the same bytes. The device is waited for once a step, for the
+matching; losses are summed there and read when a line is written.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256, write_json
+from clouds_deploy.backends.memory import kept_memory
+from clouds_deploy.config.recipe import Recipe
+from clouds_deploy.console import Advance, progress, say, warn
+from clouds_deploy.data import sources
+from clouds_deploy.data.sources import Selection
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.evaluation.evaluate import Evaluation, Metric, evaluate
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
+from clouds_deploy.inference.segmenter import Predict, torch_predictor
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
+from clouds_deploy.models.clouds.store import KIND, TRAINED, empty_segmenter, fill, load_run
+from clouds_deploy.training.journal import Journal
+from clouds_deploy.training.processes import Processes, open_processes
+from clouds_deploy.training.run import (
+    EVALUATION,
+    Checkpoint,
+    Progress,
+    check_resumable,
+    finish_run,
+    load_checkpoint,
+    save_checkpoint,
+    start_run,
+)
+from clouds_deploy.training.schedule import lr
+from clouds_deploy.training.segmenter.optimizer import build_optimizer, restore_optimizer
+from clouds_deploy.training.segmenter.pseudo_labels import Labeler, LabelStore, Refine
+from clouds_deploy.training.segmenter.step import MEASURES, MODEL, Step, seed_of, trains_more_than_the_head
+from clouds_deploy.training.segmenter.teacher import Teacher
+
+if TYPE_CHECKING:
+    from clouds_deploy.data.dataset import Source
+
+_DIVERGED = "lower train.lr, lengthen train.warmup_steps, or set train.precision=fp32"
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    refine: Refine | None = None,
+) -> dict[str, Any]:
+    """Train a segmenter into a run directory.
+
+    A recipe with a `joint` section trains itself on generated images too (docs/method.md 3.5). Processes that
+    a launcher started share every batch, and the first of them writes; see docs/training.md.
+
+    Args:
+        recipe: The experiment.
+        out: The run directory; must not exist, unless it is to be resumed.
+        resume: Go on from the run's newest checkpoint that holds. A finished run is left as it is.
+        init: A finished run whose weights, all of them, a new run starts from.
+        refine: Mends pseudo-labels as the recipe's `joint.refine` says; only for a recipe that has one.
+
+    Returns:
+        The final evaluation (see `Evaluation.to_dict`) with `run`, `steps`, and `images_per_second`, which
+        leaves out evaluations and checkpoints and is null when no step was left to do.
+
+    Raises:
+        CloudsError: `out` exists, or there is nothing to resume; the recipe is another than the run's; the
+            data or weights cannot be had; the loss became NaN; the disk is full; the processes cannot share
+            the batch equally.
+    """
+    processes = open_processes(whole_model=trains_more_than_the_head(recipe))
+    processes.share(recipe.train.batch_size, recipe.train.accumulate)
+    with processes.one_voice(), kept_memory():
+        return _train(recipe, out, resume, init, refine, processes)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool,
+    init: Path | None,
+    refine: Refine | None,
+    processes: Processes,
+) -> dict[str, Any]:
+    if resume and (out / MANIFEST).is_file():
+        manifest = read_manifest(out, KIND)
+        say(f"{out} is finished already ({manifest['steps']} steps)")
+        return _summary(out, read_json(out / EVALUATION), manifest["steps"], None)
+    if resume and init is not None:
+        raise CloudsError("--resume and --init exclude each other", "a resumed run has weights of its own")
+    sources.train_source(recipe), sources.val_source(recipe)  # what is wrong with the data shows first
+    joint = recipe.joint if recipe.joint is not None and recipe.joint.pseudo_labels != "off" else None
+    if joint is not None:
+        sources.generated_source(recipe)
+        if (joint.refine is None) != (refine is None):
+            raise ValueError("a refiner belongs to a recipe with `joint.refine`, and to no other")
+        if init is None and not resume:
+            warn("self-training starts from a random head; --init RUN starts it from a trained one")
+    moments: dict[str, Tensor] = {}
+    followed: dict[str, Tensor] = {}
+    if resume:
+        found = processes.in_turn(lambda: _newest(out, recipe, processes))
+        segmenter, moments, followed, state = found.segmenter, found.moments, found.teacher, found.progress
+        say(f"going on from step {state.step} of {recipe.train.steps}")
+    else:
+        segmenter, state = _initial(recipe, init)
+    if state.backbone_weights == "random":
+        warn("the backbone's weights are random: good for a dry run only")
+    segmenter.to(processes.device)
+    optimizer = build_optimizer(segmenter, recipe.train)
+    restore_optimizer(optimizer, segmenter, moments, str(out))
+    labeler = None
+    if joint is not None:
+        teacher = Teacher(segmenter, joint)
+        if resume:
+            teacher.restore(followed, str(out))
+        labeler = Labeler(teacher, refine, processes.device, recipe.train.precision)
+    if not resume and processes.first:
+        start_run(out, recipe, segmenter, optimizer, state, labeler.teacher.state() if labeler else None)
+    processes.wait()
+    trained = state.step == recipe.train.steps
+    with Journal(out, state.step, trained=trained) if processes.first else nullcontext() as journal:
+        run = _Run(recipe, out, segmenter, optimizer, journal, state, processes, labeler)
+        run.train()
+        outcome = run.evaluate().to_dict()
+    if processes.first:
+        write_json(out / EVALUATION, outcome)
+        facts = {"device": _device_name(processes.device), "processes": processes.count}
+        finish_run(out, recipe, segmenter, run.state, **facts)
+    processes.wait()
+    speed = run.images / run.seconds if run.images else None
+    say(
+        f"trained {run.state.step} steps"
+        + (f" at {speed:.1f} images/s" if speed else "")
+        + f": mIoU {outcome['miou'] or 0:.1f} on {outcome['images']} images"
+    )
+    return _summary(out, outcome, run.state.step, speed)
+
+
+def _summary(out: Path, outcome: dict[str, Any], steps: int, speed: float | None) -> dict[str, Any]:
+    return {"run": str(out), "steps": steps, "images_per_second": speed, **outcome}
+
+
+def _newest(out: Path, recipe: Recipe, processes: Processes) -> Checkpoint:
+    if processes.first:
+        check_resumable(out, recipe)
+    return load_checkpoint(out, recipe)
+
+
+def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
+    """Make the model of step 0: with the recipe's backbone and random decoders, or another run's weights."""
+    nothing = (0.0,) * (len(MEASURES) + 1)
+    if init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(recipe.seed, 0, MODEL))
+            segmenter = build_segmenter(recipe.model)
+        return segmenter, Progress(0, nothing, segmenter.backbone.weights, {})
+    other = load_run(init)[1]
+    segmenter = empty_segmenter(recipe.model, other.backbone.weights)
+    fill(segmenter, other.state_dict(), str(init))
+    return segmenter, Progress(0, nothing, other.backbone.weights, {"init": sha256(init / TRAINED)})
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+class _Run:
+    """A training under way.
+
+    Attributes:
+        state: How far it is.
+        images: Images trained on in this process.
+        seconds: The time they took.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        segmenter: Segmenter,
+        optimizer: torch.optim.Optimizer,
+        journal: Journal | None,
+        state: Progress,
+        processes: Processes,
+        labeler: Labeler | None,
+    ) -> None:
+        self.recipe = recipe
+        self.labeler = labeler
+        self.processes = processes
+        self.share = processes.share(recipe.train.batch_size, recipe.train.accumulate)
+        self.step = Step(recipe, segmenter, optimizer, labeler, processes)
+        self.out = out
+        self.segmenter = segmenter
+        self.optimizer = optimizer
+        self.journal = journal
+        self.state = state
+        self.images = 0
+        self.seconds = 0.0
+        sums = state.window if processes.first else [0.0] * len(state.window)
+        self.window = torch.tensor(sums, dtype=torch.float64, device=processes.device)
+
+    def train(self) -> None:
+        """Do the steps that are left, with a line, an evaluation and a checkpoint when each is due."""
+        settings = self.recipe.train
+        first = self.state.step
+        if first == settings.steps:
+            return
+        batches: Iterator[dict[str, Tensor]] | None = None
+        self.segmenter.train()
+        last_line, clock = (first, self.seconds), time.perf_counter()
+        with progress("training", settings.steps, "step") as advance:
+            for step in range(first, settings.steps):
+                if self.labeler is not None:
+                    self.labeler.teacher.update(step)
+                if batches is None or (step > first and self._labels_due(step)):
+                    batches = self._batches(step)
+                self._step(step, next(batches))
+                done = step + 1
+                self.images += settings.batch_size
+                line = done % settings.log_every == 0 or done == settings.steps
+                look = settings.eval_every > 0 and done % settings.eval_every == 0 and done < settings.steps
+                keep = done % settings.checkpoint_every == 0 or done == settings.steps
+                if line or look or keep:
+                    sums = self._read_window(done)
+                    self.seconds += time.perf_counter() - clock
+                    if line:
+                        count = settings.batch_size * (done - last_line[0])
+                        note = self._write_line(done, sums, count / (self.seconds - last_line[1]))
+                        last_line = (done, self.seconds)
+                    if look:
+                        self.evaluate(done)
+                        self.segmenter.train()
+                    self.state = replace(
+                        self.state, step=done, window=tuple([0.0] * len(sums) if line else sums)
+                    )
+                    if keep and self.processes.first:
+                        save_checkpoint(
+                            self.out,
+                            self.segmenter,
+                            self.optimizer,
+                            self.state,
+                            keep=settings.keep_checkpoints,
+                            teacher=self.labeler.teacher.state() if self.labeler else None,
+                        )
+                    clock = time.perf_counter()
+                    advance(done, note if line else "")
+                else:
+                    advance(done)
+
+    def _labels_due(self, step: int) -> bool:
+        """Say whether cached labels are made anew before a step."""
+        joint = self.recipe.joint
+        if joint is None or joint.pseudo_labels != "cached":
+            return False
+        return step == 0 or (joint.refresh_every > 0 and step % joint.refresh_every == 0)
+
+    def _batches(self, step: int) -> Iterator[dict[str, Tensor]]:
+        """Give the batches from a step on; cached labels are made first if they are due."""
+        joint = self.recipe.joint
+        if self.labeler is None or joint is None:
+            return iter(sources.training_batches(self.recipe, step, self.share))
+        if joint.pseudo_labels == "online":
+            return iter(sources.joint_batches(self.recipe, step, None, self.share))
+        made = step - step % joint.refresh_every if joint.refresh_every else 0
+        store = LabelStore(self.out, made)
+        if self._labels_due(step):
+            store.fill(sources.generated_source(self.recipe), self.labeler, self.processes)
+        store.check()
+        return iter(sources.joint_batches(self.recipe, step, store.read, self.share))
+
+    def _step(self, step: int, batch: dict[str, Tensor]) -> None:
+        """Do one optimiser step; `step` counts from 0."""
+        self.window += self.step(step, batch).double()
+
+    def _read_window(self, done: int) -> list[float]:
+        """Bring all processes' sums to the CPU; no line and no checkpoint may hold a NaN."""
+        sums: list[float] = self.processes.total(self.window).tolist()
+        if not all(map(math.isfinite, sums)):
+            raise CloudsError(f"the loss or its gradient became NaN or infinite by step {done}", _DIVERGED)
+        return sums
+
+    def _write_line(self, done: int, sums: list[float], speed: float) -> str:
+        means = {name: value / sums[-1] for name, value in zip(MEASURES, sums, strict=False)}
+        rate = lr(done - 1, self.recipe.train)
+        if self.journal is not None:
+            self.journal.write(done, {**means, "lr": rate, "images_per_second": round(speed, 2)})
+        self.window.zero_()
+        return f"loss {means['loss']:.3f}"
+
+    def evaluate(self, done: int | None = None) -> Evaluation:
+        """Evaluate on the recipe's validation images and write a line.
+
+        Args:
+            done: Steps done; None means all of them.
+        """
+        recipe = self.recipe
+        source = sources.val_source(recipe)
+        predict = torch_predictor(self.segmenter, recipe.evaluate, self.processes.device)
+        with progress("evaluating", len(source), "image") as advance:
+            outcome = evaluate_share(predict, source, recipe.evaluate.metric, self.processes, advance)
+        summary = outcome.to_dict()
+        kept = {name: summary[name] for name in ("miou", "pixel_accuracy")}
+        if self.journal is not None:
+            self.journal.write(self.state.step if done is None else done, kept)
+        return outcome
+
+
+def evaluate_share(
+    predict: Predict, source: Source, metric: Metric, processes: Processes, progress: Advance | None = None
+) -> Evaluation:
+    """Evaluate together with other processes, each on some of the images; see `evaluate`.
+
+    Returns:
+        The counts of all processes, in each of them.
+    """
+    if processes.count == 1 or len(source) == 0:
+        return evaluate(predict, source, metric, progress)
+    own = Selection(source, range(processes.rank, len(source), processes.count))
+    matrix = evaluate(predict, own, metric, progress).matrix if len(own) else ConfusionMatrix()
+    matrix.counts = processes.total(torch.from_numpy(matrix.counts)).numpy()
+    return Evaluation(matrix, len(source), metric)

@@ -17,35 +17,34 @@ from clouds_deploy.errors import CloudsError
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_VERBS = {
     "ablate": "studies.ablation",
+    "bench": "bench.suites",
+    "data_check": "data.check",
+    "doctor": "doctor",
+    "embed_classes": "export.embed",
+    "evaluate": "evaluation.job",
+    "export": "export.export",
     "generate": "generation.api",
+    "import_checkpoint": "models.importing.checkpoint",
+    "predict": "inference.predict",
+    "prompts": "generation.api",
     "quickstart": "studies.quickstart",
+    "recipes": "config.shipped",
+    "refine": "refinement.refine",
+    "selftest": "inference.selftest",
     "serve": "serving.serve",
+    "train": "training.train",
+    "tune_diffusion": "generation.tune_diffusion",
 }
-_VERBS = (
-    "ablate",
-    "bench",
-    "data_check",
-    "doctor",
-    "evaluate",
-    "export",
-    "generate",
-    "import_checkpoint",
-    "predict",
-    "quickstart",
-    "refine",
-    "selftest",
-    "serve",
-    "train",
-)
+"""The module, below this package, of every verb."""
 
 __all__ = ["CloudsError", "__version__", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
-        return getattr(import_module(f"clouds_deploy.{_HOMES.get(name, 'api')}"), name)
+        return getattr(import_module(f"clouds_deploy.{_VERBS[name]}"), name)
     raise AttributeError(f"module `clouds_deploy` has no attribute `{name}`")
 
 

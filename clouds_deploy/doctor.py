@@ -35,7 +35,7 @@ class Check:
     fix: str = ""
 
 
-def examine() -> dict[str, Any]:
+def doctor() -> dict[str, Any]:
     """Look at everything the toolkit can use.
 
     Returns:

@@ -121,7 +121,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path, smal
 @pytest.fixture(scope="session")
 def sam_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`sam_tiny` with the weights that the package ships, at a quick size, exported and proven once."""
-    from clouds_deploy.api import export
+    from clouds_deploy.export.export import export
 
     out = tmp_path_factory.mktemp("sam") / "bundle"
     export("sam:sam_tiny@256", out=out, engines=("onnxruntime",))

@@ -113,8 +113,8 @@ def refine_threads(bundle: SamBundle, plan: Plan) -> Growth:
         return scale("threads", threads, {name: partial(make, name) for name in _backends(plan)}, plan)
 
 
-SEGMENTER: dict[str, Callable[[Bundle, Plan], Growth]] = {"pixels": pixels, "training": training}
-SAM: dict[str, Callable[[SamBundle, Plan], Growth]] = {
+SEGMENTER: dict[str, Callable[[Any, Plan], Growth]] = {"pixels": pixels, "training": training}
+SAM: dict[str, Callable[[Any, Plan], Growth]] = {
     "refine images": refine_images,
     "refine threads": refine_threads,
 }

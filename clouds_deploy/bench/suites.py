@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from clouds_deploy.backends.backends import BACKENDS, BF16, open_session
 from clouds_deploy.backends.session import Session
 from clouds_deploy.bench.against import compare, read_results
 from clouds_deploy.bench.entries import flops, gather, judge, say_wrong
+from clouds_deploy.bench.growth import SAM, SEGMENTER
 from clouds_deploy.bench.memory import peak_memory
 from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.plan import Plan, repeated
@@ -35,6 +36,7 @@ from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
 from clouds_deploy.bundles import sam_bundle
 from clouds_deploy.bundles.bundle import Bundle, open_bundle
+from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.bundles.sam_bundle import SamBundle, open_sam_bundle
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.console import busy, say
@@ -47,21 +49,20 @@ REFERENCE = "torch"
 
 
 def bench(
-    bundles: Sequence[Path],
+    bundles: Sequence[str | Path],
     *,
-    out: Path,
+    out: str | Path,
     suite: str = "default",
     backends: Sequence[str] | None = None,
     batch: int = 1,
     seconds: float | None = None,
     rounds: int | None = None,
     memory: bool | None = None,
-    against: Path | None = None,
+    against: str | Path | None = None,
     scaling: Sequence[int] | None = None,
     prompts: Sequence[int] | None = None,
     stages: bool | None = None,
     weights: str | Path | None = None,
-    growths: Mapping[str, Callable[[Any, Plan], dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Time backends against each other and say beside each speed whether its labels are right.
 
@@ -79,8 +80,6 @@ def bench(
         prompts: Prompts a call of a SAM's decoder, each timed.
         stages: Whether to time device, transfers and files apart too.
         weights: A SAM's weight file, for PyTorch, where its bundle was made from one.
-        growths: What a suite's `growth` names: each takes an opened bundle and gives what `scaling.scale`
-            does.
 
     Returns:
         What results.json holds: `machine`, `settings`, `bundles` (each `name`, `shape`, `results`),
@@ -108,9 +107,10 @@ def bench(
             raise CloudsError(f"there is no backend `{backend}`", nearest(backend, BACKENDS))
     if not bundles:
         raise CloudsError("no bundle was given", "give the path of at least one bundle")
-    before = None if against is None else read_results(against)
+    before = None if against is None else read_results(Path(against))
+    out, growths = Path(out), SEGMENTER | SAM
     with atomic_directory(out) as directory:
-        opened = [_open(path, chosen["models"], suite) for path in bundles]
+        opened = [_open(path, chosen["models"], suite) for path in map(unpacked, map(Path, bundles))]
         with busy("measuring what a matrix product reaches here"):
             peak = matmul_peak()
         counts = tuple(chosen["scaling"]), tuple(chosen["prompts"])
@@ -123,9 +123,7 @@ def bench(
                 found.append(_bench_one(one, plan, chosen["memory"]))
                 if plan.scaling:
                     found[-1]["scaling"] = scale_segmenter(one, plan)
-            found[-1]["growth"] = [
-                growths[name](one, plan) for name in chosen["growth"] if growths and name in growths
-            ]
+            found[-1]["growth"] = [growths[name](one, plan) for name in chosen["growth"] if name in growths]
         results: dict[str, Any] = {
             "machine": environment() | {"threads": _threads(), "load": _load(), "peak_gflops": peak},
             "settings": {
@@ -135,7 +133,7 @@ def bench(
                 "rounds": rounds,
                 "backends": names,
             },
-            "command": _command(bundles, suite, names, batch, seconds, out),
+            "command": _command([one.path for one in opened], suite, names, batch, seconds, out),
             "bundles": found,
         }
         if before is not None:

@@ -50,7 +50,7 @@ class Vocabulary:
         Raises:
             CloudsError: There is no such file, it is no vocabulary, or what it holds does not fit together.
         """
-        make = "make one with clouds_deploy.api.embed_classes"
+        make = "make one with clouds_deploy.embed_classes"
         if not path.is_file():
             raise CloudsError(f"there is no vocabulary file {path}", make)
         try:
@@ -69,7 +69,7 @@ class Vocabulary:
             CloudsError: The counts differ, there are too many classes, or a number is none.
         """
         count, vectors, share = len(self.names), self.vectors, self.share
-        again = "make it again with clouds_deploy.api.embed_classes"
+        again = "make it again with clouds_deploy.embed_classes"
         if vectors.ndim != 3 or vectors.dtype != np.float32 or 0 in vectors.shape:
             raise CloudsError(
                 f"{where}: vectors are {vectors.dtype} {list(vectors.shape)}, not float32 [C, S, D]", again

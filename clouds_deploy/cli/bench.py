@@ -42,7 +42,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time every backend on the same images in the same run, agreement beside each speed."""
-    from clouds_deploy.api import bench as run
+    from clouds_deploy.bench.suites import bench as run
 
     result = run(
         bundles,

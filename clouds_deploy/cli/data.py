@@ -28,7 +28,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Decode every file; count, histogram the labels, and name every bad file."""
-    from clouds_deploy.api import data_check
+    from clouds_deploy.data.check import data_check
 
     result = data_check(root, layout=layout, split=split)
     deliver(result, as_json, _render)

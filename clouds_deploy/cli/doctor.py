@@ -13,7 +13,7 @@ _MARKS = {"ok": "ok  ", "absent": "-   ", "fault": "FAIL"}
 
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what works, and the fix for what doesn't."""
-    from clouds_deploy.api import doctor as run
+    from clouds_deploy.doctor import doctor as run
 
     result = run()
     deliver(result, as_json, _render)

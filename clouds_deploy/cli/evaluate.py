@@ -37,7 +37,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure mean intersection over union on labelled images."""
-    from clouds_deploy.api import evaluate as run
+    from clouds_deploy.evaluation.job import evaluate as run
 
     result = run(
         model,

@@ -62,11 +62,11 @@ def export(
 
     For example: clouds-deploy export runs/a --out bundles/a --fp16 --engine tensorrt-rtx --sm 89
     """
-    from clouds_deploy.api import export as make
     from clouds_deploy.artifacts import kind_of
     from clouds_deploy.bundles.bundle import KIND
     from clouds_deploy.bundles.packed import unpacked
     from clouds_deploy.errors import CloudsError
+    from clouds_deploy.export.export import export as make
 
     if triton is not None and kind_of(bundle := unpacked(Path(run))) == KIND:
         deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)

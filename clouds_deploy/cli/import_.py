@@ -24,7 +24,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Turn a published checkpoint into a run; every tensor is accounted for by name."""
-    from clouds_deploy.api import import_checkpoint as run
+    from clouds_deploy.models.importing.checkpoint import import_checkpoint as run
 
     deliver(run(checkpoint, out=out, recipe=recipe, skip_backbone=skip_backbone), as_json, _render)
 

@@ -26,7 +26,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Label images, folders and video."""
-    from clouds_deploy.api import predict as run
+    from clouds_deploy.inference.predict import predict as run
 
     result = run(
         model, paths, out=out, backend=backend, overlays=overlays, confidences=confidences, shards=shards,

@@ -43,7 +43,7 @@ def refine(
 
     For example: clouds-deploy refine --sam sam_tiny --images images --labels predicted --out refined
     """
-    from clouds_deploy.api import refine as run
+    from clouds_deploy.refinement.refine import refine as run
 
     result = run(
         sam,

@@ -23,7 +23,7 @@ def selftest(
 
     For example: clouds-deploy selftest bundles/a --backend onnxruntime
     """
-    from clouds_deploy.api import selftest as run
+    from clouds_deploy.inference.selftest import selftest as run
 
     result = run(bundle, backends=tuple(backend or ()), device=device, precision="bf16" if bf16 else "f32")
     deliver(result, as_json, _render)

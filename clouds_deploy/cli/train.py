@@ -25,7 +25,7 @@ def train(
 
     For example: clouds-deploy train tiny --out runs/tiny
     """
-    from clouds_deploy.api import train as run
+    from clouds_deploy.training.train import train as run
 
     deliver(
         run(recipe, overrides=tuple(overrides or ()), out=out, resume=resume, init=init), as_json, _render

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.console import progress
 from clouds_deploy.data.images import read_image
 from clouds_deploy.data.layouts import Layout, Sample, detect, get_layout, label_stem, same_size
 from clouds_deploy.errors import CloudsError
@@ -193,3 +194,13 @@ def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
         for path in label_maps
         if label_stem(path) not in claimed
     ]
+
+
+def data_check(root: str | Path, *, layout: str | None = None, split: str | None = None) -> dict[str, Any]:
+    """Decode every file of a dataset and count; see `data.check.check`.
+
+    Returns:
+        `DataReport.to_dict()`; `bad_files` is empty when the dataset is sound.
+    """
+    with progress("checking", 1, "file") as advance:
+        return check(Path(root), layout, split, lambda done, total: advance(done, total=total)).to_dict()

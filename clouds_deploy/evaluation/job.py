@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, sha256
+from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.console import progress
 from clouds_deploy.data.dataset import LayoutSource, Source
 from clouds_deploy.data.sources import Selection
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, evaluate
+from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation
+from clouds_deploy.evaluation.evaluate import evaluate as measure
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.inference.candidate import Candidate, open_candidate
 from clouds_deploy.jobs.results import MEMBERS, Outcome, Results
@@ -108,7 +110,7 @@ class EvaluateWork:
     def work(self, unit: Unit, folder: Path) -> Outcome:
         """See `Work`."""
         try:
-            found = evaluate(self.candidate.predict, self._images(unit, folder), self.candidate.metric)
+            found = measure(self.candidate.predict, self._images(unit, folder), self.candidate.metric)
         except CloudsError as fault:
             raise rename_fault(fault, unit, folder) from fault
         counts: Any = found.matrix.counts.tolist()
@@ -134,7 +136,7 @@ def evaluate_here(work: EvaluateWork) -> dict[str, Evaluation]:
         if isinstance(source, list):
             raise CloudsError("shards need a folder for their records", "say --out FOLDER")
         with progress("evaluating", len(source), "image") as advance:
-            found[name] = evaluate(work.candidate.predict, source, work.candidate.metric, advance)
+            found[name] = measure(work.candidate.predict, source, work.candidate.metric, advance)
     return found
 
 
@@ -169,3 +171,62 @@ def evaluate_units(
     facts = {name: one.to_dict() for name, one in found.items()}
     results.seal(KIND, records, **work.settings(), evaluations=facts)
     return found
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    layout: str | None = None,
+    split: str = "val",
+    domain: str | None = None,
+    images: int | None = None,
+    metric: str | None = None,
+    backend: str = "onnxruntime",
+    out: str | Path | None = None,
+    runner: str = "local",
+) -> dict[str, Any]:
+    """Measure mean intersection over union of a run or a bundle (docs/method.md 5).
+
+    Args:
+        model: A finished run, or a bundle.
+        data: The dataset's folder, or `LAYOUT:ROOT`, or `LAYOUT@SPLIT:ROOT`, or shards, also at an address;
+            several of them give each domain's figures and their average. None for drawn streets, or for what
+            the run's recipe names.
+        layout: A folder's layout; None means what the run's recipe evaluates on, if the folder can be read
+            so, or what it looks like.
+        split: Its split.
+        domain: `streets` only: `game`, `imagined` or `photo`.
+        images: Evaluate on this many of each only.
+        metric: `native` or `official`; None means the recipe's. A bundle gives labels at the image's own
+            size, so it knows `native` only.
+        backend: Bundles only: the runtime.
+        out: A folder for a record of every 32 images, so that a killed evaluation goes on there.
+        runner: `local`, or `ray`: on all machines of a Ray cluster, which reach `out`.
+
+    Returns:
+        `Evaluation.to_dict()` with `model` and `data`; for several datasets `evaluation.evaluate.summarize`
+        with `model`.
+
+    Raises:
+        CloudsError: The model or the data cannot be read, or the metric is unknown.
+    """
+    from clouds_deploy.evaluation.datasets import chosen_data
+    from clouds_deploy.evaluation.evaluate import summarize
+    from clouds_deploy.evaluation.job import EvaluateWork, evaluate_here, evaluate_units
+    from clouds_deploy.inference.candidate import open_candidate
+    from clouds_deploy.jobs.ray import load_runner
+
+    given = [data] if isinstance(data, str | Path) else list(data or ())
+    path = unpacked(Path(model))
+    candidate = open_candidate(path, backend, metric)
+    chosen = chosen_data(candidate.recipe, given, layout, split, domain, images)
+    work = EvaluateWork(path, backend, metric, chosen, candidate)
+    if out is None and runner != "local":
+        raise CloudsError("other runners need a folder for their records", "say --out FOLDER")
+    found = evaluate_here(work) if out is None else evaluate_units(work, out, runner=load_runner(runner))
+    about = {"model": str(model), "backend": candidate.backend}
+    if len(given) < 2:
+        ((what, only),) = found.items()
+        return {**about, "data": what, **only.to_dict()}
+    return {**about, **summarize(found)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_directory, write_manifest
+from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.console import Advance, progress
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.segmenter import Predictor
@@ -165,3 +166,42 @@ def _video(
         shutil.rmtree(target, ignore_errors=True)
         raise
     return count
+
+
+def predict(
+    model: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    out: str | Path,
+    backend: str = "onnxruntime",
+    overlays: bool = True,
+    confidences: bool = False,
+    shards: bool | None = None,
+    runner: str = "local",
+) -> dict[str, Any]:
+    """Label images, folders of images and videos; see `inference.predict.predict_paths`. For tar shards and
+    addresses (`s3://...`) `inference.predict_units.predict_units`.
+
+    Args:
+        model: A finished run, or a bundle.
+        paths: What to label.
+        out: The folder to make.
+        backend: Bundles only: the runtime.
+        overlays: Whether to draw overlays with a legend too.
+        confidences: Whether to write how sure the labels are, too.
+        shards: Whether to write tar shards; None writes them where shards are read.
+        runner: `local`, or `ray`: on all machines of a Ray cluster.
+    """
+    from clouds_deploy.jobs.units import is_spread
+
+    if shards or runner != "local" or is_spread(paths, out):
+        from clouds_deploy.inference.predict_units import PredictWork, predict_units
+        from clouds_deploy.jobs.ray import load_runner
+
+        work = PredictWork(unpacked(Path(model)), backend, overlays=overlays, confidences=confidences)
+        return predict_units(work, paths, out, shards=shards, runner=load_runner(runner))
+    from clouds_deploy.inference.segmenter import open_predictor
+
+    predictor = open_predictor(unpacked(Path(model)), backend=backend)
+    given = [Path(path) for path in paths]
+    return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from clouds_deploy.backends.backends import open_session, readers
 from clouds_deploy.backends.options import Options, Precision
 from clouds_deploy.bundles import sam_bundle
 from clouds_deploy.bundles.bundle import KIND, open_bundle
+from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.agreement import label_agreement, mask_overlaps, run_batched
 from clouds_deploy.inference.open_sam import open_part
@@ -47,16 +49,17 @@ class Check:
 
 
 def selftest(
-    path: Path,
-    backends: tuple[str, ...] = (),
+    bundle: str | Path,
     *,
+    backends: Sequence[str] = (),
     device: str = "cpu",
     precision: Precision = "f32",
 ) -> dict[str, Any]:
     """Replay a bundle's references.
 
     Args:
-        path: The bundle of a segmenter or of a SAM; every file in it is compared with its sha256 first.
+        bundle: The bundle of a segmenter or of a SAM, a folder or a `.clouds` file; every file in it is
+            compared with its sha256 first.
         backends: The runtimes that have to agree; none means all that read the bundle's graphs.
         device: Where they run.
         precision: What they compute in; `bf16` for those that can, with an FP16 graph's tolerance.
@@ -67,6 +70,7 @@ def selftest(
     Raises:
         CloudsError: It is no bundle, or one that was changed; a runtime is not installed or refuses it.
     """
+    path, backends = unpacked(Path(bundle)), tuple(backends)
     kind = kind_of(path)
     options = Options(device, None, precision)
     if kind == sam_bundle.KIND:

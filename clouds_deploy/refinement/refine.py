@@ -14,6 +14,8 @@ from typing import Any
 
 from clouds_deploy.artifacts import MANIFEST, sha256
 from clouds_deploy.backends.memory import kept_memory
+from clouds_deploy.backends.options import Precision
+from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.console import progress
 from clouds_deploy.data.images import write_png
 from clouds_deploy.errors import CloudsError
@@ -220,3 +222,59 @@ def spread(pairs: Sequence[Pair], count: int) -> set[str]:
     """Choose `count` names, evenly spaced."""
     few = min(count, len(pairs))
     return {pairs[(2 * i + 1) * len(pairs) // (2 * few)].name for i in range(few)}
+
+
+def refine(
+    sam: str,
+    *,
+    images: str | Path,
+    labels: str | Path,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    weights: str | Path | None = None,
+    mode: str = "robust",
+    seed: int = 0,
+    confidences: str | Path | None = None,
+    batch: int = 8,
+    overlays: int = 4,
+    backend: str | None = None,
+    precision: Precision = "f32",
+    shards: bool | None = None,
+    runner: str = "local",
+) -> dict[str, Any]:
+    """Mend pseudo-labels with a SAM; see `refinement.refine.refine_folder`, and `refine_units` for shards.
+
+    Args:
+        sam: A SAM's name, see `models.sam.build.load_sam`, or the folder of its bundle.
+        images: Folder of images.
+        labels: Their label PNGs.
+        out: The folder to fill.
+        overrides: `key=value` of `RefineConfig` each.
+        weights: SAM's weight file, or `random`; None for those that the package has.
+        mode: `robust` or `official`.
+        seed: Of random points, and of random weights.
+        confidences: Folder of the teacher's confidences.
+        batch: Images that go to SAM together.
+        overlays: Draw this many images before and after.
+        backend: Bundles only: the runtime, ONNX Runtime by default.
+        precision: `bf16` computes in bfloat16 (openvino).
+        shards: Whether to write tar shards; None writes them where shards are read.
+        runner: `local`, or `ray`: on all machines of a Ray cluster.
+    """
+    from clouds_deploy.config.joint import RefineConfig
+    from clouds_deploy.config.parse import settings
+    from clouds_deploy.jobs.units import is_spread
+    from clouds_deploy.refinement.build import SamRefiner
+
+    config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
+    make = SamRefiner(str(unpacked(Path(sam))), weights, config, backend, precision)
+    given = [images, labels, *([confidences] if confidences else [])]
+    if shards or runner != "local" or is_spread(given, out):
+        from clouds_deploy.jobs.ray import load_runner
+        from clouds_deploy.refinement.refine_units import RefineWork, refine_units
+
+        work = RefineWork(make, labels, confidences=confidences, batch=batch, overlays=overlays)
+        return refine_units(work, images, out, shards=shards, runner=load_runner(runner))
+    folders = [Path(images), Path(labels), Path(out)]
+    sure = Path(confidences) if confidences else None
+    return refine_folder(make(), *folders, confidences=sure, batch=batch, overlays=overlays)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy import api
+import clouds_deploy
 from clouds_deploy.artifacts import MANIFEST, read_json, sha256, write_json, write_text
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError, nearest
@@ -149,7 +149,7 @@ def _train(recipe: str, run: Path, overrides: Sequence[str], init: Path | None =
         check_resumable(run, load_recipe(recipe, tuple(overrides)))
         return
     going = run.exists()
-    api.train(recipe, overrides=overrides, out=run, resume=going, init=None if going else init)
+    clouds_deploy.train(recipe, overrides=overrides, out=run, resume=going, init=None if going else init)
 
 
 def _score(folder: Path, run: Path, target: dict[str, Any]) -> float:
@@ -159,9 +159,11 @@ def _score(folder: Path, run: Path, target: dict[str, Any]) -> float:
     key = f"{run.relative_to(folder).as_posix()} {sha256(run / MANIFEST)[:16]} {target}"
     if key not in known:
         if target["data"]:
-            found = api.evaluate(run, data=target["data"], images=target["images"])
+            found = clouds_deploy.evaluate(run, data=target["data"], images=target["images"])
         else:
-            found = api.evaluate(run, layout="streets", domain=target["domain"], images=target["images"])
+            found = clouds_deploy.evaluate(
+                run, layout="streets", domain=target["domain"], images=target["images"]
+            )
         if found["miou"] is None:
             raise CloudsError("the target holds no labels", "evaluate on images with ground truth")
         known[key] = found["miou"]

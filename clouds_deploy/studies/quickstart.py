@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clouds_deploy import api
+import clouds_deploy
 from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, write_json, write_text
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
@@ -74,7 +74,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
     say("[bold]4/7[/] evaluating on 100 more game streets, and on 100 that look like photos")
     with watch("evaluate"):
         scores = {
-            name: api.evaluate(model, domain=domain, layout="streets", images=100)
+            name: clouds_deploy.evaluate(model, domain=domain, layout="streets", images=100)
             for name, model, domain in (
                 ("before", run, TARGET),
                 (SOURCE, joint, SOURCE),
@@ -83,15 +83,15 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
         }
     say("[bold]5/7[/] exporting to ONNX, and proving it on ONNX Runtime and OpenVINO")
     with watch("export"):
-        exported = api.export(joint, out=_cleared(bundle))
+        exported = clouds_deploy.export(joint, out=_cleared(bundle))
     say("[bold]6/7[/] timing PyTorch, ONNX Runtime and OpenVINO in turns")
     with watch("bench"):
-        timed = api.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0, stages=False)
+        timed = clouds_deploy.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0, stages=False)
     say("[bold]7/7[/] labelling unseen streets with the bundle, and writing the report")
     with watch("predict"):
         pictures = {domain: _draw(folder, domain) for domain in (SOURCE, TARGET)}
         for domain, images in pictures.items():
-            api.predict(bundle, images, out=_cleared(folder / "predictions" / domain))
+            clouds_deploy.predict(bundle, images, out=_cleared(folder / "predictions" / domain))
     report = folder / "report.html"
     from clouds_deploy.studies.quickstart_report import write_report
 
@@ -125,7 +125,7 @@ def _train(
         check_resumable(out, load_recipe(recipe, overrides))
         return
     with watch(stage):
-        api.train(recipe, overrides=overrides, out=out, resume=out.exists(), init=init)
+        clouds_deploy.train(recipe, overrides=overrides, out=out, resume=out.exists(), init=init)
 
 
 def _cleared(path: Path) -> Path:
@@ -172,8 +172,10 @@ def _mend(folder: Path, run: Path) -> dict[str, Any]:
         truths[source.name(index)] = truth
         write_png(folder / "images" / f"{source.name(index)}.png", image)
     predicted, refined = folder / "predicted", folder / "refined"
-    api.predict(run, [folder / "images"], out=_cleared(predicted), overlays=False, confidences=True)
-    result = api.refine("sam_tiny@384", images=folder / "images", labels=predicted, out=refined, overlays=3)
+    clouds_deploy.predict(run, [folder / "images"], out=_cleared(predicted), overlays=False, confidences=True)
+    result = clouds_deploy.refine(
+        "sam_tiny@384", images=folder / "images", labels=predicted, out=refined, overlays=3
+    )
     before, after = ConfusionMatrix(), ConfusionMatrix()
     right = {}
     for name, true in truths.items():

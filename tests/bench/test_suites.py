@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_deploy import api
+import clouds_deploy
 from clouds_deploy.bench.growth import SAM, SEGMENTER, draw_folder
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.presets import SUITES, choose
@@ -38,7 +38,7 @@ def test_a_suite_stands_in_for_what_was_not_chosen() -> None:
 
 def test_a_suite_refuses_the_other_kind_of_model(small_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="takes no bundle of a segmenter"):
-        api.bench([small_bundle], out=tmp_path / "b", suite="refine")
+        clouds_deploy.bench([small_bundle], out=tmp_path / "b", suite="refine")
 
 
 class Still:
@@ -128,7 +128,7 @@ def test_a_drawn_folder_has_a_label_map_for_every_image(tmp_path: Path) -> None:
 
 def test_stages_and_growth_are_in_the_report(small_bundle: Path, tmp_path: Path) -> None:
     """The suite `segmenter`, hurried."""
-    api.bench(
+    clouds_deploy.bench(
         [small_bundle], out=tmp_path / "b", suite="segmenter", backends=("torch", "onnxruntime"), seconds=0.1,
         rounds=2, scaling=(1, 2),
     )  # fmt: skip

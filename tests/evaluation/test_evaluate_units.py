@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from clouds_deploy.api import evaluate as verb
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.cli.app import app
 from clouds_deploy.data.dataset import LayoutSource, StreetsSource
@@ -21,6 +20,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation import evaluate
 from clouds_deploy.evaluation import job as evaluate_units
 from clouds_deploy.evaluation.job import EvaluateWork
+from clouds_deploy.evaluation.job import evaluate as verb
 from clouds_deploy.inference.candidate import open_candidate
 from clouds_deploy.jobs.ray import load_runner
 from clouds_deploy.jobs.run import run_here

@@ -176,7 +176,7 @@ def test_a_recipe_is_tried_before_it_is_trained(
     tmp_path: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its graph on random weights, in one file; said to be random, and given to no run that exists."""
-    from clouds_deploy import api
+    import clouds_deploy
     from clouds_deploy.artifacts import CACHE_VARIABLE
     from clouds_deploy.bundles.packed import unpacked
 
@@ -184,18 +184,18 @@ def test_a_recipe_is_tried_before_it_is_trained(
     file = tmp_path / "dry.clouds"
     recipe = tmp_path / "small.yaml"
     recipe.write_text(small_recipe.to_yaml(), encoding="utf-8")
-    result = api.export(recipe, weights="random", out=file, width=64, engines=("onnxruntime",))
+    result = clouds_deploy.export(recipe, weights="random", out=file, width=64, engines=("onnxruntime",))
     assert result["out"] == str(file)
     bundle = open_bundle(unpacked(file))
     assert bundle.manifest["random_weights"] is True
     assert (bundle.height, bundle.width, bundle.recipe.name) == (64, 64, "small")
-    assert api.selftest(file, backends=("onnxruntime",))["passed"]
+    assert clouds_deploy.selftest(file, backends=("onnxruntime",))["passed"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "dry.clouds", "small.yaml"]
 
 
 @pytest.mark.parametrize("weights", ["some.pth", "random"])
 def test_a_run_has_its_weights(tmp_path: Path, small_run: Path, weights: str) -> None:
-    from clouds_deploy import api
+    import clouds_deploy
 
     with pytest.raises(CloudsError, match="a run has its own"):
-        api.export(small_run, weights=weights, out=tmp_path / "out")
+        clouds_deploy.export(small_run, weights=weights, out=tmp_path / "out")

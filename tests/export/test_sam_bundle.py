@@ -16,7 +16,6 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from clouds_deploy.api import selftest
 from clouds_deploy.artifacts import CACHE_VARIABLE
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.bundles.sam_bundle import DECODER, ENCODER, open_sam_bundle
@@ -32,6 +31,7 @@ from clouds_deploy.export.trace import save
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.inference.open_sam import find_sam, open_sam
 from clouds_deploy.inference.sam import torch_sam
+from clouds_deploy.inference.selftest import selftest
 from clouds_deploy.models.sam.tiny import build_sam_tiny
 from tests.models.sam_cases import model, pictures
 

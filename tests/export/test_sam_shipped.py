@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clouds_deploy.api import export
+from clouds_deploy.export.export import export
 
 
 def test_the_weights_that_ship_pass_every_gate_in_half_precision(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from clouds_deploy import api
+import clouds_deploy
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.data.dataset import StreetsSource
 from clouds_deploy.errors import CloudsError
@@ -76,7 +76,7 @@ def test_export_asks_for_it(
 
     monkeypatch.setattr(exporting, "task_gates", spy)
     monkeypatch.setattr(exporting, "prove", lambda *_: [])
-    api.export(small_run, out=tmp_path / "out", engines=("onnxruntime",), layout="streets")
+    clouds_deploy.export(small_run, out=tmp_path / "out", engines=("onnxruntime",), layout="streets")
     assert asked["images"] == 100
     (gate,) = read_manifest(tmp_path / "out", "bundle")["gates"]
     assert (gate["name"], gate["engine"]) == ("mIoU kept", "onnxruntime")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clouds_deploy.api import selftest
 from clouds_deploy.artifacts import write_manifest
 from clouds_deploy.bundles.bundle import KIND, REFERENCE
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.bundle import save_arrays
+from clouds_deploy.inference.selftest import selftest
 
 
 def test_a_bundle_agrees_with_itself(small_bundle: Path) -> None:

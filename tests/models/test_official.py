@@ -176,7 +176,7 @@ def test_the_whole_road(family: str, tmp_path: Path) -> None:
     path = save(
         {"model": state, "iteration": 3, "optimizer": {"lr": np.float64(0.1)}}, tmp_path / "final.pth"
     )
-    result = import_checkpoint(path, tmp_path / "run", recipe=description)
+    result = import_checkpoint(path, out=tmp_path / "run", recipe=description)
     assert result["used"] + result["kept_aside"] == result["tensors"] == len(state)
     manifest = read_manifest(tmp_path / "run", "run")
     assert manifest["inputs"] == {"final.pth": result["sha256"]}
@@ -214,7 +214,7 @@ def test_a_text_head_brings_its_own_names(ensemble: bool, tmp_path: Path) -> Non
     small = recipe(backbone)
     text = TextConfig(ensemble=ensemble)
     small = small.model_copy(update={"model": small.model.model_copy(update={"head": "text", "text": text})})
-    result = import_checkpoint(save({"model": state}, tmp_path / "x.pth"), tmp_path / "run", recipe=small)
+    result = import_checkpoint(save({"model": state}, tmp_path / "x.pth"), out=tmp_path / "run", recipe=small)
     assert (result["head"], result["tensors"]) == ("text", len(shapes))
     _, segmenter = load_run(tmp_path / "run")
     clip = open_clip.create_model("convnext_large_d_320", **options)
@@ -246,7 +246,7 @@ def test_every_fault_is_named_and_nothing_is_written(small: dict[str, Tensor], t
     state["surplus"] = torch.zeros(1)
     state[LINEAR1] = state[LINEAR1].t()
     with pytest.raises(CloudsError) as caught:
-        import_checkpoint(save(state, tmp_path / "x.pth"), tmp_path / "run", recipe=CONVNEXT_RECIPE)
+        import_checkpoint(save(state, tmp_path / "x.pth"), out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert set(caught.value.message.splitlines()[1:]) == {
         "2 missing:",
         f"  {gone}",
@@ -263,7 +263,7 @@ def test_every_fault_is_named_and_nothing_is_written(small: dict[str, Tensor], t
 def test_teacher_and_sam_are_dropped_and_said_so(small: dict[str, Tensor], tmp_path: Path) -> None:
     state = {**small, "sem_seg_head_ema.a": torch.zeros(2), "sam.sam.b": torch.zeros(2)}
     path = save({"state_dict": state}, tmp_path / "x.pth")
-    result = import_checkpoint(path, tmp_path / "run", recipe=CONVNEXT_RECIPE)
+    result = import_checkpoint(path, out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert result["dropped"] == ["sam.sam.b", "sem_seg_head_ema.a"]
     assert to_official(tmp_path / "run").keys() == small.keys()
 
@@ -274,7 +274,7 @@ def test_the_old_name_of_the_queries_is_understood_and_given_back(
     old = f"{PREDICTOR}static_query.weight"
     state = {n.replace("query_feat", "static_query"): t for n, t in small.items()}
     save_file(state, tmp_path / "x.safetensors")
-    result = import_checkpoint(tmp_path / "x.safetensors", tmp_path / "run", recipe=CONVNEXT_RECIPE)
+    result = import_checkpoint(tmp_path / "x.safetensors", out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert result["renamed"] == {f"{PREDICTOR}query_feat.weight": old}
     assert torch.equal(to_official(tmp_path / "run")[old], state[old])
 
@@ -293,11 +293,11 @@ def test_a_mask2former_head_goes_over_a_backbone_of_ours(
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
     with pytest.raises(CloudsError, match=re.escape("backbone.stem.conv1.weight")) as caught:
-        import_checkpoint(path, tmp_path / "run", recipe=CONVNEXT_RECIPE)
+        import_checkpoint(path, out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert "--skip-backbone" in caught.value.hint
     with pytest.raises(CloudsError, match="brings no backbone"):
-        import_checkpoint(path, tmp_path / "run", skip_backbone=True)
-    result = import_checkpoint(path, tmp_path / "run", recipe=CONVNEXT_RECIPE, skip_backbone=True)
+        import_checkpoint(path, out=tmp_path / "run", skip_backbone=True)
+    result = import_checkpoint(path, out=tmp_path / "run", recipe=CONVNEXT_RECIPE, skip_backbone=True)
     assert result["skipped"] == list(foreign)
     _, segmenter = load_run(tmp_path / "run")
     assert segmenter.backbone.weights == "random"
@@ -309,7 +309,7 @@ def test_a_mask2former_head_goes_over_a_backbone_of_ours(
 def test_other_classes_than_cityscapes_are_explained(small: dict[str, Tensor], tmp_path: Path) -> None:
     state = {**small, f"{PREDICTOR}class_embed.weight": torch.zeros(151, 32)}
     with pytest.raises(CloudsError, match=r"class_embed.weight: \[151, 32\], not \[20, 32\]") as caught:
-        import_checkpoint(save(state, tmp_path / "x.pth"), tmp_path / "run", recipe=CONVNEXT_RECIPE)
+        import_checkpoint(save(state, tmp_path / "x.pth"), out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert "150 classes" in caught.value.hint
 
 
@@ -333,7 +333,7 @@ def test_a_recipe_of_another_model_is_refused(small: dict[str, Tensor], tmp_path
         changed = {"model": {**model.model_dump(), "backbone": BackboneConfig.model_validate(dict(backbone))}}
         other = Recipe.model_validate({**CONVNEXT_RECIPE.model_dump(), **changed})
         with pytest.raises(CloudsError, match=message):
-            import_checkpoint(path, tmp_path / "run", recipe=other)
+            import_checkpoint(path, out=tmp_path / "run", recipe=other)
     assert not (tmp_path / "run").exists()
 
 

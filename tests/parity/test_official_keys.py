@@ -133,7 +133,7 @@ def test_a_full_size_checkpoint_comes_back_bit_for_bit(released: Shapes, tmp_pat
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) for name, shape in released.items()}
     torch.save({"model": state, "iteration": 39999}, tmp_path / "model_final.pth")
-    result = import_checkpoint(tmp_path / "model_final.pth", tmp_path / "run")
+    result = import_checkpoint(tmp_path / "model_final.pth", out=tmp_path / "run")
     assert (result["tensors"], result["used"], result["kept_aside"]) == (837, 632, 205)
     assert read_manifest(tmp_path / "run", "run")["imported"]["backbone"] == "open_clip/convnext_large_d_320"
     again = to_official(tmp_path / "run")

@@ -26,7 +26,6 @@ def recipes(tmp_path: Path) -> dict[str, str]:
 def test_every_row_and_again(
     recipes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clouds_deploy import api
     from clouds_deploy.refinement import build
 
     monkeypatch.setattr(build, "online_refiner", lambda recipe, _: _refiner(recipe))
@@ -48,7 +47,7 @@ def test_every_row_and_again(
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "61.5" in page
     assert "| RN50, published | 50.0 | 50.7 | 53.3 | +3.3 |" in (out / "summary.md").read_text()
-    monkeypatch.setattr(api, "evaluate", None)
+    monkeypatch.setattr("clouds_deploy.evaluation.job.evaluate", None)
     assert json.loads(json.dumps(ablate(**given))) == json.loads((out / "ablation.json").read_text())
     with pytest.raises(CloudsError, match="was started with"):
         ablate(**{**given, "overrides": (*SMALL, "train.lr=1e-5")})

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clouds_deploy import api
+import clouds_deploy
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.config.recipe import Recipe
@@ -295,7 +295,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
     with pytest.raises(CloudsError, match="two classes"):
-        api.train(path, out=tmp_path / "run")
+        clouds_deploy.train(path, out=tmp_path / "run")
 
 
 def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Path) -> None:

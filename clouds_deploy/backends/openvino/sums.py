@@ -2,7 +2,7 @@
 
 Deformable attention is exported as gathering rows and multiplying each group with its weights, which every
 engine reads (`models.clouds.deformable_attention`). OpenVINO would write all gathered rows out before adding
-them up; its EmbeddingBagPackedSum does both at once, but takes fixed sizes only and has no counterpart in ONNX.
+them up; its EmbeddingBagPackedSum does both at once, but takes fixed sizes only and ONNX has nothing like it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from clouds_deploy.artifacts import atomic_directory, read_manifest, sha256, wri
 from clouds_deploy.config.export import ExportConfig
 from clouds_deploy.config.model import BackboneConfig, MaskDecoderConfig, ModelConfig
 from clouds_deploy.config.recipe import DataConfig, EvaluateConfig, Recipe
+from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.models.clouds.store import (
@@ -45,7 +46,11 @@ DROPPED = ("sem_seg_head_ema.", "sam.sam.")
 
 
 def import_checkpoint(
-    path: Path, out: Path, *, recipe: Recipe | None = None, skip_backbone: bool = False
+    checkpoint: str | Path,
+    *,
+    out: str | Path,
+    recipe: str | Path | Recipe | None = None,
+    skip_backbone: bool = False,
 ) -> dict[str, Any]:
     """Turn a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run.
 
@@ -53,10 +58,11 @@ def import_checkpoint(
     network on the way, so a checkpoint mapped into memory is imported in the memory of one weight file.
 
     Args:
-        path: See `read_checkpoint`.
+        checkpoint: The weight file; see `read_checkpoint`.
         out: The run's folder to make.
-        recipe: What the checkpoint must be a model of, where that is not a published one; its `model`
-            section is binding, and the run keeps the rest. None detects head, backbone and number of queries.
+        recipe: What the checkpoint must be a model of, where that is not a published one: a recipe,
+            a shipped one's name, or a YAML file; its `model` section is binding, and the run keeps the rest.
+            None detects head, backbone and number of queries.
         skip_backbone: Import the head of a checkpoint whose backbone is not one of ours (Mask2Former's
             ResNet and Swin); the recipe's backbone then stands under it, with the weights the recipe names.
 
@@ -68,6 +74,9 @@ def import_checkpoint(
         CloudsError: The file can't be read; it is no such checkpoint; it does not fit, with every missing,
             unexpected and misshapen name; its backbone is not ours; `out` exists.
     """
+    path, out = Path(checkpoint), Path(out)
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = load_recipe(str(recipe))
     found = read_checkpoint(path)
     state = {name: tensor for name, tensor in found.items() if not name.startswith(DROPPED)}
     dropped = sorted(found.keys() - state.keys())

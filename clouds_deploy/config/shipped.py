@@ -16,8 +16,9 @@ from clouds_deploy.errors import CloudsError, nearest
 
 def recipe_folder() -> Path:
     """Find the shipped recipes: inside the installed package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "_recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "training" / "recipes"
+    package = Path(__file__).parents[1]
+    packaged = package / "_recipes"
+    return packaged if packaged.is_dir() else package.parent / "training" / "recipes"
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -242,3 +242,40 @@ def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
 def list_images(paths: Iterable[Path]) -> list[Path]:
     """List images; see `list_files`."""
     return list_files(paths, IMAGE_SUFFIXES)
+
+
+def fit_size(
+    height: int, width: int, *, short: int | None = None, long: int | None = None
+) -> tuple[int, int]:
+    """Height and width of an image resized with its aspect kept, each at least 1.
+
+    Halves are rounded up, as in the test mapper of the method (docs/method.md 5) and in `ResizeLongestSide`
+    of `segment_anything`.
+
+    Args:
+        height: The image's own, in pixels.
+        width: The image's own, in pixels.
+        short: Pixels of the shorter side afterwards.
+        long: Pixels of the longer side afterwards; with `short`, an upper bound. Neither: the size stays.
+    """
+    scales = [side / of for side, of in ((short, min(height, width)), (long, max(height, width))) if side]
+    scale = min(scales, default=1.0)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(
+    image: Pixels, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BILINEAR
+) -> Pixels:
+    """Image or label map of another size; the array itself where nothing changes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8.
+        size: (height, width) afterwards; see `fit_size`.
+        resampling: Antialiased bilinear for images; `NEAREST` for labels.
+
+    Returns:
+        (height, width, 3) or (height, width) uint8.
+    """
+    if size == image.shape[:2]:
+        return image
+    return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size[::-1], resampling))

@@ -163,27 +163,6 @@ class _Cut:
         return np.minimum(centres.astype(np.intp), self.length - 1)
 
 
-def resize_short_side(
-    image: Pixels, short_side: int | None, resampling: Image.Resampling = Image.Resampling.BILINEAR
-) -> Pixels:
-    """Resize, keeping the aspect, as the method's test mapper does (docs/method.md 5).
-
-    Args:
-        image: (H, W, 3) uint8 RGB, or (H, W) uint8 train ids.
-        short_side: Pixels of the shorter side afterwards; None leaves the image as it is.
-        resampling: Antialiased bilinear for images; pass `NEAREST` for labels.
-
-    Returns:
-        (h, w, 3) or (h, w) uint8.
-    """
-    height, width = image.shape[:2]
-    if short_side is None or min(height, width) == short_side:
-        return image
-    scale = short_side / min(height, width)
-    size = (int(width * scale + 0.5), int(height * scale + 0.5))
-    return np.array(Image.fromarray(image).resize(size, resampling))
-
-
 def jitter_colors(image: Tensor, draw: np.random.Generator) -> Tensor:
     """Jitter colours as SSD does: brightness, contrast, saturation and hue, each with probability 1/2.
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_deploy.data.images import list_images, read_image, read_label_ids, read_red_ids, write_png
+from clouds_deploy.data.images import (
+    fit_size,
+    list_images,
+    read_image,
+    read_label_ids,
+    read_red_ids,
+    resize,
+    write_png,
+)
 from clouds_deploy.errors import CloudsError
 from tests.data.trees import picture, save, save_16_bit
 
@@ -138,3 +146,18 @@ def test_class_ids_in_other_pngs(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[: above.size])
     with pytest.raises(CloudsError, match="damaged"):
         read_red_ids(broken)
+
+
+def test_sizes_and_resizing() -> None:
+    assert fit_size(720, 1283) == (720, 1283)
+    assert fit_size(720, 1283, short=1080) == (1080, 1925)  # 1924.5
+    assert fit_size(1283, 720, long=1024) == (1024, 575)
+    assert fit_size(1, 2000, long=640) == (1, 640)
+    assert fit_size(500, 1, short=640, long=2048) == (2048, 4)
+    image = picture(0, 30, 50)
+    assert resize(image, (30, 50)) is image
+    assert resize(image, fit_size(30, 50, short=60)).shape == (60, 100, 3)
+    labels = np.repeat(np.array([[0, 255]], np.uint8), 30, 0).repeat(25, 1)
+    small = resize(labels, (15, 25), Image.Resampling.NEAREST)
+    assert small.shape == (15, 25)
+    assert set(np.unique(small)) == {0, 255}

@@ -15,7 +15,6 @@ from clouds_deploy.data.transforms import (
     _saturate,
     _turn_hue,
     jitter_colors,
-    resize_short_side,
 )
 from tests.data.trees import picture
 
@@ -119,13 +118,3 @@ def test_a_crop_is_cut_from_the_resized_image(seed: int) -> None:
     )
     nearest = labels[rows[:, None], columns][top : top + 64, left : left + 80]
     assert np.array_equal(y.numpy()[:height, :width], nearest)
-
-
-def test_short_side() -> None:
-    image = picture(0, 30, 50)
-    assert resize_short_side(image, None) is image
-    assert resize_short_side(image, 60).shape == (60, 100, 3)
-    labels = np.repeat(np.array([[0, 255]], np.uint8), 30, 0).repeat(25, 1)
-    small = resize_short_side(labels, 15, Image.Resampling.NEAREST)
-    assert small.shape == (15, 25)
-    assert set(np.unique(small)) == {0, 255}

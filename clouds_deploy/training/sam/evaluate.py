@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from clouds_deploy.data.images import fit_size, resize
 from clouds_deploy.streets.scene import Scene
 from clouds_deploy.training.sam.forward import chosen, decode, encode
 from clouds_deploy.training.sam.prompts import correction, interior_points, middles
@@ -45,9 +45,9 @@ def asked(sam: Any, image: np.ndarray) -> Ask:
     side, device = sam.image_encoder.img_size, sam.pixel_mean.device
     height, width = image.shape[:2]
     scale = side / max(height, width)
-    rows, columns = int(height * scale + 0.5), int(width * scale + 0.5)
+    rows, columns = fit_size(height, width, long=side)
     square = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-    small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+    small = resize(image, (rows, columns))
     square[0, :, :rows, :columns] = torch.from_numpy(np.array(small)).permute(2, 0, 1)
     embedding = encode(sam, square.to(device), torch.tensor([[rows, columns]], device=device))
 

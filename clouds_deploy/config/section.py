@@ -1,10 +1,13 @@
-"""What every section of a recipe is, and the numbers it is made of."""
+"""Base class of recipe sections and of verbs' options objects, and the numbers they are made of."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clouds_deploy.errors import CloudsError, nearest
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -19,3 +22,31 @@ class Section(BaseModel):
 
     example: ClassVar[str] = "tiny"
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def make_options(kind: type[S], given: Mapping[str, Any]) -> S:
+    """Checks a verb's keyword arguments and gathers them in its options object.
+
+    Args:
+        kind: The verb's options.
+        given: Values by name; what is left out keeps its default.
+
+    Raises:
+        CloudsError: A name is unknown (the nearest is suggested), missing, or its value is of the wrong type
+            or out of range.
+    """
+    for name in given:
+        if name not in kind.model_fields:
+            raise CloudsError(f"there is no option `{name}`", nearest(name, kind.model_fields))
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise CloudsError(f"the option `{name}` is missing", f"give `{name}=...`") from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise CloudsError(f"the option `{name}` cannot be `{first['input']}`", what) from error

@@ -11,6 +11,7 @@ Importing this package is cheap; the verbs and what they need load on first use.
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from clouds_deploy.errors import CloudsError
@@ -46,6 +47,18 @@ def __getattr__(name: str) -> Any:
     if name in _VERBS:
         return getattr(import_module(f"clouds_deploy.{_VERBS[name]}"), name)
     raise AttributeError(f"module `clouds_deploy` has no attribute `{name}`")
+
+
+class VerbModule(ModuleType):
+    """A module that has a verb's name; a call of it is a call of the verb.
+
+    Python puts an imported module in the place of the function: from then on `clouds_deploy.export` is the
+    package of that name.
+    """
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Calls the verb."""
+        return __getattr__(self.__name__.rpartition(".")[2])(*arguments, **options)
 
 
 def __dir__() -> list[str]:

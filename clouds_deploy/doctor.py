@@ -12,8 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from clouds_deploy import VerbModule
 from clouds_deploy.artifacts import processor_name
 from clouds_deploy.errors import CloudsError
+
+sys.modules[__name__].__class__ = VerbModule
 
 Verdict = Literal["ok", "absent", "fault"]
 

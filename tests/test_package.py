@@ -85,6 +85,21 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert run(sys.executable, "-c", code).stdout.strip() == "[]"
 
 
+def test_a_verb_stays_callable_once_the_module_of_its_name_is_imported() -> None:
+    code = """
+import clouds_deploy
+verbs = "doctor", "export", "bench"
+for _ in range(2):
+    assert all(callable(getattr(clouds_deploy, verb)) for verb in verbs)
+try:
+    clouds_deploy.export("runs/missing", out="out")
+except clouds_deploy.CloudsError as error:
+    assert "runs/missing" in error.message
+"""
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", ["LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "README.md"])
 def test_papers_are_there(name: str) -> None:
     assert (ROOT / name).stat().st_size > 500

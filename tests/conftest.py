@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch.utils.data._utils import signal_handling
 
 from clouds_deploy.artifacts import write_manifest, write_text
@@ -26,6 +27,15 @@ HEIGHT, WIDTH = 64, 128
 # torch's DataLoader leaves a SIGCHLD handler behind. With an alternate signal stack that some native library
 # leaves too, the end of any child then ended the whole run with SIGSEGV. So no handler is set.
 signal_handling._SIGCHLD_handler_set = True
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draws from the global generator repeat, whatever ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

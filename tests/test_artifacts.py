@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from clouds_deploy.artifacts import (
     write_text,
 )
 from clouds_deploy.errors import CloudsError
+from tests.deadly import kill, wait_until
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -121,12 +121,9 @@ def test_killed_while_writing_leaves_old_or_new(tmp_path: Path) -> None:
     )
     for delay in (0.4, 0.47, 0.53):
         process = subprocess.Popen([sys.executable, "-c", code, str(target)])
-        deadline = time.monotonic() + 20
-        while not target.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(target.exists, 20)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill(process)
         if target.exists():  # the one moment between the two renames is a moment without
             manifest = read_manifest(target, "bundle")
             assert len(manifest["files"]) == 20

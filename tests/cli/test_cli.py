@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -12,68 +10,8 @@ from pathlib import Path
 import pytest
 
 from clouds_deploy.artifacts import write_manifest
-from clouds_deploy.cli import main
+from tests.cli.conftest import SMALL, last_json, run
 from tests.data import trees
-
-SMALL = (
-    "train.steps=2",
-    "train.batch_size=2",
-    "train.workers=0",
-    "train.loss.points=64",
-    "train.log_every=1",
-    "model.width=32",
-    "model.pixel_decoder.layers=1",
-    "model.mask_decoder.layers=1",
-    "model.mask_decoder.queries=8",
-    "augment.crop=[64,128]",
-    "data.height=64",
-    "data.width=128",
-    "data.train_images=4",
-    "data.val_images=2",
-    "export.height=64",
-    "export.width=128",
-)
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Type a command, in this process: a fresh one spends seconds on importing torch."""
-    words = ["clouds-deploy", *map(str, arguments)]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    before, sys.argv = sys.argv, words
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = before
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
-
-
-def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cli") / "run"
-    done = run("train", "tiny", *SMALL, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert f"{out}: 2 steps, " in done.stdout
-    assert "mIoU" in done.stdout
-    return out
-
-
-@pytest.fixture(scope="module")
-def bundle(trained: Path) -> Path:
-    out = trained.parent / "bundle"
-    done = run("export", trained, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert "openvino labels equal" in done.stdout
-    assert "FAILED" not in done.stdout
-    assert f"{out}: " in done.stdout
-    return out
 
 
 def test_a_finished_run_is_resumed_to_itself(trained: Path) -> None:

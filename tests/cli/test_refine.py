@@ -8,7 +8,7 @@ import pytest
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.data.images import read_label_ids
-from tests.cli.test_cli import last_json, run
+from tests.cli.conftest import last_json, run
 from tests.refinement.fakes import folder, spoil
 
 TINY = ("--sam", "sam_tiny@128", "--weights", "random")

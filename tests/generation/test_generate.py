@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from clouds_deploy.generation import images as making
 from clouds_deploy.generation.api import generate
 from clouds_deploy.generation.images import fault, generate_images, image_seed
 from clouds_deploy.generation.painter import Settings, load_painter
+from tests.deadly import kill, wait_until
 
 SMALL = Settings(height=32, width=64, steps=2)
 
@@ -157,12 +156,9 @@ def test_processes_that_are_killed_end_with_the_same_images(
 
     out, shards = tmp_path / "killed", ("0/2", "1/2")
     both = [start(shard) for shard in shards]
-    deadline = time.monotonic() + 120
-    while len(list((out / "images").glob("0*.png"))) < 20 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(list((out / "images").glob("0*.png"))) >= 20, 120)
     for process in both:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill(process)
     assert 20 <= len(pixels(out)) < 200
     both = [start(shard) for shard in shards]
     assert [process.wait(120) for process in both] == [0, 0]

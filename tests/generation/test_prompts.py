@@ -35,7 +35,7 @@ SCENE = Scene("a bus", "bridge", "fog", "dawn", "France", "plain")
 HEAD = "A photo of a long bridge in Paris in thick fog at dawn, with "
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 300), st.integers(0, 1000))
 def test_scenes_fit_and_are_balanced(count: int, seed: int) -> None:
     scenes = deal_scenes(count, seed)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from clouds_deploy.generation.lora_run import CHECKPOINTS, METRICS
 from clouds_deploy.generation.painter import Settings, weight_sums
 from clouds_deploy.generation.tune_diffusion import tune_diffusion
 from clouds_deploy.generation.tuning import Tuning, batch_loss, draw_batch
+from tests.deadly import kill, wait_until
 from tests.generation.tuning_cases import CLASS_PROMPT, PROMPT, QUICK, child, prepared
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,12 +163,8 @@ def test_a_killed_process_that_goes_on_ends_with_the_same_bytes(
     for due in ("class/images/000000.png", f"{CHECKPOINTS}/step_*"):
         more = ["--resume"] if out.exists() else []
         process = subprocess.Popen(child(tiny_diffusion, shots, out, *more))
-        deadline = time.monotonic() + 120
-        while not list(out.glob(due)) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        wait_until(lambda due=due: list(out.glob(due)), 120)
+        kill(process)
         assert not (out / "manifest.json").exists()
     assert subprocess.run(child(tiny_diffusion, shots, out, "--resume"), check=False).returncode == 0
     for name in (WEIGHTS, METRICS, "class/images/000002.png"):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from clouds_deploy.inference.predict_units import PredictWork, predict_units
 from clouds_deploy.jobs.run import run_here
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.streets import render
+from tests.deadly import kill, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,11 +226,8 @@ def test_killed_at_any_moment(pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", CHILD, str(folder), str(out)]
     for due in (1, 4, 6):
         process = subprocess.Popen(command, cwd=ROOT)
-        deadline = time.monotonic() + 60
-        while len(list(out.glob("*.tar"))) < due and time.monotonic() < deadline:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        wait_until(lambda due=due: len(list(out.glob("*.tar"))) >= due, 60)
+        kill(process)
         assert not (out / "manifest.json").exists()
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
     for path in (tmp_path / "whole").rglob("*"):

@@ -80,7 +80,7 @@ def test_against_the_definition(form: str) -> None:
     shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
     spread=st.sampled_from([0.0, 0.2, 1.0, 30.0]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_forms_are_equal(form: str, seed: int, shapes: list[tuple[int, int]], spread: float) -> None:
     value, locations, weights = random_case(seed, shapes, spread)
     expected = sample("grid_sample", value, shapes, locations, weights)

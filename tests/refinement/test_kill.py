@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.data.images import read_label_ids, write_png
+from tests.deadly import kill, wait_until
 from tests.refinement.fakes import folder, scene, spoil
 
 ROOT = Path(__file__).parents[2]
@@ -44,13 +44,8 @@ def kill_after(command: list[str], out: Path, more: int, timeout: float = 120.0)
     """Start, wait until so many more images are done, kill; how many are done then."""
     before = len(done(out))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + timeout
-    while len(done(out)) < before + more:
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < end, "it is too slow"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    wait_until(lambda: process.poll() is not None or len(done(out)) >= before + more, timeout)
+    kill(process)
     return len(done(out))
 
 
@@ -114,7 +109,9 @@ def test_two_thousand_images_killed_three_times_in_flat_memory(tmp_path: Path) -
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     memory: list[tuple[int, float]] = []
+    end = time.monotonic() + 1800
     while process.poll() is None:
+        assert time.monotonic() < end
         count = len(done(out))
         if count > before:
             try:
@@ -122,7 +119,7 @@ def test_two_thousand_images_killed_three_times_in_flat_memory(tmp_path: Path) -
             except (OSError, IndexError):
                 break
         time.sleep(0.5)
-    result = json.loads(process.communicate()[0].strip().splitlines()[-1])
+    result = json.loads(process.communicate(timeout=60)[0].strip().splitlines()[-1])
     assert process.returncode == 1  # some files are broken
     assert (result["images"], len(result["failed"])) == (1990, 10)
     assert set(wanted) <= {Path(f["path"]).name for f in result["failed"]}

@@ -18,6 +18,7 @@ from clouds_deploy.refinement.changes import add_changes, count_changes, summari
 from clouds_deploy.refinement.pairs import find_pairs, load_pair
 from clouds_deploy.refinement.refine import refine_folder
 from clouds_deploy.refinement.refiner import Refiner
+from tests.deadly import wait_until
 from tests.refinement.fakes import ColourSam, folder, scene, spoil
 
 
@@ -222,12 +223,11 @@ def test_two_runs_at_once_are_refused(tree: Path) -> None:
     slow = threading.Thread(target=go, args=(tree, ColourSam(0.1)), kwargs={"batch": 1})
     slow.start()
     try:
-        while not (tree / "out" / "ledger.jsonl").exists():
-            pass
+        wait_until((tree / "out" / "ledger.jsonl").exists)
         with pytest.raises(CloudsError, match="another process is refining"):
             go(tree)
     finally:
-        slow.join()
+        slow.join(60)
     assert go(tree)["refined"] == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +20,8 @@ from clouds_deploy.serving.metrics import Metrics
 from clouds_deploy.serving.model import Batching, ServedModel
 from clouds_deploy.serving.promptable import Promptable
 from clouds_deploy.serving.server import Server, listen
+from tests.deadly import wait_until
 from tests.refinement.fakes import ColourSam
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    """What comes true soon, such as what a server lets go of after its answer."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 class Live:
@@ -43,10 +35,7 @@ class Live:
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.taken]}, daemon=True)
         self.thread.start()
         self.http = httpx.Client(base_url=self.address, timeout=20)
-        end = time.monotonic() + 20
-        while not gate.open:
-            assert time.monotonic() < end, "the server did not start"
-            time.sleep(0.01)
+        wait_until(lambda: gate.open, 20)
 
     def stop(self) -> None:
         self.server.handle_exit(15, None)

@@ -7,7 +7,7 @@ import pytest
 
 from clouds_deploy.serving.batcher import Batcher
 from clouds_deploy.serving.refusal import Refusal
-from tests.serving.live import wait_until
+from tests.deadly import wait_until
 
 
 class Engine:

@@ -69,8 +69,10 @@ def test_granted_and_cancelled_at_once() -> None:
         second = asyncio.create_task(hold(budget, 4, "b", log, leave))
         await settle()
         leave.set()
-        while budget._line:  # granted, but not yet awake
-            await asyncio.sleep(0)
+        for _ in range(100):
+            if budget._line:  # until it is granted, but not yet awake
+                await asyncio.sleep(0)
+        assert not budget._line
         second.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
         assert budget.free == 4

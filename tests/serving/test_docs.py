@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.serve_load import Server
 from clouds_deploy.streets import render
-from tests.cli.test_cli import run
+from tests.cli.conftest import run
 
 ROOT = Path(__file__).parents[2]
 

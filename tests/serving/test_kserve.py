@@ -14,6 +14,7 @@ import pytest
 from clouds_deploy.backends.backends import open_session
 from clouds_deploy.serving.model import Batching, ServedModel
 from clouds_deploy.serving.refusal import Refusal
+from tests.deadly import wait_until
 from tests.serving.live import Live, live, refused
 
 INFER = "/v2/models/small/infer"
@@ -124,8 +125,7 @@ def test_requests_share_calls(small_bundle: Path) -> None:
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(12)]
         for thread in threads:
             thread.start()
-        while len(running.model.queue) < 8:
-            pass
+        wait_until(lambda: len(running.model.queue) >= 8)
         go.set()
         for thread in threads:
             thread.join(20)

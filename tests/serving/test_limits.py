@@ -17,7 +17,8 @@ from benchmarks.serve_requests import bomb
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.limits import DECODABLE, Limits
 from clouds_deploy.serving.model import Batching
-from tests.serving.live import Live, live, png, refused, wait_until
+from tests.deadly import wait_until
+from tests.serving.live import Live, live, png, refused
 
 PHOTO = np.zeros((64, 64, 3), np.uint8)
 

@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from benchmarks.serve_load import Server, load
 from clouds_deploy.data.images import read_label_ids, write_png
 from clouds_deploy.serving.server import listen
 from clouds_deploy.streets import render
-from tests.cli.test_cli import run
+from tests.cli.conftest import run
+from tests.deadly import wait_until
 from tests.serving.live import picture_of, png
 
 
@@ -82,8 +82,7 @@ def test_a_signal_in_the_middle(small_bundle: Path, sign: signal.Signals) -> Non
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    while statuses.count(200) < 8:
-        time.sleep(0.01)
+    wait_until(lambda: statuses.count(200) >= 8, 30)
     server.process.send_signal(sign)
     for thread in threads:
         thread.join(30)

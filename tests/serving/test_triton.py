@@ -26,7 +26,7 @@ from clouds_deploy.inference.segmenter import BundleSegmenter
 from clouds_deploy.serving.triton.config import TritonOptions
 from clouds_deploy.serving.triton.pbtxt import Word, pbtxt
 from clouds_deploy.serving.triton.repository import write_repository
-from tests.cli.test_cli import last_json, run
+from tests.cli.conftest import last_json, run
 from tests.export.triton import schema
 from tests.export.triton.schema import read_config as config_of
 from tests.serving.live import live

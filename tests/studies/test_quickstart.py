@@ -11,7 +11,7 @@ import pytest
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.studies.quickstart import quickstart
 from clouds_deploy.studies.quickstart_report import _learnt
-from tests.cli.test_cli import SMALL
+from tests.cli.conftest import SMALL
 
 
 @pytest.mark.slow  # `make quickstart` is the other half of what every change is tried with

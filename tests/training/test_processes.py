@@ -19,6 +19,7 @@ from clouds_deploy.models.clouds.store import TRAINED, read_tensors
 from clouds_deploy.training.run import CHECKPOINTS
 from clouds_deploy.training.segmenter.loop import train
 from clouds_deploy.training.segmenter.pseudo_labels import FOLDER
+from tests.deadly import wait_until
 from tests.training.small import small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,8 +123,7 @@ def test_two_processes_killed_end_with_the_same_bytes(tmp_path: Path) -> None:
     in_two(recipe, tmp_path / "files", tmp_path / "whole")
     out = tmp_path / "killed"
     with launch(recipe, tmp_path / "files", out) as both:
-        while both.poll() is None and not list((out / CHECKPOINTS).glob("step_00000004*")):
-            pass
+        wait_until(lambda: both.poll() is not None or list((out / CHECKPOINTS).glob("step_00000004*")), 300)
         os.killpg(both.pid, signal.SIGKILL)
     assert not (out / TRAINED).is_file(), "the run ended before it was killed"
     in_two(recipe, tmp_path / "files", out, resume=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy import seeds
 from clouds_deploy.backends.options import Options
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.scaling import scale
@@ -137,7 +138,7 @@ def draw_folder(root: Path, count: int, size: tuple[int, int], seed: int = 6161)
 
     for index in range(count):
         scene = render("photo", seed, index, *size)
-        random = np.random.default_rng(index)
+        random = seeds.generator(index)
         shifted = ndimage.shift(scene.labels, random.integers(-4, 5, 2), order=0, mode="nearest")
         holes = ndimage.zoom(
             random.random((size[0] // 32, size[1] // 32)), 32, order=1, mode="nearest", grid_mode=True

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from clouds_deploy import seeds
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -168,7 +170,7 @@ def ratio(reference: Timing, candidate: Timing, *, samples: int = 2000, seed: in
     if len(reference.rounds) != len(candidate.rounds):
         raise ValueError("a ratio needs timings of the same rounds")
     ratios = reference.rounds / candidate.rounds
-    picks = np.random.default_rng(seed).integers(0, len(ratios), (samples, len(ratios)))
+    picks = seeds.generator(seed).integers(0, len(ratios), (samples, len(ratios)))
     low, high = np.percentile(np.median(ratios[picks], axis=1), (2.5, 97.5))
     return Ratio(float(np.median(ratios)), float(low), float(high))
 

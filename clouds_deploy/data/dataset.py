@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clouds_deploy import seeds
 from clouds_deploy.data.images import Pixels, list_images, read_image
 from clouds_deploy.data.layouts import get_layout
 from clouds_deploy.data.transforms import TrainTransform
@@ -218,16 +218,12 @@ class TrainingKeys(Sampler[list[Key]]):
             for position in range(step * self.batch_size, (step + 1) * self.batch_size):
                 turn, place = divmod(position, self.count)
                 if turn not in orders:
-                    orders = {turn: self._order(turn)}
-                batch.append((int(orders[turn][place]), self._draw_seed(position)))
+                    order = seeds.generator(self.seed, seeds.IMAGE_ORDER, turn)
+                    orders = {turn: order.permutation(self.count)}
+                seed = seeds.derive(self.seed, seeds.AUGMENTATION, position, bits=64)
+                batch.append((int(orders[turn][place]), seed))
             yield batch
             step += 1
-
-    def _order(self, turn: int) -> Any:
-        return np.random.default_rng([self.seed, 1, turn]).permutation(self.count)
-
-    def _draw_seed(self, position: int) -> int:
-        return int(np.random.SeedSequence([self.seed, 2, position]).generate_state(1, np.uint64)[0])
 
 
 def training_keys(count: int, seed: int, start_step: int, batch_size: int) -> TrainingKeys:

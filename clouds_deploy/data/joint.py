@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from clouds_deploy import seeds
 from clouds_deploy.data.dataset import Key, Source, TrainDataset
 from clouds_deploy.data.images import Pixels
 from clouds_deploy.data.transforms import GeneratedTransform
@@ -59,9 +60,10 @@ class JointKeys(Sampler[list[Key]]):
         turn, index = divmod(place, count)
         if (drawn, turn) not in orders:
             orders.pop((drawn, turn - 1), None)
-            orders[drawn, turn] = np.random.default_rng([self.seed, 3 + drawn, turn]).permutation(count)
+            purpose = seeds.GENERATED_ORDER if drawn else seeds.LABELLED_ORDER
+            orders[drawn, turn] = seeds.generator(self.seed, purpose, turn).permutation(count)
         chosen = int(orders[drawn, turn][index])
-        seed = int(np.random.SeedSequence([self.seed, 2, position]).generate_state(1, np.uint64)[0])
+        seed = seeds.derive(self.seed, seeds.AUGMENTATION, position, bits=64)
         return (self.labelled + chosen if drawn else chosen), seed
 
 

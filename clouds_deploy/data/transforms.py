@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clouds_deploy import seeds
 from clouds_deploy.data.images import Pixels
 from clouds_deploy.labels import IGNORE
 
@@ -55,7 +56,7 @@ class TrainTransform:
             image (3, h, w) uint8 and labels (h, w) uint8 of the crop's size; where the scaled image does
             not fill it, the image is 0 and the label `IGNORE`.
         """
-        draw = np.random.default_rng(seed)
+        draw = seeds.generator(seed)
         scale = draw.uniform(*self.scale)
         height, width = image.shape[:2]
         base = self.base_size or (height, width)
@@ -95,7 +96,7 @@ class GeneratedTransform:
         Returns:
             clean and jittered (3, h, w) uint8, and labels (h, w) uint8, all `IGNORE` where none were given.
         """
-        draw = np.random.default_rng(seed)
+        draw = seeds.generator(seed)
         truth = np.full(image.shape[:2], IGNORE, np.uint8) if labels is None else labels
         height, width = image.shape[:2]
         if self.crop is None or self.crop == (height, width):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy import seeds
 from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import Session
@@ -51,7 +52,7 @@ def make_case(pictures: Sequence[Picture], side: int) -> Case:
         pictures: Each (H, W, 3) uint8 RGB.
         side: Of the square, in pixels.
     """
-    random = np.random.default_rng(SEED)
+    random = seeds.generator(SEED)
     squares = np.zeros((len(pictures), side, side, 3), np.uint8)
     sizes = np.array([fill_square(s, p) for s, p in zip(squares, pictures, strict=True)], np.int32)
     index, points, labels = [], [], []

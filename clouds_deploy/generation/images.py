@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import MANIFEST, atomic_path, read_json, write_json, write_manifest
 from clouds_deploy.console import progress, say, warn
 from clouds_deploy.errors import CloudsError
@@ -33,7 +34,7 @@ _SHOWN = 24
 
 def image_seed(seed: int, index: int, attempt: int) -> int:
     """Give the number that an image's noise derives from: a function of the run's seed and its number."""
-    return int(np.random.SeedSequence((seed, index, attempt)).generate_state(1, np.uint64)[0] >> 1)
+    return seeds.derive(seed, index, attempt)
 
 
 def fault(image: Image.Image | None) -> str | None:

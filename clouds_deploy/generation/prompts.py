@@ -19,6 +19,7 @@ from clouds_deploy.generation.form import Form
 from clouds_deploy.generation.scenes import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.sieve import Sieve
 from clouds_deploy.generation.writer import Draft, Writer
+from clouds_deploy.seeds import chooser
 
 KIND = "prompts"
 TEXT = "prompts.txt"
@@ -119,8 +120,8 @@ def _groups(
 
 
 def _number(*parts: int) -> int:
-    """Give a seed made of several numbers."""
-    return random.Random(" ".join(map(str, parts))).getrandbits(62)
+    """Returns a seed for one draft."""
+    return chooser(*parts).getrandbits(62)
 
 
 def _judge(result: Written, sieve: Sieve, index: int, form: Form, draft: Draft) -> None:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from clouds_deploy import seeds
+
 WEATHERS: Mapping[str, tuple[str, ...]] = {
     "clear": ("under a clear sky", "in clear weather", "under a cloudless sky"),
     "overcast": ("under an overcast sky", "under heavy grey clouds", "under a cloudy sky"),
@@ -158,7 +160,7 @@ def deal_scenes(count: int, seed: int) -> list[Scene]:
         Scenes that fit; within each factor no value is met more than once oftener than another, but for what
         impossible pairs force (at most a few, at the end of the list).
     """
-    dice = random.Random(f"scenes {seed}")
+    dice = seeds.chooser("scenes", seed)
     decks = {name: _deck(values, count, dice) for name, values in FACTORS.items()}
     scenes = [Scene(*cards) for cards in zip(*decks.values(), strict=True)]
     names = list(FACTORS)

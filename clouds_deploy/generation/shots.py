@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import sha256
 from clouds_deploy.console import warn
 from clouds_deploy.data.images import IMAGE_SUFFIXES, Pixels, files_inside, read_image
@@ -77,9 +78,9 @@ class Shots:
             and width, the crop's top and left after scaling, the crop's height and width.
         """
         epoch, place = divmod(sample, len(self))
-        index = int(np.random.default_rng((seed, epoch, 1)).permutation(len(self))[place])
+        index = int(seeds.generator(seed, epoch, seeds.SHOT_ORDER).permutation(len(self))[place])
         scaled, original = self._scaled(index)
-        dice = np.random.default_rng((seed, sample, 2))
+        dice = seeds.generator(seed, sample, seeds.SHOT_CROP)
         (high, wide), (height, width) = self.size, scaled.shape[:2]
         top, left = int(dice.integers(height - high + 1)), int(dice.integers(width - wide + 1))
         crop = scaled[top : top + high, left : left + wide]

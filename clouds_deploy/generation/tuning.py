@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import atomic_path
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
@@ -56,11 +56,6 @@ class Tuning:
     save_memory: bool = False
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Give the number that a step's noise and times derive from."""
-    return int(np.random.SeedSequence((seed, step, 3)).generate_state(1, np.uint64)[0] >> 1)
-
-
 @dataclass(frozen=True)
 class Batch:
     """What one step learns from.
@@ -86,7 +81,7 @@ def draw_batch(shots: Shots, others: Shots | None, batch: int, seed: int, step: 
         drawn += [others.draw(i, seed) for i in numbers]
     prompts = [0] * batch + [1] * (len(drawn) - batch)
     pixels, told = (torch.stack(part) for part in zip(*drawn, strict=True))
-    return Batch(pixels, told, prompts, step_seed(seed, step))
+    return Batch(pixels, told, prompts, seeds.derive(seed, step, seeds.NOISE))
 
 
 def batch_loss(denoiser: Denoiser, batch: Batch, prior_weight: float) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from clouds_deploy import seeds
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import Picture
@@ -48,7 +47,7 @@ class Refiner:
         """
         if self.config.mode == "robust":
             return plan_robust(labels, confidence, self.config.robust)
-        return plan_official(labels, self.config, np.random.default_rng([self.config.seed, key]))
+        return plan_official(labels, self.config, seeds.generator(self.config.seed, key))
 
     def propose(self, images: Sequence[Picture], plans: Sequence[Plan]) -> list[Proposals]:
         """Run SAM; see `prompts.propose`."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from clouds_deploy import seeds
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.streets import appearance, ground, layout, nature, traffic, weather
 from clouds_deploy.streets.buildings import Plot
@@ -64,11 +65,11 @@ def render(domain: str, seed: int, index: int, height: int = 128, width: int = 2
     if domain not in TABLE:
         raise CloudsError(f"unknown street domain `{domain}`", nearest(domain, DOMAINS))
     settings = TABLE[domain]
-    chance, grain = np.random.SeedSequence([seed, index, settings.code]).spawn(2)
-    dice = Dice.seeded(np.random.default_rng(chance))
+    chance, grain = seeds.generators(2, seed, index, settings.code)
+    dice = Dice.seeded(chance)
     canvas = _draw(domain, settings, dice, height, width)
     labels, instances = canvas.labels_and_instances()
-    image = appearance.finish(canvas, labels, settings, dice, np.random.default_rng(grain))
+    image = appearance.finish(canvas, labels, settings, dice, grain)
     return Scene(image, labels, instances)
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import tuning as loop
@@ -178,7 +179,7 @@ def test_resumed_to_the_last_bit(
     damaged: bool,
 ) -> None:  # fmt: skip
     def stop(denoiser: Any, batch: Any, weight: float) -> Any:
-        if batch.seed == loop.step_seed(0, 5):
+        if batch.seed == seeds.derive(0, 5, seeds.NOISE):
             raise KeyboardInterrupt
         return batch_loss(denoiser, batch, weight)
 

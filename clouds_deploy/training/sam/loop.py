@@ -13,12 +13,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
@@ -82,7 +82,7 @@ def train_sam(
         return {"run": str(out), "images_per_second": None, **manifest["outcome"]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(recipe.seed, 0))
+        torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.SAM_STEP))
         sam = build_sam_tiny(recipe.model)
         initialize(sam)
         head = DenseHead(recipe.model.prompt_width, STRIDE)
@@ -108,10 +108,6 @@ def train_sam(
         outcome=summary, trained_on=name,
     )  # fmt: skip
     return {"run": str(out), "images_per_second": speed, **summary}
-
-
-def _seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step, 31)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.optim.Optimizer]:
@@ -286,8 +282,8 @@ def train_step(
         losses (4,), see `mask_losses` and `dense_loss`, and the gradient's norm before it was clipped.
     """
     config, device, sam = recipe.train, batch["image"].device, pupil["sam"]
-    draw = np.random.default_rng([recipe.seed, 11, step])
-    generator = torch.Generator(device).manual_seed(_seed(recipe.seed, step + 1))
+    draw = seeds.generator(recipe.seed, seeds.SAM_PROMPTS, step)
+    generator = torch.Generator(device).manual_seed(seeds.derive(recipe.seed, step + 1, seeds.SAM_STEP))
     compare = _losses(device.type)
     kind = draw.random()
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):

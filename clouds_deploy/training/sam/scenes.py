@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clouds_deploy import seeds
 from clouds_deploy.config.sam import SamDataConfig
 from clouds_deploy.data.transforms import jitter_colors
 from clouds_deploy.labels import IGNORE
@@ -52,7 +53,7 @@ class SamScenes(Dataset[dict[str, Tensor]]):
             square; masks (M, S/2, S) bool, each with at least one pixel; classes (S/8, S/4) uint8 and extents
             (4, S/8, S/4) float32, see `dense_targets`; regions (S/2, S) int32, 0 where there is none.
         """
-        draw = np.random.default_rng([self.seed, 7, index])
+        draw = seeds.generator(self.seed, seeds.SAM_SAMPLE, index)
         while True:
             if draw.random() < self.config.shapes:
                 image, layers = _shapes(self.size, self.size // 2, draw)
@@ -99,7 +100,7 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         """Draw a street; the last one is kept, for samples that lie beside each other share it."""
         if self._drawn is None or self._drawn[0] != number:
             domains, rows = self.config.domains, self.config.height
-            which = np.random.default_rng([self.seed, 5, number]).integers(len(domains))
+            which = seeds.generator(self.seed, seeds.SCENE_DOMAIN, number).integers(len(domains))
             scene = render(domains[int(which)], _SEED + self.seed, number, rows, 2 * rows)
             regions = street_regions(scene.labels, scene.instances)
             self._drawn = number, (scene.image, scene.labels, regions)

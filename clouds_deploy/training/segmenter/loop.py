@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256, write_json
 from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.config.recipe import Recipe
@@ -45,7 +46,7 @@ from clouds_deploy.training.run import (
 from clouds_deploy.training.schedule import lr
 from clouds_deploy.training.segmenter.optimizer import build_optimizer, restore_optimizer
 from clouds_deploy.training.segmenter.pseudo_labels import Labeler, LabelStore, Refine
-from clouds_deploy.training.segmenter.step import MEASURES, MODEL, Step, seed_of, trains_more_than_the_head
+from clouds_deploy.training.segmenter.step import MEASURES, Step, trains_more_than_the_head
 from clouds_deploy.training.segmenter.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
     nothing = (0.0,) * (len(MEASURES) + 1)
     if init is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(recipe.seed, 0, MODEL))
+            torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.MODEL))
             segmenter = build_segmenter(recipe.model)
         return segmenter, Progress(0, nothing, segmenter.backbone.weights, {})
     other = load_run(init)[1]

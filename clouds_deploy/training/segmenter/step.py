@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clouds_deploy import seeds
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
@@ -27,12 +27,6 @@ from clouds_deploy.training.segmenter.points import present_classes, uniform_dra
 from clouds_deploy.training.segmenter.pseudo_labels import Labeler
 
 MEASURES = ("loss", "loss_class", "loss_mask", "loss_dice", "gradient_norm")
-MODEL, _POINTS = 1, 2
-
-
-def seed_of(seed: int, *purpose: int) -> int:
-    """Derive the seed of one use of random numbers from the recipe's."""
-    return int(np.random.SeedSequence((seed, *purpose)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class _Predictor(nn.Module):
@@ -116,10 +110,10 @@ class Step:
                 own = slice(number * size, (number + 1) * size)
                 place = self.processes.rank * settings.accumulate + number
                 which = (place,) if place else ()
-                torch.manual_seed(seed_of(recipe.seed, step + 1, MODEL, *which))  # for paths that are dropped
-                draw = uniform_draw(
-                    torch.Generator(self.device).manual_seed(seed_of(recipe.seed, step, _POINTS))
-                )
+                torch.manual_seed(seeds.derive(recipe.seed, step + 1, seeds.MODEL, *which))
+                points = torch.Generator(self.device)
+                points.manual_seed(seeds.derive(recipe.seed, step, seeds.LOSS_POINTS))
+                draw = uniform_draw(points)
                 with self._gradients(last=number == settings.accumulate - 1):
                     predictions = self._predict(images[own])
                     labels, ignored = labelled()

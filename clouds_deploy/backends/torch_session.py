@@ -32,6 +32,13 @@ LARGEST_BATCH = 64
 """Of a graph that was compiled ahead of time."""
 
 
+def gpu_count() -> int:
+    """Number of NVIDIA GPUs that PyTorch can use here."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 class TorchSession:
     """A module behind a graph's contract, run by PyTorch; see `Session`.
 

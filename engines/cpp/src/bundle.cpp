@@ -81,8 +81,8 @@ SamBundle open_sam_bundle(const fs::path& path, bool verify) {
 }
 
 Vocabulary read_vocabulary(const fs::path& path) {
-  const std::string make = "make one with clouds_deploy.api.embed_classes";
-  const std::string again = "make it again with clouds_deploy.api.embed_classes";
+  const std::string make = "make one with clouds_deploy.embed_classes";
+  const std::string again = "make it again with clouds_deploy.embed_classes";
   std::error_code error;
   if (!fs::is_regular_file(path, error)) throw Error("there is no vocabulary file " + path.string(), make);
   const std::string where = path.string();

@@ -71,9 +71,9 @@ def time_here(given: argparse.Namespace) -> dict[str, Any]:
     library = clouds.load(given.build / "libclouds.so")
     settings: dict[str, Any] = {"backend": "openvino", "threads": given.threads}
     makers: dict[str, Callable[[], Any]] = {
-        "bare": lambda: bare_call(given.build, facts.graph, image, given.threads),
+        "bare": lambda: bare_call(given.build, facts.file(), image, given.threads),
         "cpp": lambda: clouds.Segmenter(library, given.bundle, **settings).segment,
-        "again": lambda: bare_call(given.build, facts.graph, image, given.threads),
+        "again": lambda: bare_call(given.build, facts.file(), image, given.threads),
         "python": lambda: BundleSegmenter(given.bundle, **settings).predict,
     }
     of_size = {"bare": (), "cpp": (image, labels), "again": (), "python": (image,)}

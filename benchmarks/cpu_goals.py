@@ -43,13 +43,14 @@ from clouds_deploy.export.sam_parity import make_case, reference
 from clouds_deploy.export.trace import save, to_onnx
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.models.backbones import build_backbone
-from clouds_deploy.models.clouds.graph import LABELS, SegmenterGraph
+from clouds_deploy.models.clouds.graph import SegmenterGraph
+from clouds_deploy.models.clouds.names import LABELS
 from clouds_deploy.models.clouds.segmenter import Segmenter, class_scores
 from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.models.sam.build import load_seeded
-from clouds_deploy.models.sam.decoder import INDEX, MASKS, POINTS, SCORES
-from clouds_deploy.models.sam.decoder import LABELS as KINDS
-from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE, SamEncoder
+from clouds_deploy.models.sam.encoder import SamEncoder
+from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, MASKS, POINTS, SCORES, SIZE
+from clouds_deploy.models.sam.names import LABELS as KINDS
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
 from clouds_deploy.streets import render
 

@@ -103,7 +103,8 @@ def segmenter(name: str, folder: Path) -> dict[str, Any]:
     from clouds_deploy.bundles.tensors import TensorSpec
     from clouds_deploy.export.half import to_half
     from clouds_deploy.export.trace import drop_scores, save, to_onnx
-    from clouds_deploy.models.clouds.graph import INPUT, SegmenterGraph
+    from clouds_deploy.models.clouds.graph import SegmenterGraph
+    from clouds_deploy.models.clouds.names import INPUT
     from clouds_deploy.models.clouds.segmenter import build_segmenter
 
     recipe = recipe_of(name)

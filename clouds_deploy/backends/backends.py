@@ -9,7 +9,7 @@ from pathlib import Path
 from clouds_deploy.backends.options import Options, Precision
 from clouds_deploy.backends.session import FixedInputs, Session
 from clouds_deploy.backends.tensorrt.preflight import ENGINES
-from clouds_deploy.bundles.bundle import Bundle, open_bundle
+from clouds_deploy.bundles.bundle import KIND, SEGMENTER, Bundle, open_bundle
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.errors import CloudsError, nearest
 
@@ -75,14 +75,14 @@ def _torch(bundle: Bundle, options: Options) -> Session:
 
 
 def _graph(name: str) -> Callable[[Bundle, Options], Session]:
-    return lambda bundle, options: open_graph(bundle.graph, name, options)
+    return lambda bundle, options: open_graph(bundle.file(), name, options)
 
 
 def _engine(name: str) -> Callable[[Bundle, Options], Session]:
     def open_it(bundle: Bundle, options: Options) -> Session:
         from clouds_deploy.backends.tensorrt.session import open_engine
 
-        return open_engine(name, bundle.graph.stem, bundle.facts.get("engines", ()), bundle.path, options)
+        return open_engine(name, SEGMENTER, bundle.facts.get("engines", ()), bundle.path, options)
 
     return open_it
 
@@ -141,7 +141,7 @@ def open_session(
     """
     if backend not in BACKENDS:
         raise CloudsError(f"there is no backend `{backend}`", nearest(backend, BACKENDS))
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, KIND)
     chosen = vocabulary or opened.vocabulary()
     require_runs(backend, opened.precision)
     if vocabulary is not None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from clouds_deploy.artifacts import MANIFEST, atomic_path, cache_folder, processor_name, read_json, sha256
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
-from clouds_deploy.bundles.bundle import FACTS, Bundle
-from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.bundles.bundle import FACTS, SEGMENTER, Bundle
+from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
 from clouds_deploy.config.parse import parse_recipe
 from clouds_deploy.errors import CloudsError
 
@@ -44,8 +44,7 @@ class TorchSession:
 
     Args:
         graph: The module, with its weights; it takes the inputs in their order, and gives one tensor or more.
-        inputs: What it takes.
-        outputs: What it gives.
+        specs: What it takes and gives.
         options: How to run.
 
     Raises:
@@ -55,8 +54,7 @@ class TorchSession:
     def __init__(
         self,
         graph: nn.Module,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
+        specs: GraphSpec,
         options: Options,
     ) -> None:
         import torch
@@ -69,7 +67,7 @@ class TorchSession:
             torch.set_num_threads(options.threads)
         self._graph: Callable[..., Any] | None = graph.to(options.device)
         self.backend, self.device = "torch", options.device
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs = specs.inputs, specs.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
@@ -214,9 +212,10 @@ def open_torch_aot(bundle: Bundle, options: Options) -> TorchSession:
 
 def open_torch(bundle: Bundle, options: Options, form: Form = "grid_sample") -> TorchSession:
     """Load a bundle's source into PyTorch; errors as `load_source` and `TorchSession`."""
-    from clouds_deploy.models.clouds.graph import SCORES, SegmenterGraph
+    from clouds_deploy.models.clouds.graph import SegmenterGraph
+    from clouds_deploy.models.clouds.names import SCORES
 
     scores = any(spec.name == SCORES for spec in bundle.outputs)
     source = load_source(bundle).set_form(form)
     graph = SegmenterGraph(source, inference=cast("Inference", bundle.inference), scores=scores)
-    return TorchSession(graph, bundle.inputs, bundle.outputs, options)
+    return TorchSession(graph, bundle.graphs[SEGMENTER], options)

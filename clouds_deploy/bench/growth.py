@@ -21,7 +21,6 @@ from clouds_deploy.backends.options import Options
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.scaling import scale
 from clouds_deploy.bundles.bundle import Bundle
-from clouds_deploy.bundles.sam_bundle import SamBundle
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import write_png
 from clouds_deploy.inference.open_sam import SAM_BACKENDS, open_sam
@@ -90,7 +89,7 @@ def training(bundle: Bundle, plan: Plan) -> Growth:
     return scale("images of a training step", STEP_BATCHES, {"torch": make}, plan)
 
 
-def refine_images(bundle: SamBundle, plan: Plan) -> Growth:
+def refine_images(bundle: Bundle, plan: Plan) -> Growth:
     """Time refining a folder, from files to files, against its images; see `scale`."""
     with _folders(bundle, max(IMAGES)) as root, ExitStack() as stack:
         calls = {}
@@ -101,7 +100,7 @@ def refine_images(bundle: SamBundle, plan: Plan) -> Growth:
         return scale("images of a folder", IMAGES, calls, plan)
 
 
-def refine_threads(bundle: SamBundle, plan: Plan) -> Growth:
+def refine_threads(bundle: Bundle, plan: Plan) -> Growth:
     """Time refining a folder against the threads that compute; see `scale`."""
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= (os.cpu_count() or 1)]
     with _folders(bundle, IMAGES[0]) as root, ExitStack() as stack:
@@ -149,9 +148,9 @@ def draw_folder(root: Path, count: int, size: tuple[int, int], seed: int = 6161)
 
 
 @contextmanager
-def _folders(bundle: SamBundle, most: int) -> Iterator[Path]:
+def _folders(bundle: Bundle, most: int) -> Iterator[Path]:
     """Draw a folder for every number of images up to the largest of `IMAGES`."""
-    side = bundle.image_size
+    side = bundle.height
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for count in (n for n in IMAGES if n <= most):

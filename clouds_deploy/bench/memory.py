@@ -18,7 +18,7 @@ from clouds_deploy.backends.backends import open_session
 from clouds_deploy.bundles.bundle import open_bundle
 path, backend, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 bundle = open_bundle(path, verify=False)
-images = bundle.reference()[0]
+images = bundle.reference()["image"]
 session = open_session(bundle, backend)
 run_batched(session, images.repeat(-(-batch // len(images)), axis=0)[:batch], batch)
 status = Path("/proc/self/status").read_text()

@@ -19,22 +19,21 @@ from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.scaling import scale
 from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
-from clouds_deploy.bundles.sam_bundle import SamBundle
+from clouds_deploy.bundles.bundle import DECODER, ENCODER, Bundle
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.inference.open_sam import open_part
 from clouds_deploy.models.sam.build import RANDOM, load_seeded
-from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
-from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
+from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SCORES, SIZE
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
 
 Feeds = dict[str, Array]
 Run = Callable[[Feeds], Feeds]
 
 
-def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) -> list[dict[str, Any]]:
+def bench_sam(bundle: Bundle, plan: Plan, weights: str | Path | None = None) -> list[dict[str, Any]]:
     """Time a SAM's two graphs.
 
     `torch` is what people run: `segment_anything`'s own modules, eager. Its encoder takes the same bytes and
@@ -68,7 +67,7 @@ def bench_sam(bundle: SamBundle, plan: Plan, weights: str | Path | None = None) 
                 devices[name] = "cpu"
                 continue
             fixed = None if name in ENGINES else Options(batch=plan.batch)
-            encoder, decoder = open_part(bundle, "encoder", name, fixed), open_part(bundle, "decoder", name)
+            encoder, decoder = open_part(bundle, ENCODER, name, fixed), open_part(bundle, DECODER, name)
             sessions[name] = encoder
             stack.callback(encoder.close)
             stack.callback(decoder.close)
@@ -110,7 +109,7 @@ def _decode_call(run: Run, arrays: Mapping[str, Array], count: int) -> Callable[
     return partial(run, _prompts(arrays, count))
 
 
-def _official(bundle: SamBundle, weights: str | Path | None) -> tuple[Run, Run] | None:
+def _official(bundle: Bundle, weights: str | Path | None) -> tuple[Run, Run] | None:
     """Give the official modules as functions of the graphs' inputs; None where the weights are missing."""
     digest = bundle.facts.get("weights_sha256")
     if bundle.weights == RANDOM:
@@ -118,7 +117,7 @@ def _official(bundle: SamBundle, weights: str | Path | None) -> tuple[Run, Run] 
     elif bundle.weights.startswith("file") and weights is None:
         warn(f"PyTorch is left out: {bundle.path.name} was made from a {bundle.weights}; give --weights")
         return None
-    model = load_seeded(f"{bundle.name}@{bundle.image_size}", weights)
+    model = load_seeded(f"{bundle.name}@{bundle.height}", weights)
     if model.sha256 != digest:
         raise CloudsError(f"{weights} is not what {bundle.path} was made from", "give the same file")
 
@@ -157,9 +156,9 @@ def _prompts(arrays: Mapping[str, Array], count: int) -> Feeds:
 
 
 def _entry(
-    bundle: SamBundle, part: str, rows: int, results: list[dict[str, Any]], images: int
+    bundle: Bundle, part: str, rows: int, results: list[dict[str, Any]], images: int
 ) -> dict[str, Any]:
-    side = bundle.image_size
+    side = bundle.height
     return {
         "name": f"{bundle.path.name} {part}",
         "compared": "mask IoU",

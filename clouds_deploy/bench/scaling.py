@@ -14,6 +14,7 @@ from clouds_deploy.bench.plan import Plan, repeated
 from clouds_deploy.bench.timing import measure
 from clouds_deploy.bundles.bundle import Bundle
 from clouds_deploy.console import busy
+from clouds_deploy.models.clouds.names import INPUT
 
 
 def fit_exponent(sizes: Sequence[float], milliseconds: Sequence[float]) -> float | None:
@@ -63,7 +64,7 @@ def scale(
 
 def scale_segmenter(bundle: Bundle, plan: Plan) -> dict[str, Any]:
     """Time a segmenter against the batch, each opened for it; see `scale`."""
-    images = bundle.reference()[0]
+    images = bundle.reference()[INPUT]
     opened: dict[str, Session] = {}
 
     def make(name: str, size: int) -> Callable[[], object]:

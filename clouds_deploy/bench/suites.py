@@ -14,7 +14,6 @@ from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
     environment,
-    kind_of,
     sha256,
     write_json,
     write_manifest,
@@ -34,15 +33,12 @@ from clouds_deploy.bench.sam_suite import bench_sam
 from clouds_deploy.bench.scaling import scale_segmenter
 from clouds_deploy.bench.stages import time_stages
 from clouds_deploy.bench.timing import measure
-from clouds_deploy.bundles import sam_bundle
-from clouds_deploy.bundles.bundle import Bundle, open_bundle
-from clouds_deploy.bundles.packed import unpacked
-from clouds_deploy.bundles.sam_bundle import SamBundle, open_sam_bundle
+from clouds_deploy.bundles.bundle import SAM_KIND, Bundle, open_bundle
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.console import busy, say
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.inference.agreement import label_agreement, run_batched
-from clouds_deploy.models.clouds.graph import LABELS
+from clouds_deploy.models.clouds.names import INPUT, LABELS
 
 KIND = "bench"
 REFERENCE = "torch"
@@ -110,14 +106,14 @@ def bench(
     before = None if against is None else read_results(Path(against))
     out, growths = Path(out), SEGMENTER | SAM
     with atomic_directory(out) as directory:
-        opened = [_open(path, chosen["models"], suite) for path in map(unpacked, map(Path, bundles))]
+        opened = [_open(path, chosen["models"], suite) for path in map(Path, bundles)]
         with busy("measuring what a matrix product reaches here"):
             peak = matmul_peak()
         counts = tuple(chosen["scaling"]), tuple(chosen["prompts"])
         plan = Plan(names, batch, seconds, rounds, peak, *counts, bool(chosen["stages"]))
         found: list[dict[str, Any]] = []
         for one in opened:
-            if isinstance(one, SamBundle):
+            if one.kind == SAM_KIND:
                 found += bench_sam(one, plan, weights)
             else:
                 found.append(_bench_one(one, plan, chosen["memory"]))
@@ -150,16 +146,18 @@ def bench(
     return results | {"out": str(out), "report": str(out / "report.html")}
 
 
-def _open(path: Path, models: Sequence[str], suite: str) -> Bundle | SamBundle:
-    kind = "sam" if kind_of(path) == sam_bundle.KIND else "segmenter"
+def _open(path: Path, models: Sequence[str], suite: str) -> Bundle:
+    bundle = open_bundle(path)
+    kind = "sam" if bundle.kind == SAM_KIND else "segmenter"
     if kind not in models:
         raise CloudsError(f"the suite `{suite}` takes no bundle of a {kind}: {path}", "leave --suite out")
-    return open_sam_bundle(path) if kind == "sam" else open_bundle(path)
+    return bundle
 
 
 def _bench_one(bundle: Bundle, plan: Plan, memory: bool) -> dict[str, Any]:
     names, batch = plan.names, plan.batch
-    images, packed = bundle.reference()
+    packed = bundle.reference()
+    images = packed[INPUT]
     fed = repeated(images, batch)
     sessions: dict[str, Session] = {}
     try:
@@ -205,7 +203,7 @@ def _bench_one(bundle: Bundle, plan: Plan, memory: bool) -> dict[str, Any]:
         "nodes": bundle.facts.get("nodes"),
         "graph_mib": bundle.facts.get("bytes", 0) / 2**20,
         "precision": bundle.precision,
-        "backbone_weights": bundle.backbone_weights,
+        "backbone_weights": bundle.weights,
         "random_weights": bool(bundle.facts["random_weights"]),
         "failed_gates": failed,
         "images": len(images),

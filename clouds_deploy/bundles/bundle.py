@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clouds_deploy.artifacts import read_json, read_manifest
-from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.artifacts import kind_of, read_json, read_manifest
+from clouds_deploy.bundles.packed import unpacked
+from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
 from clouds_deploy.bundles.vocabulary import FILE, Vocabulary
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 
 KIND = "bundle"
-GRAPH = "segmenter.onnx"
+"""Kind of a segmenter's bundle in its manifest."""
+SAM_KIND = "sam_bundle"
+"""Kind of a SAM's bundle in its manifest."""
+SEGMENTER = "segmenter"
+ENCODER = "encoder"
+DECODER = "decoder"
+"""Names of the graphs: a segmenter has one, a SAM has two."""
+GRAPH = f"{SEGMENTER}.onnx"
 FACTS = "bundle.json"
 REFERENCE = "reference.npz"
 GATES = "gates.json"
@@ -24,43 +34,76 @@ SOURCE = "source"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle.
+    """An opened bundle, of a segmenter or of a SAM.
 
     Attributes:
         path: Its directory.
+        kind: `KIND` or `SAM_KIND`.
         manifest: Its manifest, already checked.
-        inputs: What the graph takes.
-        outputs: What the graph gives.
-        height: Image height of the graph.
-        width: Image width of the graph.
-        mean_color: RGB that the normalisation turns into about zero; letterboxes are filled with it.
-        inference: `exact` or `fast`; see `Segmenter.scores`.
-        backbone_weights: Where the backbone's weights came from.
-        recipe: The recipe the run was trained with.
+        graphs: Inputs and outputs of its graphs by name: `SEGMENTER`, or `ENCODER` and `DECODER`.
         facts: All of `bundle.json`.
     """
 
     path: Path
-    manifest: dict[str, Any]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    height: int
-    width: int
-    mean_color: tuple[int, int, int]
-    inference: str
-    backbone_weights: str
-    recipe: Recipe
-    facts: dict[str, Any]
+    kind: str
+    manifest: Mapping[str, Any]
+    graphs: Mapping[str, GraphSpec]
+    facts: Mapping[str, Any]
+
+    def file(self, graph: str = SEGMENTER) -> Path:
+        """The ONNX file of a graph."""
+        return self.path / f"{graph}.onnx"
 
     @property
-    def graph(self) -> Path:
-        """The ONNX file."""
-        return self.path / GRAPH
+    def name(self) -> str:
+        """A SAM's name, one of `models.sam.build.NAMES`; a segmenter's is its recipe's."""
+        return str(self.facts["name"]) if self.kind == SAM_KIND else self.recipe.name
+
+    @property
+    def height(self) -> int:
+        """Image height of the graph; a SAM's encoder sees a square."""
+        return int(self.facts["image_size" if self.kind == SAM_KIND else "height"])
+
+    @property
+    def width(self) -> int:
+        """Image width of the graph."""
+        return int(self.facts["image_size" if self.kind == SAM_KIND else "width"])
+
+    @property
+    def weights(self) -> str:
+        """Where the weights (a segmenter's: its backbone's) came from."""
+        return str(self.facts["weights" if self.kind == SAM_KIND else "backbone_weights"])
 
     @property
     def precision(self) -> str:
-        """What the graph computes in: `fp32` or `fp16`."""
+        """What the graphs compute in: `fp32`, `fp16`, `bf16` or `int8`."""
         return str(self.facts.get("precision", "fp32"))
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a segmenter's graph takes."""
+        return self.graphs[SEGMENTER].inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What a segmenter's graph gives."""
+        return self.graphs[SEGMENTER].outputs
+
+    @property
+    def mean_color(self) -> tuple[int, int, int]:
+        """RGB that a segmenter's normalisation turns into about zero; letterboxes are filled with it."""
+        red, green, blue = (int(value) for value in self.facts["mean_color"])
+        return red, green, blue
+
+    @property
+    def inference(self) -> str:
+        """How a segmenter's labels are computed, `exact` or `fast`; see `Segmenter.scores`."""
+        return str(self.facts["inference"])
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that a segmenter's run was trained with."""
+        return Recipe.model_validate(self.facts["recipe"])
 
     @property
     def label_agreement(self) -> float:
@@ -73,50 +116,51 @@ class Bundle:
         return self.path / SOURCE if (self.path / SOURCE).is_dir() else None
 
     def vocabulary(self) -> Vocabulary | None:
-        """Read the classes a text-headed graph was exported with; None for the linear head."""
+        """The classes that a text-headed graph was exported with; None for all other graphs."""
         return Vocabulary.load(self.path / FILE) if (self.path / FILE).is_file() else None
 
     def gates(self) -> list[dict[str, Any]]:
-        """Read what the bundle was proven by at its export."""
+        """The gates that the bundle passed at its export."""
         return list(read_json(self.path / GATES)["gates"])
 
-    def reference(self) -> tuple[Array, dict[str, Array]]:
-        """Read the images packed with the bundle and what PyTorch made of them.
+    def reference(self) -> dict[str, Array]:
+        """The inputs packed with the bundle and the reference outputs that PyTorch computed from them.
 
         Returns:
-            images (N, H, W, 3) uint8, and by output name the expected arrays, N rows each.
+            By the name in the graph. A segmenter's: `image` (N, H, W, 3) uint8, `labels` and, where it gives
+            them, `scores`. A SAM's: `image`, `size`, `image_index`, `point_coords`, `point_labels`;
+            `image_embeddings`, `masks`, `iou_predictions`.
         """
         with np.load(self.path / REFERENCE, allow_pickle=False) as arrays:
-            expected = {name: arrays[name] for name in arrays.files if name != "image"}
-            return arrays["image"], expected
+            return {name: arrays[name] for name in arrays.files}
 
 
-def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
-    """Open a bundle and check that it is the one that was sealed.
+def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> Bundle:
+    """Opens a bundle and checks that it is the one that was sealed.
 
     Args:
-        path: Its directory.
+        path: Its directory or its `.clouds` file.
+        kind: `KIND` or `SAM_KIND` where only this one will do; None takes both.
         verify: Whether to compare every file with its sha256.
 
     Raises:
         CloudsError: It is no bundle, or a file in it was changed or lost.
     """
-    manifest = read_manifest(path, KIND, verify=verify)
+    path = unpacked(path)
+    if kind is None:
+        kind = SAM_KIND if kind_of(path) == SAM_KIND else KIND
+    manifest = read_manifest(path, kind, verify=verify)
     facts = read_json(path / FACTS)
     try:
-        return Bundle(
-            path=path,
-            manifest=manifest,
-            inputs=tuple(TensorSpec.from_json(v) for v in facts["inputs"]),
-            outputs=tuple(TensorSpec.from_json(v) for v in facts["outputs"]),
-            height=int(facts["height"]),
-            width=int(facts["width"]),
-            mean_color=(*(int(v) for v in facts["mean_color"]),),  # type: ignore[arg-type]
-            inference=str(facts["inference"]),
-            backbone_weights=str(facts["backbone_weights"]),
-            recipe=Recipe.model_validate(facts["recipe"]),
-            facts=facts,
-        )
+        if kind == SAM_KIND:
+            graphs = {part: GraphSpec.from_json(facts["graphs"][part]) for part in (ENCODER, DECODER)}
+        else:
+            graphs = {SEGMENTER: GraphSpec.from_json(facts)}
+        bundle = Bundle(path, kind, manifest, graphs, facts)
+        _ = bundle.name, bundle.height, bundle.width, bundle.weights
+        if kind == KIND:
+            _ = bundle.mean_color, bundle.inference, bundle.recipe
+        return bundle
     except (KeyError, TypeError, ValueError) as error:
         raise CloudsError(
             f"{path / FACTS} lacks or garbles a fact: {error}", "export it again with this version"

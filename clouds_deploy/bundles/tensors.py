@@ -1,4 +1,4 @@
-"""tensors."""
+"""Names, types and shapes of what graphs take and give."""
 
 from __future__ import annotations
 
@@ -26,14 +26,40 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the specification as JSON values."""
+        """Returns the specification as JSON values."""
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TensorSpec:
-        """Read what `to_json` gave."""
+        """Reads what `to_json` returned."""
         return TensorSpec(str(value["name"]), str(value["dtype"]), tuple(value["shape"]))
 
     def __str__(self) -> str:
         sizes = ", ".join("any" if d is None else str(d) for d in self.shape)
         return f"{self.name} {self.dtype} ({sizes})"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Inputs and outputs of a graph.
+
+    Attributes:
+        inputs: What it takes, in its own order.
+        outputs: What it gives, in its own order.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the specification as JSON values."""
+        return {
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> GraphSpec:
+        """Reads what `to_json` returned; other keys are ignored."""
+        inputs, outputs = (tuple(map(TensorSpec.from_json, value[side])) for side in ("inputs", "outputs"))
+        return GraphSpec(inputs, outputs)

@@ -15,7 +15,7 @@ import numpy as np
 from clouds_deploy.artifacts import atomic_path
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.clouds.graph import SHARE, VOCABULARY
+from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 
 FILE = "vocabulary.npz"
 LARGEST = 255

@@ -36,7 +36,8 @@ from clouds_deploy.export.task import task_gates
 from clouds_deploy.export.trace import drop_scores, save, to_onnx
 from clouds_deploy.inference.letterbox import fit
 from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
-from clouds_deploy.models.clouds.graph import INPUT, LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
+from clouds_deploy.models.clouds.graph import SegmenterGraph
+from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES, SHARE, VOCABULARY
 from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
 from clouds_deploy.models.clouds.store import FROZEN, RECIPE, TRAINED, load_run
 

@@ -20,7 +20,8 @@ from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.config.export import ExportConfig, LimitsConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.agreement import label_agreement, run_batched
-from clouds_deploy.models.clouds.graph import INPUT, LABELS, SCORES, SegmenterGraph
+from clouds_deploy.models.clouds.graph import SegmenterGraph
+from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES
 from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
 
 BATCH = 4

@@ -24,7 +24,7 @@ from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.config.export import Int8Config
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.simplify import clean
-from clouds_deploy.models.clouds.graph import INPUT
+from clouds_deploy.models.clouds.names import INPUT
 
 INT8 = "int8"
 PRODUCTS = ("Conv", "MatMul", "Gemm")

@@ -120,7 +120,7 @@ def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
 
 def _sizes(model: Any, allowed: Mapping[str, Sequence[int]]) -> list[Finding]:
     """Only the batch may be free, and the classes where they are an input."""
-    from clouds_deploy.models.clouds.graph import SCORES, SHARE, VOCABULARY
+    from clouds_deploy.models.clouds.names import SCORES, SHARE, VOCABULARY
 
     found = []
     named = any(value.name == VOCABULARY for value in model.graph.input)

@@ -17,7 +17,7 @@ from clouds_deploy.export.gates import Gate, prove
 from clouds_deploy.export.half import BF16, FP16, HALVES, Typed, to_half
 from clouds_deploy.export.int8 import INT8, Quantized, quantize
 from clouds_deploy.export.proof import engine_gate, flops_gate, prove_rounded
-from clouds_deploy.models.clouds.graph import INPUT
+from clouds_deploy.models.clouds.names import INPUT
 
 FP32 = "fp32"
 SAMPLES = 8

@@ -20,7 +20,7 @@ from clouds_deploy.export.int8 import INT8
 from clouds_deploy.export.rounding import rounded
 from clouds_deploy.export.trace import save
 from clouds_deploy.inference.agreement import label_agreement, run_batched
-from clouds_deploy.models.clouds.graph import LABELS, SCORES
+from clouds_deploy.models.clouds.names import LABELS, SCORES
 
 WORDS = {FP16.name: (FP16.word, "half"), BF16.name: (BF16.word, "bf16"), INT8: (INT8, INT8)}
 """What the types of each precision are called in ONNX and by TensorRT's parser."""

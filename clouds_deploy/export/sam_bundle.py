@@ -12,8 +12,8 @@ from clouds_deploy.artifacts import atomic_directory, write_json, write_manifest
 from clouds_deploy.backends.backends import GRAPH_BACKENDS, check_graph_backends, runs
 from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
 from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
-from clouds_deploy.bundles.sam_bundle import DECODER, ENCODER, KIND
+from clouds_deploy.bundles import bundle as parts
+from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE, SAM_KIND
 from clouds_deploy.bundles.sam_specs import sam_specs
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.sam import SamExportConfig, SamLimits
@@ -31,13 +31,14 @@ from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.sam_parity import Case, make_case, prove_sam, reference
 from clouds_deploy.export.trace import save
 from clouds_deploy.models.sam.build import RANDOM, SamModel, load_seeded
-from clouds_deploy.models.sam.decoder import LABELS, POINTS
-from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE
+from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, LABELS, POINTS
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+ENCODER = f"{parts.ENCODER}.onnx"
+DECODER = f"{parts.DECODER}.onnx"
 FREE = {LABELS: (0, 1), POINTS: (0, 1)}
 """Axes beside the batch: the points of a prompt."""
 DRAWN = 2
@@ -189,7 +190,7 @@ def export_sam(
         write_json(directory / GATES, {"images": len(case.encoder[IMAGE]), "gates": found})
         write_manifest(
             directory,
-            KIND,
+            SAM_KIND,
             inputs={"weights": model.sha256},
             config=limits.model_dump(mode="json"),
             weights=model.source,
@@ -216,18 +217,7 @@ def export_sam(
 
 def _graph_facts(model: SamModel) -> dict[str, Any]:
     specs = sam_specs(model.sam)
-    parts = {
-        "encoder": (ENCODER, specs.encoder_inputs, specs.encoder_outputs),
-        "decoder": (DECODER, specs.decoder_inputs, specs.decoder_outputs),
-    }
-    return {
-        part: {
-            "file": file,
-            "inputs": [spec.to_json() for spec in inputs],
-            "outputs": [spec.to_json() for spec in outputs],
-        }
-        for part, (file, inputs, outputs) in parts.items()
-    }
+    return {part: {"file": f"{part}.onnx", **spec.to_json()} for part, spec in specs.items()}
 
 
 def _metadata(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -311,10 +301,10 @@ def engine_shapes(model: SamModel, options: EngineOptions) -> dict[str, dict[str
     """
     specs = sam_specs(model.sam)
     shapes = {
-        ENCODER: {s.name: _profile(s, (options.batch,)) for s in specs.encoder_inputs},
-        DECODER: {s.name: _profile(s, (PROMPTS, PROMPT_POINTS)) for s in specs.decoder_inputs},
+        ENCODER: {s.name: _profile(s, (options.batch,)) for s in specs[parts.ENCODER].inputs},
+        DECODER: {s.name: _profile(s, (PROMPTS, PROMPT_POINTS)) for s in specs[parts.DECODER].inputs},
     }
-    images = specs.decoder_inputs[0]
+    images = specs[parts.DECODER].inputs[0]
     shapes[DECODER][images.name] = _profile(images, (options.batch,))
     return shapes
 

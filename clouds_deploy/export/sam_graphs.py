@@ -28,7 +28,8 @@ def encoder_to_onnx(sam: Any, *, attention: AttentionForm = "bias") -> Exported:
     """
     import torch
 
-    from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE, SamEncoder
+    from clouds_deploy.models.sam.encoder import SamEncoder
+    from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, SIZE
 
     encoder = SamEncoder(_quiet(sam), window_form=attention, global_form=attention)
     side = encoder.side
@@ -52,8 +53,8 @@ def decoder_to_onnx(sam: Any) -> Exported:
     """
     import torch
 
-    from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES, SamDecoder
-    from clouds_deploy.models.sam.encoder import EMBEDDINGS
+    from clouds_deploy.models.sam.decoder import SamDecoder
+    from clouds_deploy.models.sam.names import EMBEDDINGS, INDEX, LABELS, MASKS, POINTS, SCORES
 
     prompter = sam.prompt_encoder
     shape = int(prompter.embed_dim), *(int(d) for d in prompter.image_embedding_size)

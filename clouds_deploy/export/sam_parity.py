@@ -18,8 +18,7 @@ from clouds_deploy.config.sam import SamLimits
 from clouds_deploy.export.gates import Gate, Tolerance, closeness, error_gate, share_gate
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.inference.sam import Picture, fill_square
-from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES
-from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
+from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SCORES, SIZE
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
 
 SEED = 20240618

@@ -13,7 +13,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.export.gates import Gate, reference
 from clouds_deploy.inference.letterbox import fit
-from clouds_deploy.models.clouds.graph import INPUT, LABELS
+from clouds_deploy.models.clouds.names import INPUT, LABELS
 from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
 
 if TYPE_CHECKING:

@@ -86,7 +86,8 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
     import torch
 
     from clouds_deploy.models.clouds.adapters import merge_adapters
-    from clouds_deploy.models.clouds.graph import INPUT, LABELS, SCORES, SHARE, SegmenterGraph
+    from clouds_deploy.models.clouds.graph import SegmenterGraph
+    from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES, SHARE
 
     own = copy.deepcopy(segmenter).eval().requires_grad_(False).set_form("gather")
     merge_adapters(own)
@@ -169,7 +170,7 @@ def name_nodes(model: ir.Model) -> None:
 def drop_scores(model: ir.Model) -> ir.Model:
     """Give a copy of the graph without its second output and all that served only it."""
     from clouds_deploy.export.simplify import clean
-    from clouds_deploy.models.clouds.graph import SCORES
+    from clouds_deploy.models.clouds.names import SCORES
 
     labels_only = model.clone()
     kept = [value for value in labels_only.graph.outputs if value.name != SCORES]

@@ -10,7 +10,7 @@ from clouds_deploy.backends.backends import BF16, GRAPH_BACKENDS, open_graph, re
 from clouds_deploy.backends.options import Options, Precision
 from clouds_deploy.backends.session import Session
 from clouds_deploy.backends.tensorrt.preflight import ENGINES
-from clouds_deploy.bundles.sam_bundle import SamBundle, open_sam_bundle
+from clouds_deploy.bundles.bundle import DECODER, ENCODER, SAM_KIND, Bundle, open_bundle
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.inference.sam import Sam, images_at_once, torch_sam
 
@@ -18,7 +18,7 @@ SAM_BACKENDS = (*GRAPH_BACKENDS, BF16, *ENGINES)
 """The runtimes of a SAM's bundle."""
 
 
-def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Options | None = None) -> Sam:
+def open_sam(bundle: Path | Bundle, backend: str = "onnxruntime", options: Options | None = None) -> Sam:
     """Run a SAM's bundle.
 
     Args:
@@ -31,12 +31,12 @@ def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Op
     """
     if backend not in SAM_BACKENDS:
         raise CloudsError(f"there is no backend `{backend}` for a SAM", nearest(backend, SAM_BACKENDS))
-    opened = bundle if isinstance(bundle, SamBundle) else open_sam_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, SAM_KIND)
     alone = options
-    if backend not in ENGINES and images_at_once(opened.image_size) == 1:
+    if backend not in ENGINES and images_at_once(opened.height) == 1:
         alone = replace(options or Options(), batch=1)
-    encoder = open_part(opened, "encoder", backend, alone)
-    decoder = open_part(opened, "decoder", backend, options)
+    encoder = open_part(opened, ENCODER, backend, alone)
+    decoder = open_part(opened, DECODER, backend, options)
     facts = {
         "bundle": str(opened.path),
         "bundle_sha256": sha256(opened.path / MANIFEST),
@@ -47,7 +47,7 @@ def open_sam(bundle: Path | SamBundle, backend: str = "onnxruntime", options: Op
 
 
 def open_part(
-    bundle: SamBundle, part: str, backend: str = "onnxruntime", options: Options | None = None
+    bundle: Bundle, part: str, backend: str = "onnxruntime", options: Options | None = None
 ) -> Session:
     """Load one of the two graphs, `encoder` or `decoder`, or its engine, into a runtime; see `open_sam`."""
     if backend in ENGINES:
@@ -56,7 +56,7 @@ def open_part(
         built = bundle.facts.get("engines", ())
         return open_engine(backend, part, built, bundle.path, options or Options("cuda"))
     require_runs(backend, bundle.precision)
-    return open_graph(bundle.path / f"{part}.onnx", backend, options)
+    return open_graph(bundle.file(part), backend, options)
 
 
 def find_sam(

@@ -246,14 +246,15 @@ def torch_sam(model: SamModel, device: str | None = None) -> Sam:
     """
     from clouds_deploy.backends.options import Options
     from clouds_deploy.backends.torch_session import TorchSession
+    from clouds_deploy.bundles.bundle import DECODER, ENCODER
     from clouds_deploy.bundles.sam_specs import sam_specs
     from clouds_deploy.models.sam.decoder import SamDecoder
     from clouds_deploy.models.sam.encoder import SamEncoder
 
     options = Options(device or "cpu")
     specs = sam_specs(model.sam)
-    encoder = TorchSession(SamEncoder(model.sam), specs.encoder_inputs, specs.encoder_outputs, options)
-    decoder = TorchSession(SamDecoder(model.sam), specs.decoder_inputs, specs.decoder_outputs, options)
+    encoder = TorchSession(SamEncoder(model.sam), specs[ENCODER], options)
+    decoder = TorchSession(SamDecoder(model.sam), specs[DECODER], options)
     facts = {"weights": model.source, "sha256": model.sha256}
     on_cpu = options.device == "cpu"
     return Sam(encoder, decoder, model.name, facts=facts, prompt_batch=8 if on_cpu else 64, by_image=on_cpu)

@@ -87,7 +87,7 @@ class BundleSegmenter:
         precision: Precision = "f32",
         vocabulary: Vocabulary | None = None,
     ) -> None:
-        self.bundle = open_bundle(bundle)
+        self.bundle = open_bundle(bundle, KIND)
         self.session = open_session(
             self.bundle, backend, device=device, threads=threads, precision=precision, batch=1,
             vocabulary=vocabulary,
@@ -124,7 +124,7 @@ class BundleSegmenter:
             "backend": self.session.backend,
             "device": self.session.device,
             "size": [self.bundle.height, self.bundle.width],
-            "backbone_weights": self.bundle.backbone_weights,
+            "backbone_weights": self.bundle.weights,
         }
 
 

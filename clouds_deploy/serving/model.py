@@ -12,7 +12,7 @@ import numpy as np
 
 from clouds_deploy.backends.backends import open_session
 from clouds_deploy.backends.session import Session
-from clouds_deploy.bundles.bundle import Bundle, open_bundle
+from clouds_deploy.bundles.bundle import KIND, Bundle, open_bundle
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.batcher import Batcher, Done
@@ -64,7 +64,7 @@ class ServedModel:
         batching: Batching | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.bundle: Bundle = open_bundle(bundle)
+        self.bundle: Bundle = open_bundle(bundle, KIND)
         self.session: Session = open_session(self.bundle, backend, device=device, threads=threads)
         self.name = name or self.bundle.recipe.name
         self.image = self.session.inputs[0]

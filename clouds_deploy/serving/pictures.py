@@ -102,8 +102,8 @@ class Pictures:
 
     async def example(self, _: Request) -> Response:
         """Give the first image that is packed with the bundle."""
-        images, _expected = await self.workshop.run(self.model.bundle.reference)
-        return _png(await self.workshop.run(lambda: encode(images[0])))
+        packed = await self.workshop.run(self.model.bundle.reference)
+        return _png(await self.workshop.run(lambda: encode(packed[self.model.image.name][0])))
 
     async def segment(self, request: Request) -> Response:
         """Label an image."""

@@ -72,7 +72,7 @@ def test_profiles_free_the_batch_and_fix_the_rest() -> None:
 
 @needs_rtx
 def test_built_from_the_graphs_types(half_bundle: Path, tmp_path: Path, cache: Path) -> None:
-    graph = open_bundle(half_bundle).graph
+    graph = open_bundle(half_bundle).file()
     facts = build_engine(graph, tmp_path / "out", RTX, shapes_of(half_bundle))
     engine = tmp_path / facts["file"]
     assert engine.parent.name == "out"

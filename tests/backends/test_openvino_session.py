@@ -52,10 +52,10 @@ def test_other_products_stay() -> None:
 
 def test_a_batch_told_beforehand_changes_nothing_else(small_bundle: Path) -> None:
     bundle = open_bundle(small_bundle)
-    images = bundle.reference()[0]
+    images = bundle.reference()["image"]
     two = np.stack([images[0], images[-1]])
-    free = open_graph(bundle.graph, "openvino")
-    fixed = open_graph(bundle.graph, "openvino", Options(batch=2))
+    free = open_graph(bundle.file(), "openvino")
+    fixed = open_graph(bundle.file(), "openvino", Options(batch=2))
     assert fixed.inputs == free.inputs
     assert fixed.outputs == free.outputs
     for fed in (two, two[:1], two[::-1].copy()):  # a batch that was not told is taken too
@@ -68,7 +68,7 @@ def test_staged_inputs_are_computed_without_being_given_again(small_bundle: Path
     bundle = open_bundle(small_bundle)
     session = open_session(bundle, backend, batch=1)
     assert isinstance(session, Staged)
-    name, images = session.inputs[0].name, bundle.reference()[0]
+    name, images = session.inputs[0].name, bundle.reference()["image"]
     expected = session.run({name: images[:1]})["labels"]
     call = session.stage({name: images[:1]})
     call()

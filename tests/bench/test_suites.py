@@ -19,7 +19,6 @@ from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.presets import SUITES, choose
 from clouds_deploy.bench.stages import joules_of, time_stages
 from clouds_deploy.bundles.bundle import open_bundle
-from clouds_deploy.bundles.sam_bundle import open_sam_bundle
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
 
@@ -115,7 +114,7 @@ def test_refinements_growth(sam_bundle: Path, what: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(bench_growth, "IMAGES", (1, 2))
     plan = Plan(("torch", "onnxruntime"), 1, 0.05, 2, PLAN.peak)
-    found = SAM[what](open_sam_bundle(sam_bundle), plan)
+    found = SAM[what](open_bundle(sam_bundle), plan)
     assert list(found["p50_ms"]) == ["onnxruntime"]  # PyTorch's SAM is no backend of a bundle
     assert all(ms > 0 for ms in found["p50_ms"]["onnxruntime"])
 

@@ -23,7 +23,8 @@ def spoil(bundle: Path, to: Path, change: Callable[[onnx.ModelProto], None]) -> 
 
 def label_gates(graph: Path, bundle: Path, engine: str) -> dict[str, Gate]:
     opened = open_bundle(bundle)
-    images, expected = opened.reference()
+    expected = opened.reference()
+    images = expected["image"]
     session = open_graph(graph, engine)
     gates = [
         *_labels(engine, session, images, expected, opened.recipe.export, "4 images"),

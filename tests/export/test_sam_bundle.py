@@ -18,14 +18,14 @@ import pytest
 
 from clouds_deploy.artifacts import CACHE_VARIABLE
 from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.bundles.sam_bundle import DECODER, ENCODER, open_sam_bundle
+from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.config.sam import SamExportConfig, SamLimits, SamTinyConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import sam_bundle
 from clouds_deploy.export.half import BF16, to_half
 from clouds_deploy.export.lint import lint
 from clouds_deploy.export.rounding import rounded
-from clouds_deploy.export.sam_bundle import FREE, export_sam
+from clouds_deploy.export.sam_bundle import DECODER, ENCODER, FREE, export_sam
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.trace import save
 from clouds_deploy.inference.agreement import mask_overlaps
@@ -68,7 +68,7 @@ def _has_rtx() -> bool:
 
 
 def test_gates_of_both_precisions_are_kept(half: Path) -> None:
-    gates = open_sam_bundle(half).gates()
+    gates = open_bundle(half).gates()
     assert all(gate["passed"] for gate in gates)
     names = {(gate["engine"], gate["name"]) for gate in gates}
     for engine in ("onnxruntime", "openvino", "onnxruntime fp16", "openvino fp16", "rounded fp16"):

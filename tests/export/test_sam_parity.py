@@ -10,8 +10,7 @@ import pytest
 
 from clouds_deploy.config.sam import SamLimits
 from clouds_deploy.export.sam_parity import Case, _encode, _prompt_invariance
-from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS
-from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE
+from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SIZE
 
 RANDOM = np.random.default_rng(0)
 CASE = Case(

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from clouds_deploy.models.sam.decoder import INDEX, LABELS, MASKS, POINTS, SCORES, SamDecoder
-from clouds_deploy.models.sam.encoder import EMBEDDINGS, IMAGE, SIZE, SamEncoder
+from clouds_deploy.models.sam.decoder import SamDecoder
+from clouds_deploy.models.sam.encoder import SamEncoder
+from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SCORES, SIZE
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
 from tests.models.sam_cases import SIZES, small_sam
 

@@ -19,7 +19,8 @@ from clouds_deploy.export.bundle import export
 from clouds_deploy.export.gates import drawn_images
 from clouds_deploy.export.trace import save, to_onnx
 from clouds_deploy.inference.segmenter import BundleSegmenter
-from clouds_deploy.models.clouds.graph import LABELS, SCORES, SHARE, VOCABULARY, SegmenterGraph
+from clouds_deploy.models.clouds.graph import SegmenterGraph
+from clouds_deploy.models.clouds.names import LABELS, SCORES, SHARE, VOCABULARY
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, label_and_trust
 from clouds_deploy.models.clouds.store import RECIPE, load_run, save_weights
 from tests.parity.test_text_head import CONVNEXT, RESNET, model

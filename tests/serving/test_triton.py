@@ -168,7 +168,8 @@ def test_classes_go_into_the_graph(tmp_path: Path) -> None:
     """A text head's vocabulary has no batch, so it cannot be an input of a model that Triton batches."""
     from onnx import TensorProto, helper
 
-    from clouds_deploy.bundles.bundle import Bundle
+    from clouds_deploy.bundles.bundle import KIND, SEGMENTER, Bundle
+    from clouds_deploy.bundles.tensors import GraphSpec
     from clouds_deploy.bundles.vocabulary import Vocabulary
     from clouds_deploy.serving.triton.repository import _fix_inputs
 
@@ -189,12 +190,7 @@ def test_classes_go_into_the_graph(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, str(tmp_path / "segmenter.onnx"))
     specs = (TensorSpec("image", "float32", (None, 2)), TensorSpec("vocabulary", "float32", (3, 2, 4)))
-    bundle: Any = types.SimpleNamespace(
-        path=tmp_path,
-        graph=tmp_path / "segmenter.onnx",
-        inputs=specs,
-        vocabulary=lambda: Bundle.vocabulary(bundle),
-    )
+    bundle = Bundle(tmp_path, KIND, {}, {SEGMENTER: GraphSpec(specs, ())}, {})
     _fix_inputs(bundle, tmp_path / "fixed.onnx")
     session = open_graph(tmp_path / "fixed.onnx", "onnxruntime")
     assert [spec.name for spec in session.inputs] == ["image"]

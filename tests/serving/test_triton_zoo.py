@@ -21,7 +21,7 @@ from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.shipped import is_sam_recipe, load_recipe, recipe_names
 from clouds_deploy.export.bundle import _facts
 from clouds_deploy.export.sam_bundle import _graph_facts
-from clouds_deploy.models.clouds.graph import SHARE, VOCABULARY
+from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 from clouds_deploy.models.sam.build import NAMES, SamModel, build
 from clouds_deploy.serving.triton.config import BACKENDS, TritonOptions
 from clouds_deploy.serving.triton.repository import write_repository

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn, uint8
 
+from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 from clouds_deploy.models.clouds.segmenter import STRIDE, Inference, Segmenter, class_scores
-
-INPUT = "image"
-LABELS = "labels"
-SCORES = "scores"
-VOCABULARY = "vocabulary"
-SHARE = "class_share"
 
 
 class SegmenterGraph(nn.Module):

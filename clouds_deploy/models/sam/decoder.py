@@ -10,18 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clouds_deploy.models.sam.layer_norm import channels_first_norm, channels_last_norm
+from clouds_deploy.models.sam.names import BACKGROUND, PROPOSALS
 from clouds_deploy.models.sam.two_way import TwoWay
-
-INDEX = "image_index"
-POINTS = "point_coords"
-LABELS = "point_labels"
-MASKS = "masks"
-SCORES = "iou_predictions"
-
-PADDING, BACKGROUND, FOREGROUND, FIRST_CORNER, SECOND_CORNER = -1, 0, 1, 2, 3
-"""Labels of points; a box is its upper left and its lower right corner."""
-PROPOSALS = 3
-"""Masks proposed for an ambiguous prompt; the one that SAM keeps for unambiguous ones is not computed."""
 
 
 class Angles(nn.Module):

@@ -11,10 +11,6 @@ from clouds_deploy.models.sam.lite_encoder import LiteEncoder
 from clouds_deploy.models.sam.tiny_vit import TinyViT
 from clouds_deploy.models.sam.vit_encoder import AttentionForm, VitEncoder
 
-IMAGE = "image"
-SIZE = "size"
-EMBEDDINGS = "image_embeddings"
-
 
 class SamEncoder(nn.Module):
     """A SAM's image encoder behind the graph's contract.

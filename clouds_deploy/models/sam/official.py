@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clouds_deploy.models.sam.decoder import FIRST_CORNER, PROPOSALS
+from clouds_deploy.models.sam.names import FIRST_CORNER, PROPOSALS
 
 Array = npt.NDArray[Any]
 

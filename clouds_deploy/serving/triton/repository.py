@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_manifest, write_text
-from clouds_deploy.bundles.bundle import Bundle, open_bundle
-from clouds_deploy.bundles.sam_bundle import open_sam_bundle
+from clouds_deploy.bundles.bundle import ENCODER, SAM_KIND, Bundle, open_bundle
+from clouds_deploy.bundles.bundle import KIND as BUNDLE
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.triton.config import BACKENDS, TritonOptions, graph_config, refine_config
@@ -50,7 +50,7 @@ def write_repository(
         CloudsError: A bundle does not hold, or `out` is there already.
     """
     chosen = options or TritonOptions()
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, BUNDLE)
     commands: list[str] = []
     with atomic_directory(out) as directory:
         models = directory / MODELS
@@ -92,7 +92,7 @@ def _segmenter(
     if others:
         _fix_inputs(bundle, place)
     else:
-        shutil.copyfile(bundle.graph, place)
+        shutil.copyfile(bundle.file(), place)
     if options.backend == "tensorrt":
         commands.append(_command(options, place, [image] if batched else [], bundle.precision))
     return options.backend
@@ -101,22 +101,22 @@ def _segmenter(
 def _sam(
     bundle: Bundle, sam: Path, models: Path, directory: Path, options: TritonOptions, commands: list[str]
 ) -> dict[str, str]:
-    opened = open_sam_bundle(sam)
-    names = {part: f"{options.name}_sam_{part}" for part in opened.specs}
+    opened = open_bundle(sam, SAM_KIND)
+    names = {part: f"{options.name}_sam_{part}" for part in opened.graphs}
     made = {}
     for part, name in names.items():
-        inputs, outputs = opened.specs[part]
+        spec = opened.graphs[part]
         # the decoder's prompts and its images are two axes of different lengths: nothing Triton could gather
         folder = _folder(
-            models, name, graph_config(name, inputs, outputs, options, batched=part == "encoder")
+            models, name, graph_config(name, spec.inputs, spec.outputs, options, batched=part == "encoder")
         )
         place = _place(folder, directory, options)
-        shutil.copyfile(sam / f"{part}.onnx", place)
+        shutil.copyfile(opened.file(part), place)
         if options.backend == "tensorrt":
-            commands.append(_command(options, place, inputs, opened.precision))
+            commands.append(_command(options, place, spec.inputs, opened.precision))
         made[name] = options.backend
     refine = f"{options.name}_refine"
-    (_, (embeddings,)) = opened.specs["encoder"]
+    (embeddings,) = opened.graphs[ENCODER].outputs
     parameters = {
         "segmenter": options.name,
         "labels": bundle.outputs[0].name,
@@ -127,7 +127,7 @@ def _sam(
         "width": str(bundle.width),
         "mean_color": ",".join(map(str, bundle.mean_color)),
         "embeddings": ",".join(str(size or 0) for size in embeddings.shape),
-        "side": str(opened.image_size),
+        "side": str(opened.height),
     }
     folder = _folder(models, refine, refine_config(refine, parameters, options))
     write_text(folder / "model.py", _MODEL)
@@ -159,7 +159,7 @@ def _fix_inputs(bundle: Bundle, place: Path) -> None:
     if vocabulary is None:
         raise CloudsError(f"{bundle.path} takes more than an image", "export it again with this version")
     feeds = vocabulary.feeds(bundle.inputs, str(bundle.path))
-    model = onnx.load(str(bundle.graph))
+    model = onnx.load(str(bundle.file()))
     kept = [value for value in model.graph.input if value.name not in feeds]
     del model.graph.input[:]
     model.graph.input.extend(kept)

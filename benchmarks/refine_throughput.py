@@ -39,8 +39,8 @@ from clouds_deploy.data.images import read_image, read_label_ids, write_png
 from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.trace import save
 from clouds_deploy.inference.sam import Sam, images_at_once, torch_sam
+from clouds_deploy.models.libraries import library
 from clouds_deploy.models.sam.build import SamModel, load_sam
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
 from clouds_deploy.refinement.pairs import find_pairs
 from clouds_deploy.refinement.prompts import full_masks
 from clouds_deploy.refinement.refine import refine_folder
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--engine", action="append", default=[], choices=[*GRAPH_BACKENDS, BF16])
     parser.add_argument("--graphs", type=Path, help="keep the exported graphs here, and take them from here")
     given = parser.parse_args()
-    ensure_torchvision()
+    library("segment_anything")
     from segment_anything import SamPredictor
 
     torch.manual_seed(0)

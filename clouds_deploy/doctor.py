@@ -93,9 +93,9 @@ def _gpu() -> tuple[Verdict, str, str]:
 
 
 def _torchvision() -> tuple[Verdict, str, str]:
-    from clouds_deploy.models.torchvision_compat import ensure_torchvision
+    from clouds_deploy.models.libraries import torchvision_mode
 
-    mode = ensure_torchvision()
+    mode = torchvision_mode()
     version = metadata.version("torchvision")
     if mode == "native":
         return "ok", version, ""
@@ -148,12 +148,12 @@ def _optional(package: str, module: str, fix: str) -> Callable[[], tuple[Verdict
 
 def _required(package: str, module: str) -> Callable[[], tuple[Verdict, str, str]]:
     def look() -> tuple[Verdict, str, str]:
-        from clouds_deploy.models.torchvision_compat import ensure_torchvision
+        from clouds_deploy.models.libraries import torchvision_mode
 
         version = _version(package)
         if not version:
             return "fault", "not installed", f"pip install -c constraints.txt {package}"
-        ensure_torchvision()
+        torchvision_mode()
         importlib.import_module(module)
         return "ok", version, ""
 

@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clouds_deploy.artifacts import environment, read_json, write_json
 from clouds_deploy.bench.timing import measure, ratio
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 OFFICIAL = "official, eager"
 CASES = ("sam_tiny", "vit_b", "vit_l", "vit_h", "decoder", "segmenter")
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--earlier", type=Path, help="a result that says which form to compile")
     parser.add_argument("--prepare", action="store_true", help="compile, time nothing")
     given = parser.parse_args()
-    ensure_torchvision()
+    library("timm")
     device = torch.device(given.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.generation.painter import INSTALL, load_pipeline
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.generation.painter import load_pipeline
+from clouds_deploy.models.libraries import library
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA's file."""
@@ -59,11 +59,7 @@ class Denoiser:
         device: str = "cpu",
         save_memory: bool = False,
     ) -> None:
-        ensure_torchvision()
-        try:
-            from peft import LoraConfig
-        except ImportError as error:
-            raise CloudsError("tuning a diffusion model needs peft", INSTALL) from error
+        peft = library("peft")
         self.kind, self.device = KINDS[precision], device
         pipeline = load_pipeline(model, {"default": self.kind, "vae": torch.float32})
         self.scheduler = check_tunable(pipeline, model)
@@ -77,7 +73,7 @@ class Denoiser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet.add_adapter(
-                LoraConfig(
+                peft.LoraConfig(
                     r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(TARGETS)
                 )
             )
@@ -139,23 +135,21 @@ class Denoiser:
 
     def save(self, folder: Path) -> None:
         """Write the LoRA as diffusers reads it; the same weights give the same bytes."""
-        from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-        from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
-        from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        convert: Any = convert_state_dict_to_diffusers
+        convert = library("diffusers.utils.state_dict_utils").convert_state_dict_to_diffusers
+        key_of_facts = library("diffusers.loaders.lora_base").LORA_ADAPTER_METADATA_KEY
         about = {f"unet.{key}": value for key, value in self.unet.peft_config["default"].to_dict().items()}
         told = {key: sorted(value) if isinstance(value, set) else value for key, value in about.items()}
         # diffusers adds a second key to the header, and safetensors writes two in an order that varies
-        header = {LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)}
+        header = {key_of_facts: json.dumps(told, sort_keys=True)}
 
         def write(tensors: dict[str, Tensor], path: str) -> None:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, header)
 
         self.pipeline.save_lora_weights(
             str(folder),
-            unet_lora_layers=convert(get_peft_model_state_dict(self.unet)),
+            unet_lora_layers=convert(library("peft").get_peft_model_state_dict(self.unet)),
             weight_name=WEIGHTS,
             save_function=write,
         )
@@ -197,10 +191,7 @@ def check_tunable(pipeline: Any, model: str) -> Any:
             f"{model} predicts `{kind}`",
             "LoRAs are tuned for models that predict `epsilon` or `v_prediction`",
         )
-    from diffusers import DDPMScheduler
-
-    schedule: Any = DDPMScheduler
-    return schedule.from_config(config)
+    return library("diffusers").DDPMScheduler.from_config(config)
 
 
 def _sha256(module: torch.nn.Module) -> str:

@@ -10,7 +10,7 @@ from clouds_deploy.artifacts import sha256
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.token_writer import TokenWriter
 from clouds_deploy.generation.writer import Sampling
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 PACKAGED = "smollm2"
 """SmolLM2-135M-Instruct, from a package on PyPI: the one instruction-tuned model that needs no hub."""
@@ -32,17 +32,14 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
     Raises:
         CloudsError: The model cannot be had, or a library is missing.
     """
-    ensure_torchvision()
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise CloudsError("writing prompts needs transformers", _INSTALL) from error
+    transformers = library("transformers")
+    import torch
+
     place, options, about = _find(model)
     cuda = torch.cuda.is_available()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
             place, **options, dtype=torch.bfloat16 if cuda else torch.float32
         )
     except ImportError as error:

@@ -13,12 +13,11 @@ from PIL import Image
 from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 from clouds_deploy.streets import render
 
 STREETS = "streets"
 """The model that needs no weights: drawn streets of the domain `imagined`, which no prompt describes."""
-INSTALL = 'pip install "clouds-deploy[generate]"'
 LORA, SETTINGS = "lora", "settings.json"
 """The kind of directory that `tune_diffusion` makes, and the file that is in it from the start."""
 _ADAPTER = "clouds"
@@ -132,8 +131,6 @@ class Diffusion:
 
     def describe(self) -> dict[str, Any]:
         """See `Painter`."""
-        import diffusers
-
         sums = weight_sums(Path(self.model))
         used = {"adapter_scale": self.adapter_scale, "adapter_sha256": self._adapter_sums}
         return {
@@ -142,7 +139,7 @@ class Diffusion:
             "scheduler": type(self.pipeline.scheduler).__name__,
             "precision": self.precision,
             "adapter": self.adapter,
-            "diffusers": diffusers.__version__,
+            "diffusers": library("diffusers").__version__,
             "safety_checker": getattr(self.pipeline, "safety_checker", None) is not None,
             **(used if self.adapter is not None else {}),
             **({"sha256": sums} if sums else {}),
@@ -184,14 +181,9 @@ def load_pipeline(model: str, kind: Any) -> Any:
     Raises:
         CloudsError: diffusers is missing, or the model cannot be had.
     """
-    ensure_torchvision()
+    diffusers = library("diffusers")
     try:
-        import diffusers
-    except ImportError as error:
-        raise CloudsError("diffusion models need diffusers", INSTALL) from error
-    try:
-        auto_pipeline: Any = diffusers.AutoPipelineForText2Image
-        return auto_pipeline.from_pretrained(model, torch_dtype=kind)
+        return diffusers.AutoPipelineForText2Image.from_pretrained(model, torch_dtype=kind)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CloudsError(
             f"the diffusion model {model} cannot be had: {_first_line(error)}",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clouds_deploy.generation.tune_diffusion import tune_diffusion
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 from clouds_deploy.streets import render
 from tests.generation.tuning_cases import PROMPT, QUICK
 
@@ -57,7 +57,7 @@ def _unet(width: int, **more: Any) -> Any:
 
 
 def _stable_diffusion(folder: Path, **schedule: Any) -> Path:
-    ensure_torchvision()
+    library("diffusers")
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextModel
 
@@ -90,7 +90,7 @@ def tiny_velocity(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDXL of random weights, with both of its text encoders."""
-    ensure_torchvision()
+    library("diffusers")
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 

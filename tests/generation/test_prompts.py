@@ -29,7 +29,7 @@ from clouds_deploy.generation.sieve import Sieve
 from clouds_deploy.generation.token_writer import TokenWriter
 from clouds_deploy.generation.words import UNFINISHED_WORDS, words_of
 from clouds_deploy.generation.writer import Draft, Sampling
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 SCENE = Scene("a bus", "bridge", "fog", "dawn", "France", "plain")
 HEAD = "A photo of a long bridge in Paris in thick fog at dawn, with "
@@ -174,7 +174,7 @@ def test_a_model_that_cannot_write_is_given_up() -> None:
 @pytest.fixture(scope="module")
 def tiny_writer() -> TokenWriter:
     """A random Llama of 60,000 parameters with words and letters for tokens."""
-    ensure_torchvision()
+    library("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

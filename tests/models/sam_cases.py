@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from clouds_deploy.models.libraries import library
 from clouds_deploy.models.sam.assembly import VIT, build_mobile_sam, build_vit_sam
 from clouds_deploy.models.sam.build import SamModel, build
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
-ensure_torchvision()  # before any test imports segment_anything
+library("segment_anything")  # before any test imports it
 
 NAMES = ("vit_b", "vit_h", "sam_tiny")
 SIZES = {"vit_b": 160, "vit_h": 128, "sam_tiny": 256, "mobile_sam": 160}

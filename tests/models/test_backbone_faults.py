@@ -55,4 +55,4 @@ def test_a_missing_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(CloudsError, match="not installed") as caught:
         build_backbone(CASES["mit"].config)
-    assert "pip install transformers" in caught.value.hint
+    assert "clouds-deploy[generate]" in caught.value.hint

@@ -172,9 +172,9 @@ def test_names_and_sizes() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_structures_are_the_official_ones(name: str) -> None:
-    from clouds_deploy.models.torchvision_compat import ensure_torchvision
+    from clouds_deploy.models.libraries import library
 
-    ensure_torchvision()
+    library("segment_anything")
     with torch.device("meta"):
         ours = build(name)
         if name.startswith("vit_"):

@@ -9,7 +9,7 @@ from clouds_deploy.config.model import MaskDecoderConfig, PixelDecoderConfig
 from clouds_deploy.labels import NUM_CLASSES
 from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
 from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 
 class Peer(nn.Module):
@@ -19,7 +19,7 @@ class Peer(nn.Module):
         self, channels: list[int], width: int, pixel: PixelDecoderConfig, mask: MaskDecoderConfig
     ) -> None:
         super().__init__()
-        ensure_torchvision()
+        library("transformers")
         from transformers import Mask2FormerConfig
         from transformers.models.mask2former import modeling_mask2former as peer
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clouds_deploy.config.recipe import LossConfig
 from clouds_deploy.models.clouds.mask_decoder import Prediction
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 from clouds_deploy.training.segmenter.criterion import Losses, criterion
 from clouds_deploy.training.segmenter.matcher import match
 
@@ -21,8 +21,7 @@ CONFIG = LossConfig(points=112)
 
 @pytest.fixture(scope="module")
 def mask2former() -> Any:
-    ensure_torchvision()
-    return pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+    return library("transformers.models.mask2former.modeling_mask2former")
 
 
 class FixedDraw:

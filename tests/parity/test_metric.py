@@ -13,9 +13,9 @@ from clouds_deploy.evaluation.metrics import ConfusionMatrix
 
 @pytest.fixture(scope="module")
 def jaccard() -> Any:
-    from clouds_deploy.models.torchvision_compat import ensure_torchvision
+    from clouds_deploy.models.libraries import library
 
-    ensure_torchvision()
+    library("torchvision")
     return pytest.importorskip("torchmetrics.classification").MulticlassJaccardIndex
 
 

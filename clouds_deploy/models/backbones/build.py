@@ -9,7 +9,6 @@ from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.models.backbones import lite0, open_clip, segformer, timm_models
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.clouds.adapters import attach
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 Builder = Callable[[BackboneConfig], Backbone]
 _FAMILIES: dict[str, Builder] = {
@@ -35,7 +34,6 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         CloudsError: The name is unknown, its weights cannot be had (the message says where to get them), or
             the adapters do not fit.
     """
-    ensure_torchvision()
     return attach(_builder(config.name)(config), config.adapter)
 
 

@@ -13,6 +13,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.timm_models import features_taps
 from clouds_deploy.models.backbones.weights import DEFAULT, load_file_or_random, load_strict, read_state
+from clouds_deploy.models.libraries import library
 
 NAME = "efficientnet_lite0"
 MEAN = (127.0, 127.0, 127.0)
@@ -25,7 +26,7 @@ def lite0_backbone(config: BackboneConfig) -> Backbone:
     Raises:
         CloudsError: The package with its weights is not installed, or a file does not fit.
     """
-    import timm
+    timm = library("timm")
 
     trunk = timm.create_model(f"tf_{NAME}", features_only=True, out_indices=(1, 2, 3, 4))
     if config.weights == DEFAULT:

@@ -12,7 +12,7 @@ from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.models.backbones.backbone import Backbone, Tower
 from clouds_deploy.models.backbones.vit import is_plain_vit, plain_vit
 from clouds_deploy.models.backbones.weights import DEFAULT, RANDOM, hub_error, load_file_or_random
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
 CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
@@ -48,8 +48,7 @@ def load_clip(config: BackboneConfig, *, text: bool = True) -> Clip:
     Raises:
         CloudsError: open_clip has no such model, or its weights cannot be had.
     """
-    ensure_torchvision()
-    import open_clip
+    open_clip = library("open_clip")
 
     name = config.name.removeprefix(PREFIX)
     if name not in open_clip.list_models():
@@ -83,7 +82,7 @@ def clip_tokenizer(config: BackboneConfig) -> Any:
     Args:
         config: As in `load_clip`; `options` may shorten the context.
     """
-    import open_clip
+    open_clip = library("open_clip")
 
     name = config.name.removeprefix(PREFIX)
     length = config.options.get("text_cfg", {}).get("context_length")
@@ -91,7 +90,7 @@ def clip_tokenizer(config: BackboneConfig) -> Any:
 
 
 def _hub_id(name: str, tag: str) -> str:
-    import open_clip
+    open_clip = library("open_clip")
 
     entry: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag) or {}
     place = str(entry.get("hf_hub") or entry.get("url") or "").rstrip("/")

@@ -14,6 +14,7 @@ from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.weights import DEFAULT, hub_error, load_file_or_random
+from clouds_deploy.models.libraries import library
 
 PREFIX = "segformer/"
 MEAN = (123.675, 116.28, 103.53)
@@ -60,23 +61,18 @@ def segformer_backbone(config: BackboneConfig) -> Backbone:
     name = config.name.removeprefix(PREFIX)
     if name not in SIZES:
         raise CloudsError(f"there is no Mix Transformer `{name}`", nearest(name, SIZES))
-    try:
-        from transformers import SegformerConfig, SegformerModel
-    except ImportError as error:
-        raise CloudsError(
-            f"`{config.name}` needs transformers, which is not installed", "pip install transformers==5.23.0"
-        ) from error
+    transformers = library("transformers")
     depths, widths = SIZES[name]
-    settings = SegformerConfig(**{"depths": depths, "hidden_sizes": widths, **config.options})
+    settings = transformers.SegformerConfig(**{"depths": depths, "hidden_sizes": widths, **config.options})
     if config.weights == DEFAULT:
         hub = f"nvidia/{name.replace('_', '-')}"
         try:
-            trunk: Any = SegformerModel.from_pretrained(hub)
+            trunk: Any = transformers.SegformerModel.from_pretrained(hub)
         except Exception as error:
             raise hub_error(f"`{config.name}`", f"`{hub}`", error) from error
         source = f"Hugging Face {hub}"
     else:
-        trunk = SegformerModel(settings)
+        trunk = transformers.SegformerModel(settings)
         source = load_file_or_random(trunk, config, new_name)
     channels = tuple(trunk.config.hidden_sizes)
     return Backbone(trunk, mit_taps, channels, MEAN, STD, trainable=config.trainable, weights=source)

@@ -14,6 +14,7 @@ from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.vit import is_plain_vit, plain_vit
 from clouds_deploy.models.backbones.weights import DEFAULT, hub_error, load_file_or_random
+from clouds_deploy.models.libraries import library
 
 PREFIX = "timm/"
 STRIDES = [4, 8, 16, 32]
@@ -51,7 +52,7 @@ def timm_backbone(config: BackboneConfig) -> Backbone:
     Raises:
         CloudsError: timm has no such model, its weights cannot be had, or it has no maps at strides 4 to 32.
     """
-    import timm
+    timm = library("timm")
 
     name = ALIASES.get(config.name, config.name.removeprefix(PREFIX))
     architecture, _, tag = name.partition(".")
@@ -83,7 +84,7 @@ def features_taps(trunk: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def _create(name: str, config: BackboneConfig, settings: Any) -> Any:
-    import timm
+    timm = library("timm")
 
     pretrained = config.weights == DEFAULT
     if pretrained and not settings.has_weights:

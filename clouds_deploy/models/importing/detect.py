@@ -12,7 +12,7 @@ from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.open_clip import PREFIX
 from clouds_deploy.models.importing.names import CLIP, PREDICTOR
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 Shapes = Mapping[str, tuple[int, ...]]
 Head = Literal["linear", "text"]
@@ -115,8 +115,7 @@ def clip_on_meta(config: BackboneConfig) -> Any:
     Raises:
         CloudsError: open_clip has no such model.
     """
-    ensure_torchvision()
-    import open_clip
+    open_clip = library("open_clip")
 
     name = config.name.removeprefix(PREFIX)
     if not config.name.startswith(PREFIX) or name not in open_clip.list_models():

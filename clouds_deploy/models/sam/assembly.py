@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
 
 WIDTH = 256
 """Channels of the official embeddings and prompts."""
@@ -55,10 +55,7 @@ def build_vit_sam(structure: VitStructure, image_size: int = FULL_SIZE) -> Any:
     Returns:
         A `segment_anything.modeling.Sam` in evaluation mode.
     """
-    ensure_torchvision()
-    from segment_anything.modeling import ImageEncoderViT
-
-    encoder = ImageEncoderViT(
+    encoder = library("segment_anything.modeling").ImageEncoderViT(
         img_size=image_size,
         patch_size=PATCH,
         embed_dim=structure.width,
@@ -86,7 +83,7 @@ def build_mobile_sam(image_size: int = FULL_SIZE) -> Any:
 
 
 def assemble(encoder: nn.Module, image_size: int) -> Any:
-    """Give an image encoder the official prompt encoder and mask decoder.
+    """An image encoder with the official prompt encoder and mask decoder, untrained.
 
     Args:
         encoder: From images of side S to embeddings of 256 channels and side S/16.
@@ -95,21 +92,35 @@ def assemble(encoder: nn.Module, image_size: int) -> Any:
     Returns:
         A `segment_anything.modeling.Sam` in evaluation mode.
     """
-    ensure_torchvision()
-    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    prompts, decoder = promptable_parts(image_size, PATCH, WIDTH, 2048)
+    sam = library("segment_anything.modeling").Sam
+    return sam(encoder, prompts, decoder, PIXEL_MEAN, PIXEL_STD).eval()
 
-    grid = image_size // PATCH
-    prompts = PromptEncoder(
-        embed_dim=WIDTH,
+
+def promptable_parts(image_size: int, stride: int, width: int, feedforward: int) -> tuple[Any, Any]:
+    """The prompt encoder and the mask decoder of a SAM, untrained.
+
+    Args:
+        image_size: Side of the square that the image encoder sees.
+        stride: Pixels of it an embedding's side.
+        width: Channels of embeddings and prompts.
+        feedforward: Channels inside the decoder's perceptrons.
+    """
+    modeling = library("segment_anything.modeling")
+    grid = image_size // stride
+    prompts = modeling.PromptEncoder(
+        embed_dim=width,
         image_embedding_size=(grid, grid),
         input_image_size=(image_size, image_size),
         mask_in_chans=16,
     )
-    decoder = MaskDecoder(
+    decoder = modeling.MaskDecoder(
         num_multimask_outputs=3,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2048, num_heads=8),
-        transformer_dim=WIDTH,
+        transformer=modeling.TwoWayTransformer(
+            depth=2, embedding_dim=width, mlp_dim=feedforward, num_heads=8
+        ),
+        transformer_dim=width,
         iou_head_depth=3,
-        iou_head_hidden_dim=256,
+        iou_head_hidden_dim=width,
     )
-    return Sam(encoder, prompts, decoder, PIXEL_MEAN, PIXEL_STD).eval()
+    return prompts, decoder

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.libraries import library
+
 STRIDE = 4
 """Pixels between the places of an embedding."""
 MEAN, STD = [127.0] * 3, [128.0] * 3
@@ -34,10 +36,10 @@ class LiteEncoder(nn.Module):
 
     def __init__(self, width: int, image_size: int) -> None:
         super().__init__()
-        import timm
-
         self.img_size = image_size
-        self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4))
+        self.trunk = library("timm").create_model(
+            "tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4)
+        )
         channels = self.trunk.feature_info.channels()
         self.lateral = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.mix = nn.ModuleList(

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from clouds_deploy.config.sam import SamTinyConfig
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import library
+from clouds_deploy.models.sam.assembly import promptable_parts
 
 
 def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
@@ -24,36 +25,13 @@ def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
         A `segment_anything.modeling.Sam`, whose state dict has that library's key names but for the image
         encoder's.
     """
-    ensure_torchvision()
-    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
     from clouds_deploy.models.sam.lite_encoder import MEAN, STD, STRIDE, LiteEncoder
 
     config = config or SamTinyConfig()
-    side = config.image_size // STRIDE
-    prompts = PromptEncoder(
-        embed_dim=config.prompt_width,
-        image_embedding_size=(side, side),
-        input_image_size=(config.image_size, config.image_size),
-        mask_in_chans=16,
-    )
-    decoder = MaskDecoder(
-        num_multimask_outputs=3,
-        transformer=TwoWayTransformer(
-            depth=2, embedding_dim=config.prompt_width, mlp_dim=config.decoder_feedforward, num_heads=8
-        ),
-        transformer_dim=config.prompt_width,
-        iou_head_depth=3,
-        iou_head_hidden_dim=config.prompt_width,
-    )
-    sam = Sam(
-        image_encoder=LiteEncoder(config.prompt_width, config.image_size),
-        prompt_encoder=prompts,
-        mask_decoder=decoder,
-        pixel_mean=MEAN,
-        pixel_std=STD,
-    )
-    return sam.eval()
+    size, width = config.image_size, config.prompt_width
+    prompts, decoder = promptable_parts(size, STRIDE, width, config.decoder_feedforward)
+    sam = library("segment_anything.modeling").Sam
+    return sam(LiteEncoder(width, size), prompts, decoder, MEAN, STD).eval()
 
 
 def initialize(sam: Any, gain: float = 2.0) -> None:

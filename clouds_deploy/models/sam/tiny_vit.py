@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.libraries import library
 from clouds_deploy.models.sam.attention import attend, split_heads
 from clouds_deploy.models.sam.layer_norm import channels_first_norm
 from clouds_deploy.models.sam.windows import Windows
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -184,9 +184,7 @@ class TinyViT(nn.Module):
 
     def __init__(self, image_size: int = 1024) -> None:
         super().__init__()
-        ensure_torchvision()
-        from segment_anything.modeling.common import LayerNorm2d
-
+        norm = library("segment_anything.modeling.common").LayerNorm2d
         self.img_size = image_size
         self.patch_embed = Stem(WIDTHS[0])
         self.layers = nn.ModuleList()
@@ -203,9 +201,9 @@ class TinyViT(nn.Module):
         self.head = nn.Linear(WIDTHS[-1], CLASSES)
         self.neck = nn.Sequential(
             nn.Conv2d(WIDTHS[-1], EMBEDDING, 1, bias=False),
-            LayerNorm2d(EMBEDDING),
+            norm(EMBEDDING),
             nn.Conv2d(EMBEDDING, EMBEDDING, 3, padding=1, bias=False),
-            LayerNorm2d(EMBEDDING),
+            norm(EMBEDDING),
         )
 
     def forward(self, pixels: Tensor) -> Tensor:

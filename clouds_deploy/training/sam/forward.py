@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.libraries import library
 from clouds_deploy.models.sam.attention import attend, split_heads
 
 
@@ -22,10 +23,9 @@ def fuse_attention(sam: Any) -> None:
     Args:
         sam: A `segment_anything.modeling.Sam`.
     """
-    from segment_anything.modeling.transformer import Attention
-
+    attention = library("segment_anything.modeling.transformer").Attention
     for module in sam.mask_decoder.transformer.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, attention):
             module.forward = MethodType(_attend, module)
 
 
@@ -38,12 +38,11 @@ def fuse_norms(encoder: Any) -> None:
     Args:
         encoder: A `LiteEncoder`.
     """
-    from timm.layers import Conv2dSame, conv2d_same
-
+    layers = library("timm.layers")
     for parent in encoder.trunk.modules():
         for first, second in pairwise(parent.children()):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                _fuse(first, second, conv2d_same if isinstance(first, Conv2dSame) else F.conv2d)
+                _fuse(first, second, layers.conv2d_same if isinstance(first, layers.Conv2dSame) else F.conv2d)
 
 
 def _fuse(conv: Any, norm: Any, convolve: Callable[..., Tensor]) -> None:

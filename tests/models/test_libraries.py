@@ -1,4 +1,4 @@
-"""The stand-in for torchvision's operators: right numbers, and only where it is needed."""
+"""Libraries behind torchvision; its replaced operators give the right numbers, and only where needed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import sys
 import pytest
 import torch
 
-from clouds_deploy.models.torchvision_compat import ensure_torchvision, non_maximum_suppression
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.libraries import library, non_maximum_suppression
 
 
 def reference(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> list[int]:
     """The definition, one pair at a time."""
-    from torchvision.ops import box_iou
-
-    overlap = box_iou(boxes, boxes)
+    overlap = library("torchvision.ops").box_iou(boxes, boxes)
     kept: list[int] = []
     for index in scores.argsort(descending=True).tolist():
         if all(overlap[index, other] <= threshold for other in kept):
@@ -25,27 +24,24 @@ def reference(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> li
 
 @pytest.mark.parametrize("count", [0, 1, 40, 300])
 def test_non_maximum_suppression(count: int) -> None:
-    ensure_torchvision()
     generator = torch.Generator().manual_seed(count)
     corner = torch.rand(count, 2, generator=generator) * 50
     boxes = torch.cat([corner, corner + 5 + torch.rand(count, 2, generator=generator) * 30], dim=1)
     scores = torch.rand(count, generator=generator)
-    from torchvision.ops import nms
-
+    nms = library("torchvision.ops").nms
     expected = reference(boxes, scores, 0.5)
     assert nms(boxes, scores, 0.5).tolist() == expected
     assert non_maximum_suppression(boxes, scores, 0.5).tolist() == expected
 
 
 def test_dependants_import() -> None:
-    ensure_torchvision()
-    import open_clip
-    import timm
-    from torchvision.transforms import v2
-
-    assert open_clip.list_models()
-    assert timm.list_models("convnext*")
-    assert v2.functional.horizontal_flip(torch.eye(2)).tolist() == [[0, 1], [1, 0]]
+    assert library("open_clip").list_models()
+    assert library("timm").list_models("convnext*")
+    flip = library("torchvision.transforms.v2.functional").horizontal_flip
+    assert flip(torch.eye(2)).tolist() == [
+        [0, 1],
+        [1, 0],
+    ]
 
 
 PROGRAM = """
@@ -56,9 +52,9 @@ class Fake(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec): return None
     def exec_module(self, module): {body}
 sys.meta_path.insert(0, Fake())
-from clouds_deploy.models.torchvision_compat import ensure_torchvision
+from clouds_deploy.models.libraries import torchvision_mode
 from clouds_deploy.errors import CloudsError
-try: print(ensure_torchvision())
+try: print(torchvision_mode())
 except CloudsError as error: print("error:", error.message)
 import torch
 print("stands in:", hasattr(torch.ops.torchvision, "nms"))
@@ -80,3 +76,10 @@ def test_active_only_for_its_one_fault(body: str, answer: str, stands_in: str) -
     first, second = done.stdout.strip().splitlines()
     assert first.startswith(answer)
     assert second == f"stands in: {stands_in}"
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(CloudsError, match="diffusers is not installed") as caught:
+        library("diffusers")
+    assert caught.value.hint == 'pip install "clouds-deploy[generate]"'

@@ -5,6 +5,7 @@ import pytest
 from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones import build_backbone
+from clouds_deploy.models.libraries import library
 from tests.models.backbone_cases import CASES
 
 
@@ -41,7 +42,7 @@ def test_a_hub_that_cannot_be_reached_is_named(
     def no_hub(*_: object, **__: object) -> None:
         raise OSError("cannot connect\nlong story")
 
-    __import__(module.partition(".")[0])
+    library(module.partition(".")[0])
     monkeypatch.setattr(f"{module}.{function}", no_hub)
     with pytest.raises(CloudsError, match="cannot be had: cannot connect") as caught:
         build_backbone(BackboneConfig(name=name))

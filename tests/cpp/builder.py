@@ -31,6 +31,11 @@ def openvino_dir() -> str:
     return str(Path(openvino.__file__).parent / "cmake")
 
 
+def json_root() -> str:
+    """The folder of the wheel that holds `include/nlohmann/json.hpp`."""
+    return str(Path(pytest.importorskip("nlohmann_json").__file__).parent)
+
+
 def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
     """Run and capture; the caller looks at the code."""
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
@@ -52,7 +57,8 @@ def build(name: str, *arguments: str, targets: tuple[str, ...] = ()) -> Path:
     succeed(
         [
             "cmake", "-S", str(SOURCE), "-B", str(folder), *(generator if not folder.is_dir() else []),
-            f"-DOpenVINO_DIR={openvino_dir()}", "-DCLOUDS_TESTS=ON", *arguments, *more,
+            f"-DOpenVINO_DIR={openvino_dir()}", f"-DNLOHMANN_JSON_ROOT={json_root()}", "-DCLOUDS_TESTS=ON",
+            *arguments, *more,
         ]
     )  # fmt: skip
     wanted = ["--target", *targets] if targets else []

@@ -46,7 +46,7 @@ def shell(command: str, place: Path) -> str:
 def test_the_commands_run(place: Path, cpp_build: Path) -> None:
     build, use, consume = blocks("sh")
     pip, configure, compile_, install = build.strip().splitlines()
-    assert pip == 'pip install "clouds-deploy[cpu]"'  # is how this environment came to be
+    assert pip == 'pip install "clouds-deploy[cpu]" nlohmann-json'  # is how this environment came to be
     assert configure.startswith("cmake -S engines/cpp -B build/cpp ")
     shell(configure.replace("-B build/cpp", "-B build/configured"), place)
     assert "OPENVINO" in (place / "build/configured/CMakeCache.txt").read_text()
@@ -55,6 +55,8 @@ def test_the_commands_run(place: Path, cpp_build: Path) -> None:
     shell(compile_, place)
     shell(install, place)
     assert (place / "build/clouds/include/clouds/segmenter.hpp").is_file()
+    for file in (*place.glob("build/clouds/**/*.hpp"), *place.glob("build/clouds/**/*.cmake")):
+        assert "nlohmann" not in file.read_text()
     if not (cpp_build / "clouds_segment").is_file():
         use = use.splitlines()[0]
     shell(use, place)
@@ -72,11 +74,8 @@ def test_what_the_page_names_is_there() -> None:
         assert (builder.ROOT / path).exists(), path
     for header in re.findall(r"`(clouds/[\w.]+)`", text):
         assert (builder.SOURCE / "include" / header).is_file(), header
-    options = (builder.SOURCE / "CMakeLists.txt").read_text() + (
-        builder.SOURCE / "cmake/backends.cmake"
-    ).read_text()
-    for name in re.findall(
-        r"`(?:CLOUDS_)?(OPENVINO|ONNXRUNTIME_ROOT|ONNXRUNTIME|TENSORRT|TENSORRT_RTX)`", text
-    ):
+    files = ("CMakeLists.txt", "cmake/backends.cmake", "cmake/json.cmake")
+    options = "".join((builder.SOURCE / file).read_text() for file in files)
+    for name in re.findall(r"`(?:CLOUDS_)?(OPENVINO|ONNXRUNTIME|TENSORRT|TENSORRT_RTX|[A-Z_]+_ROOT)`", text):
         assert name in options
     assert "test-cpp:" in (builder.ROOT / "Makefile").read_text()

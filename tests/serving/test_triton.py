@@ -27,9 +27,8 @@ from clouds_deploy.serving.triton.config import TritonOptions
 from clouds_deploy.serving.triton.pbtxt import Word, pbtxt
 from clouds_deploy.serving.triton.repository import write_repository
 from tests.cli.conftest import last_json, run
-from tests.export.triton import schema
-from tests.export.triton.schema import read_config as config_of
 from tests.serving.live import live
+from tests.serving.triton_schema import read_config as config_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,12 +49,6 @@ def test_the_schema_refuses(tmp_path: Path, fault: str) -> None:
     (tmp_path / "models" / "a" / "config.pbtxt").write_text(fault)
     with pytest.raises(text_format.ParseError):
         config_of(tmp_path, "a")
-
-
-def test_the_schema_is_the_clients() -> None:
-    reason = "tritonclient is not installed: pip install 'clouds-deploy[triton]'"
-    client = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason=reason)
-    assert client.DESCRIPTOR.serialized_pb == schema.FILE.read_bytes()
 
 
 def test_text_format() -> None:
@@ -353,9 +346,6 @@ def parameters(repository: Path) -> dict[str, Any]:
 
 def test_the_client(small_bundle: Path, tmp_path: Path) -> None:
     """Triton's own client library against our server, which speaks the same protocol."""
-    pytest.importorskip(
-        "tritonclient.http", reason="tritonclient is not installed: pip install 'clouds-deploy[triton]'"
-    )
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     client = [sys.executable, str(ROOT / "engines" / "triton" / "client.py"), str(tmp_path / "a.png")]

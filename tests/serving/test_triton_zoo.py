@@ -25,7 +25,7 @@ from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 from clouds_deploy.models.sam.build import NAMES, SamModel, build
 from clouds_deploy.serving.triton.config import BACKENDS, TritonOptions
 from clouds_deploy.serving.triton.repository import write_repository
-from tests.export.triton.schema import read_config
+from tests.serving.triton_schema import read_config
 
 SEGMENTERS = [name for name in recipe_names() if not is_sam_recipe(name)]
 UINT8, INT32, INT64, FP32 = 2, 8, 9, 11

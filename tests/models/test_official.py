@@ -254,7 +254,7 @@ def test_every_fault_is_named_and_nothing_is_written(small: dict[str, Tensor], t
         "2 unexpected:",
         "  sem_seg_head.predictor.surplus.weight",
         "  surplus",
-        "1 misshapen:",
+        "1 of another shape:",
         f"  {LINEAR1}: [32, 64], not [64, 32] (transposed)",
     }
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]

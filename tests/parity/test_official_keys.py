@@ -17,10 +17,11 @@ from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
 from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.models.importing import import_checkpoint, to_official
 from clouds_deploy.models.importing.checkpoint import _detect_model
-from clouds_deploy.models.importing.detect import clip_on_meta, detect_backbone, detect_head, shapes_of
+from clouds_deploy.models.importing.detect import clip_on_meta, detect_backbone, detect_head
 from clouds_deploy.models.importing.hollow import hollow_segmenter
-from clouds_deploy.models.importing.layout import Layout, compare, official_layout
+from clouds_deploy.models.importing.layout import Layout, official_layout
 from clouds_deploy.models.importing.names import join, official_parts, split
+from clouds_deploy.models.weights import shapes_of
 from tests.parity.official_keys import PREDICTOR, Shapes, official_shapes
 
 # of "name [shape]" lines, sorted: the list derived from the authors' own module definitions
@@ -52,7 +53,7 @@ def test_the_rules_give_the_837_released_tensors(released: Shapes) -> None:
 
 
 def test_the_published_checkpoint_fits_strictly(released: Shapes, layout: Layout) -> None:
-    assert not compare(released, layout)
+    assert not layout.faults(released)
     assert dict(layout.shapes) == released
     assert len(layout.parts) + len(layout.aside) == 837
     assert len(layout.parts) == 632
@@ -64,7 +65,7 @@ def test_each_fault_is_named(released: Shapes, layout: Layout) -> None:
     del shapes[STACKED]
     shapes["sem_seg_head.predictor.extra.weight"] = (1,)
     shapes[LINEAR1] = shapes[LINEAR1][::-1]
-    faults = compare(shapes, layout)
+    faults = layout.faults(shapes)
     assert faults.missing == (STACKED,)
     assert faults.unexpected == ("sem_seg_head.predictor.extra.weight",)
     assert faults.misshapen == {LINEAR1: "[256, 1024], not [1024, 256] (transposed)"}
@@ -103,7 +104,7 @@ def test_the_text_head_has_a_place_for_every_tensor_of_fc_clip() -> None:
         )
     clip = {n.removeprefix("backbone.clip_model."): s for n, s in released.items() if "clip_model" in n}
     layout = official_layout(shapes_of(model.state_dict()), clip, "text")
-    assert not compare(released, layout)
+    assert not layout.faults(released)
     assert layout.shapes.keys() == released.keys()
     names = {f"mask_decoder.classify.{n}" for n in ("scale", "void")}
     names |= {f"mask_decoder.classify.pool.{i}.{p}" for i in (0, 1) for p in ("weight", "bias")}

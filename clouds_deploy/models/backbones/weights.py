@@ -6,17 +6,17 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from clouds_deploy.config.model import BackboneConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.weights import read_weight_file
 
 DEFAULT = "default"
 RANDOM = "random"
 Rename = Callable[[str], str]
 
-_PREFIXES = ("", "visual.trunk.", "visual.", "module.visual.trunk.", "module.visual.", "trunk.", "module.")
+_PREFIXES = ("", "visual.trunk.", "visual.", "trunk.", "model.")
 _FLAT = re.compile(r"^([a-z]+)_(\d+)\.")
 
 
@@ -42,36 +42,11 @@ def load_file_or_random(trunk: nn.Module, config: BackboneConfig, rename: Rename
             f"`{config.weights}` is neither known weights of `{config.name}` nor a file",
             "give `default`, a file's path, or `random` for a dry run",
         )
-    state = read_state(path)
+    state = read_weight_file(path)
     if rename is not None:
         state = {rename(name): tensor for name, tensor in state.items()}
     load_strict(trunk, state, str(path))
     return f"file {path.name}"
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without ever running code from the file.
-
-    Args:
-        path: `.safetensors`, or what `torch.save` wrote; tensors may sit under `state_dict` or `model`.
-
-    Raises:
-        CloudsError: It cannot be read, or holds no named tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CloudsError(f"{path} is no readable weight file: {error}", "download it again") from error
-    while isinstance(state, dict) and len(state) and not isinstance(next(iter(state.values())), Tensor):
-        inner = next((state[key] for key in ("state_dict", "model") if key in state), None)
-        if inner is None:
-            raise CloudsError(f"{path} holds no state dict", "give a file of named tensors")
-        state = inner
-    return dict(state)
 
 
 def load_strict(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

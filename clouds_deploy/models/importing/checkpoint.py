@@ -31,12 +31,11 @@ from clouds_deploy.models.importing.detect import (
     detect_backbone,
     detect_head,
     published_weights,
-    shapes_of,
 )
 from clouds_deploy.models.importing.hollow import hollow_segmenter, own_vocabulary
 from clouds_deploy.models.importing.layout import official_layout, require
 from clouds_deploy.models.importing.names import CLIP, OLD_QUERIES, QUERIES, join, official_parts, split
-from clouds_deploy.models.importing.reader import read_checkpoint
+from clouds_deploy.models.weights import read_weight_file, shapes_of
 
 ASIDE = "clip.safetensors"
 """What a checkpoint holds and a segmenter does not use, under its official names."""
@@ -58,7 +57,7 @@ def import_checkpoint(
     network on the way, so a checkpoint mapped into memory is imported in the memory of one weight file.
 
     Args:
-        checkpoint: The weight file; see `read_checkpoint`.
+        checkpoint: The weight file; see `read_weight_file`.
         out: The run's folder to make.
         recipe: What the checkpoint must be a model of, where that is not a published one: a recipe,
             a shipped one's name, or a YAML file; its `model` section is binding, and the run keeps the rest.
@@ -77,7 +76,7 @@ def import_checkpoint(
     path, out = Path(checkpoint), Path(out)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe))
-    found = read_checkpoint(path)
+    found = read_weight_file(path)
     state = {name: tensor for name, tensor in found.items() if not name.startswith(DROPPED)}
     dropped = sorted(found.keys() - state.keys())
     renamed: dict[str, str] = {}

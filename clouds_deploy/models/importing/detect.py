@@ -13,8 +13,8 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.open_clip import PREFIX
 from clouds_deploy.models.importing.names import CLIP, PREDICTOR
 from clouds_deploy.models.libraries import library
+from clouds_deploy.models.weights import Shapes, shapes_of
 
-Shapes = Mapping[str, tuple[int, ...]]
 Head = Literal["linear", "text"]
 
 CONVNEXTS = {
@@ -28,11 +28,6 @@ RESNETS = dict.fromkeys(("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"), "open
 
 Models that differ in their image size only share all shapes; the first such one stands here.
 """
-
-
-def shapes_of(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of named tensors."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def detect_head(names: Mapping[str, Any]) -> Head:

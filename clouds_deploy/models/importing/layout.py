@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.importing.detect import Head, Shapes
+from clouds_deploy.models.importing.detect import Head
 from clouds_deploy.models.importing.names import CLIP, EMPTY_WEIGHT, PREDICTOR, VOID, official_parts
-
-Shape = tuple[int, ...]
+from clouds_deploy.models.weights import Faults, Shape, Shapes, compare
 
 
 @dataclass(frozen=True)
@@ -31,33 +30,9 @@ class Layout:
         """Name what the segmenter does not use: the text tower, CLIP's projection, the loss's weights."""
         return tuple(name for name in self.shapes if name not in self.parts)
 
-
-@dataclass(frozen=True)
-class Faults:
-    """Everything in which a checkpoint departs from a layout.
-
-    Attributes:
-        missing: Names it lacks.
-        unexpected: Names it should not have.
-        misshapen: What is wrong with a tensor's shape, by name.
-    """
-
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshapen: Mapping[str, str] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        groups = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "misshapen": tuple(f"{name}: {what}" for name, what in self.misshapen.items()),
-        }
-        return "\n".join(
-            "\n  ".join((f"{len(lines)} {group}:", *lines)) for group, lines in groups.items() if lines
-        )
+    def faults(self, found: Shapes) -> Faults:
+        """Differences between a checkpoint's names and shapes and this layout."""
+        return compare(found, self.shapes, self.optional)
 
 
 def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
@@ -87,36 +62,13 @@ def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
     return Layout(shapes, parts)
 
 
-def compare(found: Shapes, layout: Layout) -> Faults:
-    """Hold a checkpoint's names and shapes against a layout.
-
-    A transposed matrix is recognised by its swapped sides; a square one cannot be.
-    """
-    return Faults(
-        missing=tuple(n for n in layout.shapes if n not in found and n not in layout.optional),
-        unexpected=tuple(n for n in found if n not in layout.shapes),
-        misshapen={
-            name: _difference(shape, expected)
-            for name, expected in layout.shapes.items()
-            if expected is not None and (shape := found.get(name, expected)) != expected
-        },
-    )
-
-
-def _difference(shape: Shape, expected: Shape) -> str:
-    text = f"{list(shape)}, not {list(expected)}"
-    if sorted(shape) == sorted(expected):
-        return f"{text} (transposed)"
-    return text
-
-
 def require(found: Shapes, layout: Layout, where: str) -> None:
     """Refuse a checkpoint that is not exactly what a layout says.
 
     Raises:
         CloudsError: Its message names every missing, unexpected and misshapen tensor.
     """
-    faults = compare(found, layout)
+    faults = layout.faults(found)
     if not faults:
         return
     hint = "nothing was written; get the file again, or give the --recipe whose `model` section it belongs to"

@@ -1,0 +1,343 @@
+"""Reference pages from the code: commands, recipe keys, export recipes, data layouts, HTTP routes, Python API.
+
+    python docs/generate.py            # writes docs/reference/*.md; `make docs` does the same
+
+`tests/test_docs.py` checks that the pages are up to date.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+REFERENCE = ROOT / "docs" / "reference"
+_NOTE = "<!-- Written by docs/generate.py; edit the code's docstrings and run `make docs`. -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """Text of every generated page, by its file name in docs/reference."""
+    return {
+        "cli.md": cli(),
+        "recipes.md": recipes(),
+        "export-recipes.md": export_recipes(),
+        "layouts.md": layouts(),
+        "http.md": http(),
+        "python.md": python(),
+    }
+
+
+def cli() -> str:
+    """Every command with its arguments and options, from the signatures that the typer application reads."""
+    from clouds_deploy.cli.app import app
+
+    lines = ["# Commands\n", _plain(str(app.info.help or "")), "", _plain(str(app.info.epilog or "")), ""]
+    lines.append("Every command takes `--json`: its last line on stdout is then one JSON object.\n")
+    for name, function in commands(app):
+        lines += _command(name, function)
+    return _page(lines)
+
+
+def commands(app: typer.Typer, prefix: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Name and function of every command, in the order of `--help`."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        yield f"{prefix}{command.name or command.callback.__name__}", command.callback
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands(group.typer_instance, f"{prefix}{group.name} ")
+
+
+def _command(name: str, function: Callable[..., Any]) -> list[str]:
+    arguments, options, usage = [], [], [f"clouds-deploy {name}"]
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind, told = get_args(parameter.annotation)[:2]
+        needed = parameter.default is inspect.Parameter.empty
+        if isinstance(told, typer.models.ArgumentInfo):
+            shown = told.metavar or parameter.name.upper() + ("..." if get_origin(kind) is list else "")
+            shown = shown if needed or shown.startswith("[") else f"[{shown}]"
+            usage.append(shown)
+            arguments.append(f"| `{_cell(shown)}` | {_cell(told.help or '')} |")
+        elif parameter.name != "as_json":
+            flag = bool in (kind, *get_args(kind))
+            plain = "--" + parameter.name.replace("_", "-")
+            names = told.param_decls or ((plain, f"--no-{plain[2:]}") if flag else (plain,))
+            value = "" if flag else f" {told.metavar or _type(kind).partition(' or ')[0].strip('`').upper()}"
+            if needed:
+                usage.append(f"{names[0]}{value}")
+            shown = ", ".join(f"`{one}`" for one in "/".join(names).split("/"))
+            default = "required" if needed else "" if parameter.default in (None, False, "") else parameter.default
+            default = "on" if default is True else f"`{default}`" if default not in ("", "required") else default
+            options.append(f"| {shown}{value and f' `{value[1:]}`'} | {default} | {_cell(told.help or '')} |")
+    lines = [f"## {name}\n", _help(function.__doc__ or ""), ""]
+    lines += ["```", " ".join([*usage, *(["[OPTIONS]"] if options else [])]), "```", ""]
+    if arguments:
+        lines += ["| argument | |", "|---|---|", *arguments, ""]
+    if options:
+        lines += ["| option | default | |", "|---|---|---|", *options, ""]
+    return lines
+
+
+def _help(text: str) -> str:
+    """Help text as Markdown: the example becomes a code block."""
+    text = re.sub(r"\x0c.*", "", inspect.cleandoc(text), flags=re.DOTALL)
+    prose, found, example = re.sub(r"\s*\n(?!\n)", " ", text).partition("For example: ")
+    prose = _plain(prose.replace("  ", " "))
+    return prose if not found else f"{prose}\n\n```\n{' '.join(example.split())}\n```"
+
+
+def recipes() -> str:
+    """Every key of both kinds of recipe, from the sections' fields and docstrings."""
+    from clouds_deploy.config.recipe import Recipe
+    from clouds_deploy.config.sam import SamRecipe
+
+    lines = [
+        "# Recipe keys\n",
+        "A recipe is a YAML file in this shape; `clouds-deploy recipes cat NAME` shows one with every value. On the",
+        "command line a key is set as `train.lr=2e-4`. `base: NAME` takes every key that a recipe leaves out from the",
+        "shipped recipe of that name. An unknown key is an error that names the nearest one. Recipes that ship:",
+        "[training/recipes](../../training/recipes/).\n",
+        "## Segmenter\n",
+        *_sections(Recipe, ""),
+        "## Promptable segmenter (`kind: sam`)\n",
+        *_sections(SamRecipe, ""),
+    ]
+    return _page(lines)
+
+
+def export_recipes() -> str:
+    """Every key of the export recipes, and the shipped files."""
+    from clouds_deploy.config.export import ExportConfig
+    from clouds_deploy.config.sam import SamExportConfig
+
+    lines = [
+        "# Export recipe keys\n",
+        "What a graph keeps in float32, how far it may be from PyTorch, and the shapes of engines. A training recipe's",
+        "`export` section overrides single keys of a segmenter's.\n",
+        "## Segmenter\n",
+        *_sections(ExportConfig, ""),
+        "## SAM\n",
+        *_sections(SamExportConfig, ""),
+    ]
+    for path in sorted((ROOT / "export" / "recipes").glob("*.yaml")):
+        where = f"export/recipes/{path.name}"
+        lines += [f"## [{where}](../../{where})\n", "```yaml", path.read_text("utf-8").rstrip(), "```", ""]
+    return _page(lines)
+
+
+def _sections(section: type[BaseModel], prefix: str) -> list[str]:
+    """A table of one section's keys, then those of the sections below it."""
+    told = _attributes(section)
+    title = f"### `{prefix.rstrip('.')}`\n" if prefix else ""
+    lines = [title, _plain(_summary(section)), "", "| key | type | default | |", "|---|---|---|---|"]
+    below: list[tuple[str, type[BaseModel]]] = []
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
+        if inner and get_origin(field.annotation) is not tuple:
+            below.append((f"{prefix}{name}.", inner[0]))
+            default = "null" if field.default is None else ""
+            lines.append(f"| `{prefix}{name}` | section | {default} | {_cell(_linked(told.get(name, '')))} |")
+            continue
+        default = "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
+        kind = _type(field.annotation)
+        lines.append(f"| `{prefix}{name}` | {kind} | {_cell(default)} | {_cell(_linked(told.get(name, '')))} |")
+    lines.append("")
+    for deeper, kind in below:
+        lines += _sections(kind, deeper)
+    return lines
+
+
+def _is_section(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, BaseModel)
+
+
+def _attributes(section: type[BaseModel]) -> dict[str, str]:
+    """The `Attributes:` of a section's docstring and of its bases'."""
+    told: dict[str, str] = {}
+    for kind in reversed(section.__mro__):
+        text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+        for name, meaning in re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.DOTALL | re.MULTILINE):
+            told[name] = " ".join(meaning.split())
+    return told
+
+
+def _summary(section: type[BaseModel]) -> str:
+    return " ".join(inspect.cleandoc(section.__doc__ or "").partition("Attributes:")[0].split())
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"\bsee `\w+`(; )?", "", text, flags=re.IGNORECASE).strip()
+
+
+def _type(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    if origin in (Union, UnionType):
+        return " or ".join("null" if one is type(None) else _type(one) for one in get_args(kind))
+    if origin is tuple:
+        inner = get_args(kind)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return f"list of {_type(inner[0])}"
+        return f"[{', '.join(_type(one) for one in inner)}]"
+    if origin is dict:
+        return "mapping"
+    if hasattr(kind, "__metadata__"):
+        return _type(get_args(kind)[0])
+    if origin is list:
+        return _type(get_args(kind)[0])
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+    return names.get(kind, f"`{getattr(kind, '__name__', kind)}`")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return str(value.model_dump(mode="json"))
+    if isinstance(value, tuple):
+        return f"[{', '.join(_value(one) for one in value)}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def layouts() -> str:
+    """The tree that each data layout expects, and its splits."""
+    from clouds_deploy.data.layouts import LAYOUTS
+
+    lines = [
+        "# Data layouts\n",
+        "Datasets are read as their downloads unpack; nothing is converted or moved. `data.layout` and `--layout` take",
+        "these names; `clouds-deploy data check ROOT` recognises them. `streets` is the synthetic data set, which needs",
+        "no folder.\n",
+        "| layout | expected tree | |",
+        "|---|---|---|",
+    ]
+    for name, layout in LAYOUTS.items():
+        module = importlib.import_module(f"clouds_deploy.data.layouts.{name.split('-')[0].split('_')[0]}")
+        lines.append(f"| `{name}` | {_cell(layout.expects)} | {_cell(_plain(_first(module.__doc__)))} |")
+    return _page([*lines, "", "Labels become train ids, 0 to 18 and 255 for pixels that do not count.", ""])
+
+
+def http() -> str:
+    """Every route of the server with the first line of its handler's docstring."""
+    from clouds_deploy.serving.kserve import KServe
+    from clouds_deploy.serving.pictures import Pictures
+
+    nothing: Any = None
+    lines = [
+        "# HTTP API\n",
+        "`clouds-deploy serve` answers these. Refusals are JSON, `{\"error\": ..., \"hint\": ...}`; the",
+        "[guide](../guides/serve.md) has examples, limits and status codes.\n",
+        "| | | |",
+        "|---|---|---|",
+        "| GET | `/` | The page. |",
+        "| GET | `/metrics` | Metrics for Prometheus. |",
+        "| GET | `/health`, `/ready` | As `/v2/health/live` and `/v2/health/ready`. |",
+    ]
+    for route in (*Pictures(nothing, nothing, nothing).routes(), *KServe(nothing, nothing).routes()):
+        method = "POST" if "POST" in (route.methods or ()) else "GET"
+        told = _plain(_first(inspect.getdoc(route.endpoint)))
+        lines.append(f"| {method} | `{route.path}` | {_cell(told)} |")
+    lines += [
+        "",
+        "## Parameters\n",
+        "| | in (multipart form) | out |",
+        "|---|---|---|",
+        "| `/v1/segment` | `image` | label PNG (train ids); `?as=overlay` a JPEG, `?as=json` the share of each class; "
+        "or by `Accept` |",
+        "| `/v1/refine` | `image`, and `labels` (else the model's own) | label PNG refined by SAM, 255 where it does "
+        "not know |",
+        "| `/v1/points` | `image`, `points` as JSON `[[x, y, 1 on it or 0 off it], ...]` | mask PNG, 0 and 255; "
+        "`?as=json` with SAM's rating |",
+        "",
+        "`/v2` is the [KServe v2 protocol]"
+        "(https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) with the binary tensor",
+        "extension: `image` UINT8 `[N, H, W, 3]` at the graph's size in, `labels` UINT8 `[N, H, W]` out.",
+        "",
+    ]
+    return _page(lines)
+
+
+def python() -> str:
+    """The verbs as Python functions."""
+    import clouds_deploy
+
+    lines = [
+        "# Python API\n",
+        "Every command is a function of `clouds_deploy` with the same options; `data check` is `data_check`, `import` is",
+        "`import_checkpoint`. A function returns what the command prints with `--json`. A fault in the input is a",
+        "`clouds_deploy.CloudsError` with `message`, `hint` and `exit_code`. Importing the package is cheap: a function",
+        "loads what it needs on first use.\n",
+    ]
+    for name in sorted(set(clouds_deploy.__all__) - {"CloudsError", "__version__"}):
+        verb = clouds_deploy.__getattr__(name)  # the verb, where a module has its name
+        lines += [f"## {name}\n", "```python", _signature(name, verb), "```", "", _google(verb), ""]
+    return _page(lines)
+
+
+def _signature(name: str, verb: Any) -> str:
+    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", f"{name}{inspect.signature(verb)}")
+    text = re.sub(r"<object object at \w+>|<factory>", "...", text).replace("'", "")
+    if len(text) <= 100:
+        return text
+    head, tail = text[: text.index("(") + 1], text[text.rindex(") ->") :]
+    inside, depth, parts, part = text[len(head) : -len(tail)], 0, [], ""
+    for letter in inside:
+        depth += (letter in "[(") - (letter in "])")
+        if letter == "," and not depth:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += letter
+    return "\n".join([head, *(f"    {one}," for one in (*parts, part.strip()) if one), tail])
+
+
+def _google(verb: Any) -> str:
+    """A Google docstring as Markdown."""
+    lines: list[str] = []
+    for line in (inspect.getdoc(verb) or "").splitlines():
+        entry = re.match(r"    (\w+): (.*)", line)
+        if line in ("Args:", "Returns:", "Raises:"):
+            lines += [f"**{line[:-1]}**", ""]
+        elif entry:
+            lines.append(f"- `{entry[1]}`: {entry[2]}")
+        else:
+            lines.append(("  " if line.startswith("      ") and lines and lines[-1][:1] in "- " else "") + line.strip())
+    return _plain("\n".join(lines))
+
+
+def _first(text: str | None) -> str:
+    return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+def _plain(text: str) -> str:
+    """Names of pages in docstrings as links."""
+    return re.sub(r"docs/(\w[\w/-]*\.md)", r"[\1](../\1)", text)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _page(lines: list[str]) -> str:
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+    return _NOTE + text.rstrip() + "\n"
+
+
+def main() -> None:
+    """Writes the pages."""
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

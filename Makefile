@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-all test-cpp lint types imports check bench-smoke clean
+.PHONY: quickstart test test-all test-cpp docs lint types imports check bench-smoke clean
 
-quickstart: $(STAMP)  ## the whole loop on drawn streets; leaves quickstart/report.html
+quickstart: $(STAMP)  ## the whole loop on synthetic streets; leaves quickstart/report.html
 	$(BIN)/clouds-deploy quickstart --out quickstart
 
 test: $(STAMP) check  ## linters, types and all tests but the slow ones; two processes of one thread, for two cores
@@ -17,6 +17,9 @@ test-all: $(STAMP) check  ## the slow tests too
 
 test-cpp: $(STAMP)  ## the C++ runtime: sanitizers, a minute of threads, a fuzzer; skips what cannot be built here
 	$(BIN)/python -m pytest -q -m "not gpu" tests/cpp
+
+docs: $(STAMP)  ## rewrite the generated pages of docs/reference
+	$(BIN)/python docs/generate.py
 
 check: lint types imports
 

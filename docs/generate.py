@@ -1,4 +1,4 @@
-"""Reference pages from the code: commands, recipe keys, export recipes, data layouts, HTTP routes, Python API.
+"""Reference pages from the code: commands, recipe keys, export recipes, layouts, HTTP routes, Python API.
 
     python docs/generate.py            # writes docs/reference/*.md; `make docs` does the same
 
@@ -23,6 +23,42 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 REFERENCE = ROOT / "docs" / "reference"
 _NOTE = "<!-- Written by docs/generate.py; edit the code's docstrings and run `make docs`. -->\n\n"
+
+_RECIPES = """\
+A recipe is a YAML file in this shape; `clouds-deploy recipes cat NAME` shows one with every value. On the
+command line a key is set as `train.lr=2e-4`. `base: NAME` takes every key that a recipe leaves out from the
+shipped recipe of that name. An unknown key is an error that names the nearest one. Recipes that ship:
+[training/recipes](../../training/recipes/).
+"""
+_EXPORT_RECIPES = """\
+What a graph keeps in float32, how far it may be from PyTorch, and the shapes of engines. `export --recipe`
+takes another file; a training recipe's `export` section overrides single keys of a segmenter's.
+"""
+_LAYOUTS = """\
+Datasets are read as their downloads unpack; nothing is converted or moved. `data.layout` and `--layout` take
+these names; `clouds-deploy data check ROOT` recognises them. `streets` is the synthetic data set, which needs
+no folder.
+"""
+_PARAMETERS = """\
+## Parameters
+
+| | in (multipart form) | out |
+|---|---|---|
+| `/v1/segment` | `image` | label PNG (train ids); `?as=overlay` a JPEG, `?as=json` shares; or `Accept` |
+| `/v1/refine` | `image`, and `labels` (else the model's own) | label PNG refined by SAM, 255 for no label |
+| `/v1/points` | `image`, `points`: `[[x, y, 1 or 0], ...]` | mask PNG, 0 and 255; `?as=json` the rating |
+
+A point is in pixels of the image, with 1 on the thing and 0 off it. `/v2` is the
+[KServe v2 protocol](https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) with
+the binary tensor extension: `image` UINT8 `[N, H, W, 3]` at the graph's size in, `labels` UINT8 `[N, H, W]`
+out.
+"""
+_PYTHON = """\
+Every command is a function of `clouds_deploy` with the same options; `data check` is `data_check`, `import`
+is `import_checkpoint`. A function returns what the command prints with `--json`. A fault in the input is a
+`clouds_deploy.CloudsError` with `message`, `hint` and `exit_code`. Importing the package is cheap: a function
+loads what it needs on first use.
+"""
 
 
 def pages() -> dict[str, str]:
@@ -71,13 +107,13 @@ def _command(name: str, function: Callable[..., Any]) -> list[str]:
         elif parameter.name != "as_json":
             flag = bool in (kind, *get_args(kind))
             plain = "--" + parameter.name.replace("_", "-")
-            names = told.param_decls or ((plain, f"--no-{plain[2:]}") if flag else (plain,))
+            named = [one for one in (told.default, *(told.param_decls or ())) if str(one).startswith("-")]
+            names = named or ((plain, f"--no-{plain[2:]}") if flag else (plain,))
             value = "" if flag else f" {told.metavar or _type(kind).partition(' or ')[0].strip('`').upper()}"
             if needed:
                 usage.append(f"{names[0]}{value}")
             shown = ", ".join(f"`{one}`" for one in "/".join(names).split("/"))
-            default = "required" if needed else "" if parameter.default in (None, False, "") else parameter.default
-            default = "on" if default is True else f"`{default}`" if default not in ("", "required") else default
+            default = "required" if needed else _shown(parameter.default)
             options.append(f"| {shown}{value and f' `{value[1:]}`'} | {default} | {_cell(told.help or '')} |")
     lines = [f"## {name}\n", _help(function.__doc__ or ""), ""]
     lines += ["```", " ".join([*usage, *(["[OPTIONS]"] if options else [])]), "```", ""]
@@ -88,11 +124,17 @@ def _command(name: str, function: Callable[..., Any]) -> list[str]:
     return lines
 
 
+def _shown(default: Any) -> str:
+    if default is None or default is False or default == "":
+        return ""
+    return "on" if default is True else f"`{default}`"
+
+
 def _help(text: str) -> str:
     """Help text as Markdown: the example becomes a code block."""
     text = re.sub(r"\x0c.*", "", inspect.cleandoc(text), flags=re.DOTALL)
     prose, found, example = re.sub(r"\s*\n(?!\n)", " ", text).partition("For example: ")
-    prose = _plain(prose.replace("  ", " "))
+    prose = _plain(prose.replace("  ", " ")).strip()
     return prose if not found else f"{prose}\n\n```\n{' '.join(example.split())}\n```"
 
 
@@ -103,14 +145,11 @@ def recipes() -> str:
 
     lines = [
         "# Recipe keys\n",
-        "A recipe is a YAML file in this shape; `clouds-deploy recipes cat NAME` shows one with every value. On the",
-        "command line a key is set as `train.lr=2e-4`. `base: NAME` takes every key that a recipe leaves out from the",
-        "shipped recipe of that name. An unknown key is an error that names the nearest one. Recipes that ship:",
-        "[training/recipes](../../training/recipes/).\n",
+        _RECIPES,
         "## Segmenter\n",
         *_sections(Recipe, ""),
         "## Promptable segmenter (`kind: sam`)\n",
-        *_sections(SamRecipe, ""),
+        *_sections(SamRecipe, "", " of a SAM"),
     ]
     return _page(lines)
 
@@ -122,12 +161,11 @@ def export_recipes() -> str:
 
     lines = [
         "# Export recipe keys\n",
-        "What a graph keeps in float32, how far it may be from PyTorch, and the shapes of engines. A training recipe's",
-        "`export` section overrides single keys of a segmenter's.\n",
+        _EXPORT_RECIPES,
         "## Segmenter\n",
         *_sections(ExportConfig, ""),
         "## SAM\n",
-        *_sections(SamExportConfig, ""),
+        *_sections(SamExportConfig, "", " of a SAM"),
     ]
     for path in sorted((ROOT / "export" / "recipes").glob("*.yaml")):
         where = f"export/recipes/{path.name}"
@@ -135,25 +173,32 @@ def export_recipes() -> str:
     return _page(lines)
 
 
-def _sections(section: type[BaseModel], prefix: str) -> list[str]:
-    """A table of one section's keys, then those of the sections below it."""
+def _sections(section: type[BaseModel], prefix: str, of: str = "") -> list[str]:
+    """A table of one section's keys, then those of the sections below it; `of` tells equal headings apart."""
     told = _attributes(section)
-    title = f"### `{prefix.rstrip('.')}`\n" if prefix else ""
-    lines = [title, _plain(_summary(section)), "", "| key | type | default | |", "|---|---|---|---|"]
+    title = f"### `{prefix.rstrip('.')}`{of}\n" if prefix else ""
+    lines = [title, _plain(_summary(section)).strip(), "", "| key | type | default | |", "|---|---|---|---|"]
     below: list[tuple[str, type[BaseModel]]] = []
     for name, field in section.model_fields.items():
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
         if inner and get_origin(field.annotation) is not tuple:
             below.append((f"{prefix}{name}.", inner[0]))
             default = "null" if field.default is None else ""
-            lines.append(f"| `{prefix}{name}` | section | {default} | {_cell(_linked(told.get(name, '')))} |")
+            target = f"{prefix}{name}{of}".lower().replace(".", "").replace(" ", "-")
+            target = re.sub(r"[^\w-]", "", target)
+            link = f"[section](#{target})"
+            lines.append(f"| `{prefix}{name}` | {link} | {default} | {_cell(_linked(told.get(name, '')))} |")
             continue
-        default = "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
+        default = (
+            "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
+        )
         kind = _type(field.annotation)
-        lines.append(f"| `{prefix}{name}` | {kind} | {_cell(default)} | {_cell(_linked(told.get(name, '')))} |")
+        lines.append(
+            f"| `{prefix}{name}` | {kind} | {_cell(default)} | {_cell(_linked(told.get(name, '')))} |"
+        )
     lines.append("")
     for deeper, kind in below:
-        lines += _sections(kind, deeper)
+        lines += _sections(kind, deeper, of)
     return lines
 
 
@@ -166,7 +211,9 @@ def _attributes(section: type[BaseModel]) -> dict[str, str]:
     told: dict[str, str] = {}
     for kind in reversed(section.__mro__):
         text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
-        for name, meaning in re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.DOTALL | re.MULTILINE):
+        for name, meaning in re.findall(
+            r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.DOTALL | re.MULTILINE
+        ):
             told[name] = " ".join(meaning.split())
     return told
 
@@ -176,7 +223,9 @@ def _summary(section: type[BaseModel]) -> str:
 
 
 def _linked(text: str) -> str:
-    return re.sub(r"\bsee `\w+`(; )?", "", text, flags=re.IGNORECASE).strip()
+    """An attribute's text without the reference to a section's class, which the next table is."""
+    text = re.sub(r"\s*\(?\bsee `\w+(Config|Limits)`\)?[.;]?", "", text, flags=re.IGNORECASE)
+    return _plain(text.strip(" ."))
 
 
 def _type(kind: Any) -> str:
@@ -214,9 +263,7 @@ def layouts() -> str:
 
     lines = [
         "# Data layouts\n",
-        "Datasets are read as their downloads unpack; nothing is converted or moved. `data.layout` and `--layout` take",
-        "these names; `clouds-deploy data check ROOT` recognises them. `streets` is the synthetic data set, which needs",
-        "no folder.\n",
+        _LAYOUTS,
         "| layout | expected tree | |",
         "|---|---|---|",
     ]
@@ -234,7 +281,7 @@ def http() -> str:
     nothing: Any = None
     lines = [
         "# HTTP API\n",
-        "`clouds-deploy serve` answers these. Refusals are JSON, `{\"error\": ..., \"hint\": ...}`; the",
+        '`clouds-deploy serve` answers these. Refusals are JSON, `{"error": ..., "hint": ...}`; the',
         "[guide](../guides/serve.md) has examples, limits and status codes.\n",
         "| | | |",
         "|---|---|---|",
@@ -245,23 +292,13 @@ def http() -> str:
     for route in (*Pictures(nothing, nothing, nothing).routes(), *KServe(nothing, nothing).routes()):
         method = "POST" if "POST" in (route.methods or ()) else "GET"
         told = _plain(_first(inspect.getdoc(route.endpoint)))
+        if "/versions/" in route.path:
+            continue
         lines.append(f"| {method} | `{route.path}` | {_cell(told)} |")
     lines += [
         "",
-        "## Parameters\n",
-        "| | in (multipart form) | out |",
-        "|---|---|---|",
-        "| `/v1/segment` | `image` | label PNG (train ids); `?as=overlay` a JPEG, `?as=json` the share of each class; "
-        "or by `Accept` |",
-        "| `/v1/refine` | `image`, and `labels` (else the model's own) | label PNG refined by SAM, 255 where it does "
-        "not know |",
-        "| `/v1/points` | `image`, `points` as JSON `[[x, y, 1 on it or 0 off it], ...]` | mask PNG, 0 and 255; "
-        "`?as=json` with SAM's rating |",
-        "",
-        "`/v2` is the [KServe v2 protocol]"
-        "(https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) with the binary tensor",
-        "extension: `image` UINT8 `[N, H, W, 3]` at the graph's size in, `labels` UINT8 `[N, H, W]` out.",
-        "",
+        "Every path with a model also exists with its version: `/v2/models/{model}/versions/1/...`.\n",
+        _PARAMETERS,
     ]
     return _page(lines)
 
@@ -272,32 +309,36 @@ def python() -> str:
 
     lines = [
         "# Python API\n",
-        "Every command is a function of `clouds_deploy` with the same options; `data check` is `data_check`, `import` is",
-        "`import_checkpoint`. A function returns what the command prints with `--json`. A fault in the input is a",
-        "`clouds_deploy.CloudsError` with `message`, `hint` and `exit_code`. Importing the package is cheap: a function",
-        "loads what it needs on first use.\n",
+        _PYTHON,
     ]
     for name in sorted(set(clouds_deploy.__all__) - {"CloudsError", "__version__"}):
-        verb = clouds_deploy.__getattr__(name)  # the verb, where a module has its name
+        try:
+            verb = clouds_deploy.__getattr__(name)  # the verb, where a module has its name
+        except AttributeError:
+            continue
         lines += [f"## {name}\n", "```python", _signature(name, verb), "```", "", _google(verb), ""]
     return _page(lines)
 
 
 def _signature(name: str, verb: Any) -> str:
-    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", f"{name}{inspect.signature(verb)}")
-    text = re.sub(r"<object object at \w+>|<factory>", "...", text).replace("'", "")
-    if len(text) <= 100:
-        return text
-    head, tail = text[: text.index("(") + 1], text[text.rindex(") ->") :]
-    inside, depth, parts, part = text[len(head) : -len(tail)], 0, [], ""
-    for letter in inside:
-        depth += (letter in "[(") - (letter in "])")
-        if letter == "," and not depth:
-            parts.append(part.strip())
-            part = ""
-        else:
-            part += letter
-    return "\n".join([head, *(f"    {one}," for one in (*parts, part.strip()) if one), tail])
+    signature = inspect.signature(verb)
+    parts, keyword = [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword:
+            keyword = True
+            parts.append("*")
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        shown = f"{stars}{parameter.name}: {_annotation(parameter.annotation)}"
+        if parameter.default is not parameter.empty:
+            shown += f" = {parameter.default!r}" if not callable(parameter.default) else " = ..."
+        parts.append(shown)
+    tail = f") -> {_annotation(signature.return_annotation)}"
+    line = f"{name}({', '.join(parts)}{tail}"
+    return line if len(line) <= 100 else "\n".join([f"{name}(", *(f"    {part}," for part in parts), tail])
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
 
 
 def _google(verb: Any) -> str:
@@ -310,7 +351,9 @@ def _google(verb: Any) -> str:
         elif entry:
             lines.append(f"- `{entry[1]}`: {entry[2]}")
         else:
-            lines.append(("  " if line.startswith("      ") and lines and lines[-1][:1] in "- " else "") + line.strip())
+            lines.append(
+                ("  " if line.startswith("      ") and lines and lines[-1][:1] in "- " else "") + line.strip()
+            )
     return _plain("\n".join(lines))
 
 
@@ -320,11 +363,18 @@ def _first(text: str | None) -> str:
 
 def _plain(text: str) -> str:
     """Names of pages in docstrings as links."""
-    return re.sub(r"docs/(\w[\w/-]*\.md)", r"[\1](../\1)", text)
+    return re.sub(r"docs/(?:\w+/)*([\w-]+)\.md", _link, text)
+
+
+def _link(found: re.Match[str]) -> str:
+    page = next((path for path in (ROOT / "docs").rglob(f"{found[1]}.md") if path.parent != REFERENCE), None)
+    return found[0] if page is None else f"[{found[1]}](../{page.relative_to(ROOT / 'docs').as_posix()})"
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text for a table: one line, bars escaped, angle brackets outside of code too."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(part if odd % 2 else part.replace("<", "&lt;") for odd, part in enumerate(parts))
 
 
 def _page(lines: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Every command and every program in docs/cpp.md runs, in a checkout of nothing but what they need."""
+"""Every command and every program in docs/guides/cpp.md runs, in a checkout of nothing but what they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from clouds_deploy.labels import NAMES
 from tests.cpp import builder
 
-PAGE = builder.ROOT / "docs" / "cpp.md"
+PAGE = builder.ROOT / "docs" / "guides" / "cpp.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -46,7 +46,7 @@ def shell(command: str, place: Path) -> str:
 def test_the_commands_run(place: Path, cpp_build: Path) -> None:
     build, use, consume = blocks("sh")
     pip, configure, compile_, install = build.strip().splitlines()
-    assert pip == 'pip install "clouds-deploy[cpu]" nlohmann-json'  # is how this environment came to be
+    assert pip == 'pip install ".[cpu]" nlohmann-json'  # is how this environment came to be
     assert configure.startswith("cmake -S engines/cpp -B build/cpp ")
     shell(configure.replace("-B build/cpp", "-B build/configured"), place)
     assert "OPENVINO" in (place / "build/configured/CMakeCache.txt").read_text()

@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md run in turn; `memory://` is the bucket, and this process the cluster."""
+"""The commands of docs/guides/cluster.md run; `memory://` is the bucket, and this process the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clouds_deploy.jobs.storage import Place
 from tests.data import trees
 from tests.data.trees import picture, save, train_ids
 
-PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "cluster.md"
 
 
 def test_the_commands_run(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_the_commands_run(small_bundle: Path, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "prompts.txt").write_text("a bus\n")
     trees.folder(tmp_path / "data")
-    (block,) = re.findall(r"^```\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     lines = block.strip().splitlines()
     assert len(lines) >= 8
     outs = []

@@ -1,4 +1,4 @@
-"""Every command of docs/serving.md and docs/triton.md that can be run here is run."""
+"""Every command of the guides on serving and Triton that can be run here is run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def commands(page: str) -> list[str]:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
@@ -42,7 +42,7 @@ def server(small_bundle: Path) -> Iterator[Server]:
 def test_serving(server: Server, tmp_path: Path) -> None:
     scene = render("photo", 0, 1, 120, 200)
     Image.fromarray(scene.image).save(tmp_path / "street.jpg")
-    given = commands("serving.md")
+    given = commands("serve.md")
     assert given[0] == "clouds-deploy serve bundles/a --port 8000"  # `Server` types it, on a free port
     said = {}
     for command in given[1:]:

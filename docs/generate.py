@@ -94,6 +94,18 @@ def commands(app: typer.Typer, prefix: str = "") -> Iterator[tuple[str, Callable
         yield from commands(group.typer_instance, f"{prefix}{group.name} ")
 
 
+def option_names(parameter: inspect.Parameter) -> list[str]:
+    """What a command's parameter is called on the command line; nothing for an argument."""
+    kind, told = get_args(parameter.annotation)[:2]
+    if isinstance(told, typer.models.ArgumentInfo):
+        return []
+    named = [one for one in (told.default, *(told.param_decls or ())) if str(one).startswith("-")]
+    if named:
+        return "/".join(named).split("/")
+    plain = parameter.name.replace("_", "-")
+    return [f"--{plain}", f"--no-{plain}"] if bool in (kind, *get_args(kind)) else [f"--{plain}"]
+
+
 def _command(name: str, function: Callable[..., Any]) -> list[str]:
     arguments, options, usage = [], [], [f"clouds-deploy {name}"]
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -105,14 +117,11 @@ def _command(name: str, function: Callable[..., Any]) -> list[str]:
             usage.append(shown)
             arguments.append(f"| `{_cell(shown)}` | {_cell(told.help or '')} |")
         elif parameter.name != "as_json":
-            flag = bool in (kind, *get_args(kind))
-            plain = "--" + parameter.name.replace("_", "-")
-            named = [one for one in (told.default, *(told.param_decls or ())) if str(one).startswith("-")]
-            names = named or ((plain, f"--no-{plain[2:]}") if flag else (plain,))
+            flag, names = bool in (kind, *get_args(kind)), option_names(parameter)
             value = "" if flag else f" {told.metavar or _type(kind).partition(' or ')[0].strip('`').upper()}"
             if needed:
                 usage.append(f"{names[0]}{value}")
-            shown = ", ".join(f"`{one}`" for one in "/".join(names).split("/"))
+            shown = ", ".join(f"`{one}`" for one in names)
             default = "required" if needed else _shown(parameter.default)
             options.append(f"| {shown}{value and f' `{value[1:]}`'} | {default} | {_cell(told.help or '')} |")
     lines = [f"## {name}\n", _help(function.__doc__ or ""), ""]
@@ -171,6 +180,20 @@ def export_recipes() -> str:
         where = f"export/recipes/{path.name}"
         lines += [f"## [{where}](../../{where})\n", "```yaml", path.read_text("utf-8").rstrip(), "```", ""]
     return _page(lines)
+
+
+def _table(section: type[BaseModel]) -> list[str]:
+    """A table of one section's own fields."""
+    told = _attributes(section)
+    lines = ["| option | type | default | |", "|---|---|---|---|"]
+    for name, field in section.model_fields.items():
+        default = (
+            "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
+        )
+        lines.append(
+            f"| `{name}` | {_type(field.annotation)} | {_cell(default)} | {_cell(told.get(name, ''))} |"
+        )
+    return [*lines, ""]
 
 
 def _sections(section: type[BaseModel], prefix: str, of: str = "") -> list[str]:
@@ -317,7 +340,21 @@ def python() -> str:
         except AttributeError:
             continue
         lines += [f"## {name}\n", "```python", _signature(name, verb), "```", "", _google(verb), ""]
+        lines += _options(name, verb)
     return _page(lines)
+
+
+def _options(name: str, verb: Any) -> list[str]:
+    """A table of the options that a verb takes as `**options`: the fields of its class in `config`."""
+    if all(
+        parameter.kind is not parameter.VAR_KEYWORD
+        for parameter in inspect.signature(verb).parameters.values()
+    ):
+        return []
+    words = name.split("_")
+    module = importlib.import_module(f"clouds_deploy.config.{words[0]}")
+    section = getattr(module, "".join(word.capitalize() for word in words) + "Options")
+    return ["**Options**\n", *_table(section)]
 
 
 def _signature(name: str, verb: Any) -> str:
@@ -345,7 +382,7 @@ def _google(verb: Any) -> str:
     """A Google docstring as Markdown."""
     lines: list[str] = []
     for line in (inspect.getdoc(verb) or "").splitlines():
-        entry = re.match(r"    (\w+): (.*)", line)
+        entry = re.match(r"    (\*{0,2}\w+): (.*)", line)
         if line in ("Args:", "Returns:", "Raises:"):
             lines += [f"**{line[:-1]}**", ""]
         elif entry:

@@ -39,7 +39,7 @@ class AdapterConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The foundation model under the head (docs/method.md 2.1).
+    """The foundation model under the head (docs/explanation/method.md 2.1).
 
     Attributes:
         name: `efficientnet_lite0`, `open_clip/<model>` such as `open_clip/convnext_large_d_320`,
@@ -60,7 +60,7 @@ class BackboneConfig(Section):
 
 
 class PixelDecoderConfig(Section):
-    """The multi-scale deformable attention pixel decoder (docs/method.md 2.2)."""
+    """The multi-scale deformable attention pixel decoder (docs/explanation/method.md 2.2)."""
 
     layers: Positive = 6
     heads: Positive = 8
@@ -69,7 +69,7 @@ class PixelDecoderConfig(Section):
 
 
 class MaskDecoderConfig(Section):
-    """The masked-attention transformer decoder (docs/method.md 2.3)."""
+    """The masked-attention transformer decoder (docs/explanation/method.md 2.3)."""
 
     queries: Positive = 100
     layers: Positive = 9
@@ -78,7 +78,7 @@ class MaskDecoderConfig(Section):
 
 
 class TextConfig(Section):
-    """The text head and its vocabulary (docs/method.md 2.3 b, 2.4 and 2.5).
+    """The text head and its vocabulary (docs/explanation/method.md 2.3 b, 2.4 and 2.5).
 
     Attributes:
         clip: The CLIP whose text tower embeds the class names, `open_clip/<model>`; null means the

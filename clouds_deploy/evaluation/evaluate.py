@@ -102,7 +102,7 @@ def _percent(value: float) -> float | None:
 def evaluate(
     predict: Predict, source: Source, metric: Metric = "native", progress: Advance | None = None
 ) -> Evaluation:
-    """Compare predictions with labels (docs/method.md 5).
+    """Compare predictions with labels (docs/explanation/method.md 5).
 
     Args:
         predict: The segmenter; see `Predict`. Neighbours of one size arrive as a batch.

@@ -63,7 +63,7 @@ class ConfusionMatrix:
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
 
     def miou(self, classes: Collection[int] | None = None) -> float:
-        """Average the classes that the ground truth holds (docs/method.md 5).
+        """Average the classes that the ground truth holds (docs/explanation/method.md 5).
 
         Args:
             classes: Average these only. What was counted stays: a pixel of another class that is taken for

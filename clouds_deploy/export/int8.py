@@ -2,7 +2,8 @@
 
 ONNX Runtime's quantiser writes the pairs, in the one form that every engine here reads: signed and symmetric,
 weights by output channel, activations by tensor, biases left alone, and a pair before every product but none
-behind it, so that sums stay in float32. Why this form and quantiser: docs/decisions/0008-int8-and-bf16.md.
+behind it, so that sums stay in float32. Why this form and quantiser:
+docs/explanation/decisions/0008-int8-and-bf16.md.
 """
 
 from __future__ import annotations

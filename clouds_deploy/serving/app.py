@@ -26,8 +26,8 @@ PAGE = Path(__file__).parent / "page"
 _FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:"
 _HINTS = {
-    404: "see docs/serving.md for what there is",
-    405: "use the method that docs/serving.md names",
+    404: "see docs/guides/serve.md for what there is",
+    405: "use the method that docs/guides/serve.md names",
 }
 
 
@@ -97,7 +97,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    hint = _HINTS.get(error.status_code, "see docs/serving.md")
+    hint = _HINTS.get(error.status_code, "see docs/guides/serve.md")
     told = f"{request.method} {request.url.path[:200]}: {error.detail}"
     return JSONResponse({"error": told, "hint": hint}, error.status_code, error.headers)
 

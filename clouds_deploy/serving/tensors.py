@@ -28,7 +28,7 @@ DATATYPES = {
 """The protocol's names of numpy's types."""
 
 HEADER_LENGTH = "inference-header-content-length"
-_GUIDE = "see docs/serving.md, or GET /v2/models/NAME for what the model takes"
+_GUIDE = "see docs/guides/serve.md, or GET /v2/models/NAME for what the model takes"
 
 
 @dataclass(frozen=True)

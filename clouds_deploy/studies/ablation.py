@@ -30,7 +30,7 @@ PUBLISHED = {
     "RN101": (51.9, 53.3, 54.7),
     "ConvNeXt-L": (58.5, 58.6, 61.5),
 }
-"""The authors' ablation, GTA5 to the average of Cityscapes, BDD100K and Mapillary (docs/method.md 7)."""
+"""The ablation of the paper, GTA5 to Cityscapes, BDD100K and Mapillary (docs/explanation/method.md 7)."""
 _SCORES = "scores.json"
 _MARK = "ablation.json"
 

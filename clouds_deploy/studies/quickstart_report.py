@@ -90,7 +90,7 @@ def write_report(
             f"Photo streets are {gap:.1f} points behind game streets. Closing this gap without a single "
             f"label of the target is what CLOUDS does: on photo streets {before['miou']:.1f} before "
             f"self-training, {photo['miou']:.1f} after it. (Some of that is just more training; "
-            "docs/training.md tells the two apart, in longer runs.)",
+            "docs/measurements/self-training.md tells the two apart, in longer runs.)",
         ),
         Table(
             ["class", "game %", "photo, before %", "photo %", "behind game"], _classes(game, before, photo)

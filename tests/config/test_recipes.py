@@ -1,4 +1,4 @@
-"""The published settings, constant by constant (docs/method.md 3.2 to 3.6), and recipes on top of others."""
+"""The published settings (docs/explanation/method.md 3.2 to 3.6), and recipes on top of others."""
 
 from __future__ import annotations
 

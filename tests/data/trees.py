@@ -35,7 +35,7 @@ SYNTHIA = {
 SYNTHIA |= {19: 15, 20: 16, 12: 17, 11: 18}
 MAPILLARY_V1 = {13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9}
 MAPILLARY_V1 |= {27: 10, 19: 11, 20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18}
-"""Raw id -> train id, typed from docs/method.md 4 once more."""
+"""Raw id -> train id, typed from docs/explanation/method.md 4 once more."""
 
 
 def picture(seed: int, height: int = 32, width: int = 48) -> np.ndarray:

@@ -188,7 +188,7 @@ def test_a_foreign_weight_file_is_refused(tmp_path: object) -> None:
 
 
 def test_published_model_has_the_published_number_of_trainable_parameters() -> None:
-    """20.25 M (docs/method.md 2.3), without building the backbone."""
+    """20.25 M (docs/explanation/method.md 2.3), without building the backbone."""
     config = load_recipe("gta_convnext_l").model
     from clouds_deploy.models.clouds.mask_decoder import MaskDecoder
     from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder

@@ -1,4 +1,4 @@
-"""The tensors of a released CLOUDS checkpoint, from rules (docs/method.md 6).
+"""The tensors of a released CLOUDS checkpoint, from rules (docs/explanation/method.md 6).
 
 The rules restate the authors' module definitions and share nothing with the importer. With their defaults
 they give the 837 tensors of the ConvNeXt-L checkpoints; other sizes give some small enough for quick tests.

@@ -1,4 +1,4 @@
-"""The authors' rules, one test each (docs/method.md 3.6)."""
+"""The authors' rules, one test each (docs/explanation/method.md 3.6)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Import what others trained: checkpoints of CLOUDS, FC-CLIP and Mask2Former, strictly and without loss.
 
 The released loaders skip silently what does not fit; this one accounts for every tensor by name
-(docs/method.md 6).
+(docs/explanation/method.md 6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The losses of mask classification, with deep supervision (docs/method.md 3.1; Mask2Former).
+"""The losses of mask classification, with deep supervision (docs/explanation/method.md 3.1; Mask2Former).
 
 Class: cross-entropy of every query, void counted little. Mask: binary cross-entropy and dice of the matched
 pairs, at points. All layers are matched on their own, weigh the same, and are computed together.

@@ -1,4 +1,4 @@
-"""Hungarian matching: which query answers for which segment (docs/method.md 3.1; DETR, Mask2Former).
+"""Hungarian matching of queries and segments (docs/explanation/method.md 3.1; DETR, Mask2Former).
 
 The cost of every query against all 19 classes is computed on the device for every layer, whether a class is
 in the image or not: shapes then never depend on data, and one transfer brings all of it to the CPU, where

@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of what the student learns (docs/method.md 3.5).
+"""The teacher: an exponential moving average of what the student learns (docs/explanation/method.md 3.5).
 
 What stands still is shared, not copied: with a frozen backbone the teacher is a head of its own.
 """

@@ -10,7 +10,7 @@ if(NOT TARGET nlohmann_json::nlohmann_json)
     target_include_directories(nlohmann_json::nlohmann_json INTERFACE ${NLOHMANN_JSON_INCLUDE})
   else()
     message(STATUS "clouds: nlohmann_json was not found and is downloaded; without a network install nlohmann-json3-dev, "
-                   "or `pip install nlohmann-json` and set NLOHMANN_JSON_ROOT (docs/cpp.md)")
+                   "or `pip install nlohmann-json` and set NLOHMANN_JSON_ROOT (docs/guides/cpp.md)")
     include(FetchContent)
     FetchContent_Declare(nlohmann_json
       URL https://github.com/nlohmann/json/releases/download/v3.12.0/json.tar.xz

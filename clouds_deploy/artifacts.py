@@ -57,7 +57,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def storage_error(path: Path, error: OSError) -> CloudsError:
-    """Turn a failed write into the error a user can act on."""
+    """Turns a failed write into the error a user can act on."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing(path)).free / 2**20
         return CloudsError(
@@ -77,7 +77,7 @@ def _existing(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Write a file or directory beside its place, then put it there by one rename.
+    """Writes a file or directory beside its place, then puts it there by one rename.
 
     Args:
         path: Where it is to be. A file there is replaced; a directory there must be gone by then.
@@ -107,14 +107,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Ask the disk to hold what was written, so that a rename never outruns the bytes."""
+    """Asks the disk to hold what was written, so that a rename never outruns the bytes."""
     for target in path.rglob("*") if path.is_dir() else ():
         _sync(target)
     _sync(path)
 
 
 def _sync(path: Path) -> None:
-    """Flush one file, or the names in one directory; never its neighbours, which are not ours."""
+    """Flushes one file, or the names in one directory; never its neighbours, which are not ours."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,7 +124,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Make a directory that appears whole or not at all.
+    """Makes a directory that appears whole or not at all.
 
     Args:
         path: Where it is to be.
@@ -149,18 +149,18 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
+    """Writes a text file atomically, in UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a `CloudsError` when it is not one."""
+    """Reads a JSON file; a `CloudsError` when it is not one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -170,7 +170,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of one JSON object a line; one that a kill cut short is left out, no file is no lines."""
+    """Reads a file of one JSON object a line; one that a kill cut short is left out, no file is no lines."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -209,7 +209,7 @@ def processor_name() -> str:
 
 
 def write_manifest(directory: Path, kind: str, *, ignore: str = "", **facts: Any) -> dict[str, Any]:
-    """Seal a directory: name every file in it by size and sha256.
+    """Seals a directory: names every file in it by size and sha256.
 
     Args:
         directory: A directory whose files are complete; an older manifest in it is replaced.
@@ -255,7 +255,7 @@ def kind_of(directory: Path) -> str | None:
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
-    """Open a directory that another stage made.
+    """Opens a directory that another stage made.
 
     Args:
         directory: The directory.

@@ -25,12 +25,12 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line for people; rich markup is understood, so escape foreign text."""
+    """Prints one line for people; rich markup is understood, so escape foreign text."""
     console().print(text)
 
 
 def warn(text: str) -> None:
-    """Print one line that people should not overlook."""
+    """Prints one line that people should not overlook."""
     console().print(f"[yellow]warning:[/] {text}")
 
 
@@ -43,7 +43,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
-    """Show work that may last over two seconds: rate and time left.
+    """Shows work that may last over two seconds: rate and time left.
 
     On a terminal a live bar; elsewhere nothing but one closing line when it took over two seconds.
 
@@ -104,7 +104,7 @@ def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
 
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Show that work goes on whose progress cannot be told: a spinner with the time passed, on a terminal.
+    """Shows that work goes on whose progress cannot be told: a spinner with the time passed, on a terminal.
 
     Args:
         what: The work, in a few words.

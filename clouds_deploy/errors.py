@@ -32,7 +32,7 @@ class CloudsError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive the pickling between a data-loading worker and the main process."""
+        """Survives the pickling between a data-loading worker and the main process."""
         return _rebuild, (self.message, self.hint, self.exit_code)
 
 

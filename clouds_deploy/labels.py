@@ -100,7 +100,7 @@ def palette() -> npt.NDArray[np.uint8]:
 
 
 def colorize(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Paint a label map.
+    """Paints a label map.
 
     Args:
         labels: (H, W) uint8 train ids.
@@ -112,7 +112,7 @@ def colorize(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def cityscapes_table() -> npt.NDArray[np.uint8]:
-    """Map Cityscapes `labelIds` (0..33) to train ids.
+    """Maps Cityscapes `labelIds` (0..33) to train ids.
 
     Returns:
         (256,) uint8: train id for the 19 classes, `IGNORE` for the benchmark's other 15 ids (and for
@@ -127,7 +127,7 @@ def cityscapes_table() -> npt.NDArray[np.uint8]:
 
 
 def train_id_table() -> npt.NDArray[np.uint8]:
-    """Map train ids to themselves, so that files which hold anything else are found out.
+    """Maps train ids to themselves, so that files which hold anything else are found out.
 
     Returns:
         (256,) uint8: 0..18 and 255 unchanged, `UNKNOWN_ID` for everything else.

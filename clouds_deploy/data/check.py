@@ -85,7 +85,7 @@ def check(
     split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Decode every image and label map of a dataset.
+    """Decodes every image and label map of a dataset.
 
     Faults are collected, not raised: truncated or foreign files, sizes that differ, unknown label ids, and
     orphans (an image without labels in a split where there are some, labels without an image), empty splits.
@@ -157,7 +157,7 @@ class _Outcome:
 
 
 def _look(layout: Layout, sample: Sample) -> _Outcome:
-    """Decode a sample's files, each in its own right: a broken image does not hide a broken label map."""
+    """Decodes a sample's files, each in its own right: a broken image does not hide a broken label map."""
     image = labels = None
     faults = []
     try:
@@ -181,7 +181,7 @@ def _look(layout: Layout, sample: Sample) -> _Outcome:
 
 
 def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
-    """Find label maps that no image claims, and images without labels where there are label maps."""
+    """Finds label maps that no image claims, and images without labels where there are label maps."""
     if not label_maps:
         return []
     claimed = {label_stem(s.labels) for s in samples if s.labels is not None}
@@ -197,7 +197,7 @@ def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
 
 
 def data_check(root: str | Path, *, layout: str | None = None, split: str | None = None) -> dict[str, Any]:
-    """Decode every file of a dataset and count; see `data.check.check`.
+    """Decodes every file of a dataset and counts; see `data.check.check`.
 
     Returns:
         `DataReport.to_dict()`; `bad_files` is empty when the dataset is sound.

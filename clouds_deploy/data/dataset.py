@@ -32,7 +32,7 @@ class Source(Protocol):
         """Say how many there are."""
 
     def name(self, index: int) -> str:
-        """Name an image, uniquely."""
+        """Names an image, uniquely."""
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Give (H, W, 3) uint8 RGB and (H, W) uint8 train ids, or None without labels."""
@@ -65,7 +65,7 @@ class LayoutSource:
         return self.samples[index].name
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
-        """Read the sample; errors as `Layout.load`."""
+        """Reads the sample; errors as `Layout.load`."""
         return self._layout.load(self.samples[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
@@ -103,7 +103,7 @@ class StreetsSource:
         return f"{self.domain}_{self.seed}_{index:05d}"
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
-        """Draw the scene."""
+        """Draws the scene."""
         from clouds_deploy.streets import render
 
         scene = render(self.domain, self.seed, index, *self.size)
@@ -144,7 +144,7 @@ class ImageSource:
         return path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}").as_posix()
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
-        """Read the image; errors as `read_image`."""
+        """Reads the image; errors as `read_image`."""
         return read_image(self.paths[index]), None
 
     def files(self, index: int) -> tuple[Path, ...]:
@@ -181,7 +181,7 @@ class TrainDataset(Dataset[Any]):
 
 
 def collate(samples: list[dict[str, Tensor] | CloudsError]) -> dict[str, Tensor] | CloudsError:
-    """Stack samples, or hand on the first fault among them.
+    """Stacks samples, or hands on the first fault among them.
 
     Returns:
         image (B, 3, h, w) uint8 and labels (B, h, w) uint8.
@@ -227,7 +227,7 @@ class TrainingKeys(Sampler[list[Key]]):
 
 
 def training_keys(count: int, seed: int, start_step: int, batch_size: int) -> TrainingKeys:
-    """Make the keys of a run; see `TrainingKeys`."""
+    """Makes the keys of a run; see `TrainingKeys`."""
     return TrainingKeys(count, seed, start_step, batch_size)
 
 

@@ -25,7 +25,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> Image.Image:
-    """Open and decode a file whole, so that a truncated one shows here.
+    """Opens and decodes a file whole, so that a truncated one shows here.
 
     Args:
         path: The file, or only its name where `data` is given.
@@ -58,7 +58,7 @@ def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> I
 
 
 def read_image(path: Path) -> Pixels:
-    """Read an image as RGB; grey, palette, transparent and 16-bit files are converted.
+    """Reads an image as RGB; grey, palette, transparent and 16-bit files are converted.
 
     Args:
         path: The file; its EXIF orientation is applied, unless the EXIF block itself is damaged.
@@ -73,7 +73,7 @@ def read_image(path: Path) -> Pixels:
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
-    """Read an image as RGB from bytes; see `read_image`, and `measure_image` for what to ask before.
+    """Reads an image as RGB from bytes; see `read_image`, and `measure_image` for what to ask before.
 
     Args:
         data: The file's bytes, of one of `FORMATS`.
@@ -118,7 +118,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def read_label_ids(path: Path) -> Pixels:
-    """Read a label map's raw ids, whatever their encoding means.
+    """Reads a label map's raw ids, whatever their encoding means.
 
     Args:
         path: A PNG of 1 to 8 bits (grey or palette), or of 16 bits with values below 256. A file that a
@@ -134,7 +134,7 @@ def read_label_ids(path: Path) -> Pixels:
 
 
 def decode_label_ids(data: bytes, name: str) -> Pixels:
-    """Read a label map's raw ids from bytes; see `read_label_ids` and `decode_image`."""
+    """Reads a label map's raw ids from bytes; see `read_label_ids` and `decode_image`."""
     return _to_ids(_open(Path(name), data=data), name)
 
 
@@ -161,7 +161,7 @@ def _to_ids(image: Image.Image, path: str) -> Pixels:
 
 
 def read_red_ids(path: Path) -> Pixels:
-    """Read ids that are kept in the first channel of a colour PNG, as SYNTHIA's are.
+    """Reads ids that are kept in the first channel of a colour PNG, as SYNTHIA's are.
 
     Args:
         path: A PNG of three or four channels of 16 or 8 bits (or of 8 bits stretched to 16); one of a single
@@ -187,7 +187,7 @@ def read_red_ids(path: Path) -> Pixels:
 
 
 def write_png(path: Path, pixels: Pixels) -> None:
-    """Write a PNG atomically.
+    """Writes a PNG atomically.
 
     Args:
         path: The file; its folder is made.
@@ -201,7 +201,7 @@ def write_png(path: Path, pixels: Pixels) -> None:
 
 
 def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """List a folder's files of certain kinds, recursively, sorted.
+    """Lists a folder's files of certain kinds, recursively, sorted.
 
     Hidden files are passed over: they are half-written ones, or a Mac's `._` companions, never images.
     """
@@ -213,7 +213,7 @@ def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 
 def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
-    """List the files of certain kinds among files and, recursively, folders; hidden ones don't count.
+    """Lists the files of certain kinds among files and, recursively, folders; hidden ones don't count.
 
     Args:
         paths: Files and folders; a file counts whatever its suffix.
@@ -240,7 +240,7 @@ def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
 
 
 def list_images(paths: Iterable[Path]) -> list[Path]:
-    """List images; see `list_files`."""
+    """Lists images; see `list_files`."""
     return list_files(paths, IMAGE_SUFFIXES)
 
 

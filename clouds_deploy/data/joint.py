@@ -102,7 +102,7 @@ class JointDataset(Dataset[Any]):
 
 
 def collate_joint(samples: list[Sample | CloudsError]) -> Sample | CloudsError:
-    """Stack samples of both kinds, or hand on the first fault among them.
+    """Stacks samples of both kinds, or hands on the first fault among them.
 
     Returns:
         image (B, 3, h, w) uint8, labels (B, h, w) uint8, generated (B,) bool, and clean (G, 3, h, w) uint8,

@@ -14,7 +14,7 @@ _INK, _PAPER, _QUIET = (24, 26, 31), (255, 255, 255), (110, 116, 128)
 
 
 def overlay(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
-    """Blend a label map over its image and draw the borders between classes.
+    """Blends a label map over its image and draws the borders between classes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -37,7 +37,7 @@ def overlay(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
 
 
 def shares(labels: Pixels) -> list[tuple[int, float]]:
-    """List the classes of a label map, largest first.
+    """Lists the classes of a label map, largest first.
 
     Returns:
         (train id, share of all pixels 0..1) of each class that is there.
@@ -52,7 +52,7 @@ def _percent(share: float) -> str:
 
 
 def legend(labels: Pixels, width: int) -> Pixels:
-    """Draw a strip that names the classes of a label map.
+    """Draws a strip that names the classes of a label map.
 
     Args:
         labels: (H, W) uint8 train ids.
@@ -84,7 +84,7 @@ def legend(labels: Pixels, width: int) -> Pixels:
 
 
 def overlay_with_legend(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
-    """Blend, and put the legend below; small images are enlarged so that the legend can be read.
+    """Blends, and puts the legend below; small images are enlarged so that the legend can be read.
 
     Returns:
         (h, w, 3) uint8 RGB, at least 640 pixels wide.

@@ -40,11 +40,11 @@ class Selection:
         return len(self._indices)
 
     def name(self, index: int) -> str:
-        """Name an image, as the source does."""
+        """Names an image, as the source does."""
         return self._source.name(self._indices[index])
 
     def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """Load an image, as the source does."""
+        """Loads an image, as the source does."""
         return self._source.load(self._indices[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
@@ -53,7 +53,7 @@ class Selection:
 
 
 def select(source: Source, count: int) -> Selection:
-    """Take so many evenly spaced images of a source; all, when it has no more."""
+    """Takes so many evenly spaced images of a source; all, when it has no more."""
     return Selection(
         source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     )
@@ -79,12 +79,12 @@ class Together:
         return len(self._places)
 
     def name(self, index: int) -> str:
-        """Name an image: its source's number, and the name it has there."""
+        """Names an image: its source's number, and the name it has there."""
         number, place = self._places[index]
         return f"{number}/{self._sources[number].name(place)}"
 
     def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """Load an image, as its source does."""
+        """Loads an image, as its source does."""
         number, place = self._places[index]
         return self._sources[number].load(place)
 
@@ -95,7 +95,7 @@ class Together:
 
 
 def train_source(recipe: Recipe) -> Source:
-    """Open the images to train on; several datasets where the recipe names more.
+    """Opens the images to train on; several datasets where the recipe names more.
 
     Raises:
         CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
@@ -110,7 +110,7 @@ def train_source(recipe: Recipe) -> Source:
 
 
 def _first_source(recipe: Recipe) -> Source:
-    """Open what `data.layout` names.
+    """Opens what `data.layout` names.
 
     Raises:
         CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
@@ -127,7 +127,7 @@ def _first_source(recipe: Recipe) -> Source:
 
 
 def val_source(recipe: Recipe) -> Source:
-    """Open the images to evaluate on; errors as `train_source`."""
+    """Opens the images to evaluate on; errors as `train_source`."""
     from clouds_deploy.data.dataset import LayoutSource, StreetsSource
 
     data = recipe.data
@@ -146,7 +146,7 @@ def _no_root(key: str, layout: str) -> CloudsError:
 
 
 def generated_source(recipe: Recipe) -> Source:
-    """Open the generated images of the joint stage.
+    """Opens the generated images of the joint stage.
 
     Raises:
         CloudsError: None are named, or the folder does not hold them.

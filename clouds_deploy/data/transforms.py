@@ -45,7 +45,7 @@ class TrainTransform:
     flip: float = 0.5
 
     def __call__(self, image: Pixels, labels: Pixels, seed: int) -> tuple[Tensor, Tensor]:
-        """Augment.
+        """Augments.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -86,7 +86,7 @@ class GeneratedTransform:
     def __call__(
         self, image: Pixels, seed: int, labels: Pixels | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Make the views.
+        """Makes the views.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -165,7 +165,7 @@ class _Cut:
 
 
 def jitter_colors(image: Tensor, draw: np.random.Generator) -> Tensor:
-    """Jitter colours as SSD does: brightness, contrast, saturation and hue, each with probability 1/2.
+    """Jitters colours as SSD does: brightness, contrast, saturation and hue, each with probability 1/2.
 
     Contrast comes before or after saturation and hue, at random (docs/method.md 3.4).
 
@@ -196,7 +196,7 @@ def jitter_colors(image: Tensor, draw: np.random.Generator) -> Tensor:
 
 
 def _saturate(x: Tensor, factor: float) -> Tensor:
-    """Scale HSV's saturation: the distance of each channel from the largest one."""
+    """Scales HSV's saturation: the distance of each channel from the largest one."""
     value = x.amax(0, keepdim=True)
     low = x.amin(0, keepdim=True)
     full = value / (value - low).clamp(min=1e-3)  # beyond this factor a channel would fall below zero
@@ -204,7 +204,7 @@ def _saturate(x: Tensor, factor: float) -> Tensor:
 
 
 def _turn_hue(x: Tensor, turn: float) -> Tensor:
-    """Rotate the hue by a share of the circle, saturation and value kept (HSV)."""
+    """Rotates the hue by a share of the circle, saturation and value kept (HSV)."""
     value, low = x.amax(0), x.amin(0)
     chroma = value - low
     safe = chroma.clamp(min=1e-3)

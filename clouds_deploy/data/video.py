@@ -51,7 +51,7 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def read_frames(path: Path) -> Iterator[Pixels]:
-    """Read a video frame by frame.
+    """Reads a video frame by frame.
 
     Yields:
         (H, W, 3) uint8 RGB, turned upright as the file says (phones record sideways).
@@ -85,7 +85,7 @@ class VideoWriter:
         self.frames = 0
 
     def write(self, pixels: Pixels) -> None:
-        """Append a frame, (H, W, 3) uint8 RGB; odd sides lose their last row or column."""
+        """Appends a frame, (H, W, 3) uint8 RGB; odd sides lose their last row or column."""
         height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
         if self._stream is None:
             self._stream = self._container.add_stream(_codec(), rate=self._rate)
@@ -95,7 +95,7 @@ class VideoWriter:
         self.frames += 1
 
     def finish(self) -> None:
-        """Flush what the encoder still holds."""
+        """Flushes what the encoder still holds."""
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
 
@@ -106,7 +106,7 @@ def _codec() -> str:
 
 @contextmanager
 def write_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
-    """Write an MP4 that appears whole or not at all.
+    """Writes an MP4 that appears whole or not at all.
 
     Args:
         path: The file, ending in .mp4.

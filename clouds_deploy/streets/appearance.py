@@ -32,7 +32,7 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 def finish(
     canvas: Canvas, labels: Labels, domain: Domain, dice: Dice, generator: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Make the drawing look like a picture of its domain.
+    """Makes the drawing look like a picture of its domain.
 
     Args:
         canvas: The drawing.
@@ -96,7 +96,7 @@ def _reflect(pixels: Pixels, labels: Labels, canvas: Canvas, dice: Dice) -> None
 
 
 def _shine(pixels: Pixels, canvas: Canvas) -> Pixels:
-    """Put a halo round every lamp that nothing stands in front of."""
+    """Puts a halo round every lamp that nothing stands in front of."""
     factor = max(1, canvas.height // 64)
     halo = Image.new("RGB", (canvas.width // factor, canvas.height // factor))
     draw = ImageDraw.Draw(halo)

@@ -51,7 +51,7 @@ class Plot:
         return self.far
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paint it."""
+        """Paints it."""
         if self.kind == "building":
             _Building(self, canvas, palette, dice).draw()
         elif self.kind == "wall":
@@ -183,7 +183,7 @@ def _face(plot: Plot, canvas: Canvas, near: float, far: float, low: float, high:
 
 
 def _pieces(plot: Plot) -> list[tuple[float, float]]:
-    """Cut a plot into stretches that get longer with distance, far ones first."""
+    """Cuts a plot into stretches that get longer with distance, far ones first."""
     cuts = [plot.near]
     while cuts[-1] < plot.far:
         cuts.append(min(plot.far, cuts[-1] * 1.12 + 1.2))

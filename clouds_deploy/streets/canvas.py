@@ -46,7 +46,7 @@ class Canvas:
         self._instances = 0
 
     def brush(self, label: str, depth: float, *, instance: int = 0) -> Brush:
-        """Take a brush for one class at one distance."""
+        """Takes a brush for one class at one distance."""
         return Brush(self, LABEL[label], depth, instance)
 
     def new_instance(self) -> int:
@@ -55,12 +55,12 @@ class Canvas:
         return self._instances
 
     def replace_image(self, pixels: npt.NDArray[np.uint8]) -> None:
-        """Go on drawing on a picture that was worked on as an array, (H, W, 3) uint8."""
+        """Goes on drawing on a picture that was worked on as an array, (H, W, 3) uint8."""
         self.image = Image.fromarray(pixels)
         self.draw = ImageDraw.Draw(self.image)
 
     def labels_and_instances(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """Take the integer image apart.
+        """Takes the integer image apart.
 
         Returns:
             (H, W) uint8 train ids and (H, W) int32 instance ids.
@@ -86,7 +86,7 @@ class Brush:
         self._add = (fog[0] * self._haze, fog[1] * self._haze, fog[2] * self._haze)
 
     def ink(self, color: Color, *, glow: bool = False) -> tuple[int, int, int]:
-        """Mix the paint: light and haze; what glows is not dimmed by the night."""
+        """Mixes the paint: light and haze; what glows is not dimmed by the night."""
         add = self._add
         if glow:
             clear = 1.0 - self._haze
@@ -97,16 +97,16 @@ class Brush:
         return (min(255, int(mixed[0])), min(255, int(mixed[1])), min(255, int(mixed[2])))
 
     def polygon(self, points: Sequence[Point], color: Color) -> None:
-        """Fill an outline in the picture and in the labels."""
+        """Fills an outline in the picture and in the labels."""
         self._draw.polygon(points, self.ink(color))
         self._draw_codes.polygon(points, self.code)
 
     def detail(self, points: Sequence[Point], color: Color, *, glow: bool = False) -> None:
-        """Fill an outline inside what is already painted: in the picture only."""
+        """Fills an outline inside what is already painted: in the picture only."""
         self._draw.polygon(points, self.ink(color, glow=glow))
 
     def box(self, left: float, top: float, right: float, bottom: float, color: Color) -> None:
-        """Fill an upright rectangle, at least one pixel wide."""
+        """Fills an upright rectangle, at least one pixel wide."""
         corners = (left, min(top, bottom), max(left, right), max(top, bottom))
         self._draw.rectangle(corners, self.ink(color))
         self._draw_codes.rectangle(corners, self.code)
@@ -114,13 +114,13 @@ class Brush:
     def detail_box(
         self, left: float, top: float, right: float, bottom: float, color: Color, *, glow: bool = False
     ) -> None:
-        """Fill an upright rectangle in the picture only."""
+        """Fills an upright rectangle in the picture only."""
         self._draw.rectangle(
             (left, min(top, bottom), max(left, right), max(top, bottom)), self.ink(color, glow=glow)
         )
 
     def disc(self, center: Point, radius: float, color: Color, *, stretch: float = 1.0) -> None:
-        """Fill an ellipse; stretch is its width over its height."""
+        """Fills an ellipse; stretch is its width over its height."""
         wide = radius * stretch
         box = (center[0] - wide, center[1] - radius, center[0] + wide, center[1] + radius)
         self._draw.ellipse(box, self.ink(color))
@@ -129,22 +129,22 @@ class Brush:
     def detail_disc(
         self, center: Point, radius: float, color: Color, *, stretch: float = 1.0, glow: bool = False
     ) -> None:
-        """Fill an ellipse in the picture only."""
+        """Fills an ellipse in the picture only."""
         wide = radius * stretch
         box = (center[0] - wide, center[1] - radius, center[0] + wide, center[1] + radius)
         self._draw.ellipse(box, self.ink(color, glow=glow))
 
     def line(self, points: Sequence[Point], thickness: float, color: Color) -> None:
-        """Draw a stroke in picture and labels, at least one pixel thick."""
+        """Draws a stroke in picture and labels, at least one pixel thick."""
         thick = max(1, round(thickness))
         self._draw.line(points, self.ink(color), thick)
         self._draw_codes.line(points, self.code, thick)
 
     def detail_line(self, points: Sequence[Point], thickness: float, color: Color) -> None:
-        """Draw a stroke in the picture only."""
+        """Draws a stroke in the picture only."""
         self._draw.line(points, self.ink(color), max(1, round(thickness)))
 
     def lamp(self, center: Point, radius: float, color: Color) -> None:
-        """Remember a light that shines at night, if nothing comes to stand in front of it."""
+        """Remembers a light that shines at night, if nothing comes to stand in front of it."""
         if self._canvas.weather.night > 0.0:
             self._canvas.lamps.append((center[0], center[1], radius, color, self.code))

@@ -37,7 +37,7 @@ class Dice:
 
     @classmethod
     def seeded(cls, generator: np.random.Generator) -> Dice:
-        """Fill a pool from a generator."""
+        """Fills a pool from a generator."""
         return cls(generator.random(_POOL).tolist())
 
     def roll(self) -> float:
@@ -46,7 +46,7 @@ class Dice:
         return self._pool[self._position]
 
     def fork(self) -> Dice:
-        """Start an independent reader, for the inside of one object."""
+        """Starts an independent reader, for the inside of one object."""
         return Dice(self._pool, int(self.roll() * _POOL))
 
     def between(self, low: float, high: float) -> float:
@@ -62,11 +62,11 @@ class Dice:
         return low + int(self.roll() * (high - low + 1))
 
     def pick(self, choices: Sequence[T]) -> T:
-        """Choose one of several, all equally likely."""
+        """Chooses one of several, all equally likely."""
         return choices[int(self.roll() * len(choices))]
 
     def weighted(self, weights: Mapping[str, float]) -> str:
-        """Choose a key with a probability proportional to its weight."""
+        """Chooses a key with a probability proportional to its weight."""
         rest = self.roll() * sum(weights.values())
         for name, weight in weights.items():
             rest -= weight
@@ -75,7 +75,7 @@ class Dice:
         return next(reversed(list(weights)))
 
     def color(self, tints: Sequence[Tint]) -> Color:
-        """Choose a colour out of one of several boxes."""
+        """Chooses a colour out of one of several boxes."""
         hue_from, hue_to, low, high, dark, bright = self.pick(tints)
         red, green, blue = colorsys.hsv_to_rgb(
             self.between(hue_from, hue_to) % 1.0, self.between(low, high), self.between(dark, bright)
@@ -84,12 +84,12 @@ class Dice:
 
 
 def shade(color: Color, factor: float) -> Color:
-    """Make a colour darker (below 1) or brighter (above 1)."""
+    """Makes a colour darker (below 1) or brighter (above 1)."""
     return (color[0] * factor, color[1] * factor, color[2] * factor)
 
 
 def mix(first: Color, second: Color, amount: float) -> Color:
-    """Go from one colour (amount 0) to another (amount 1)."""
+    """Goes from one colour (amount 0) to another (amount 1)."""
     rest = 1.0 - amount
     return (
         first[0] * rest + second[0] * amount,

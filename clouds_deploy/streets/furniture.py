@@ -44,7 +44,7 @@ class Post:
         return self.z
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paint it."""
+        """Paints it."""
         metal = dice.color(palette.metal)
         scale = canvas.camera.scale(self.z)
         if self.kind == "lamp":

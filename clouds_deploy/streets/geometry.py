@@ -33,7 +33,7 @@ class Camera:
     bend: float
 
     def point(self, x: float, y: float, z: float) -> Point:
-        """Project a point; what lies behind the camera is pulled in front of it."""
+        """Projects a point; what lies behind the camera is pulled in front of it."""
         z = max(z, _NEAREST)
         scale = self.focal / z
         return (
@@ -46,7 +46,7 @@ class Camera:
         return self.focal / max(z, _NEAREST)
 
     def strip(self, left: float, right: float, near: float, far: float) -> list[Point]:
-        """Outline a strip of ground along the street, following the bend."""
+        """Outlines a strip of ground along the street, following the bend."""
         if self.bend == 0.0:
             depths = [near, far]
         else:
@@ -81,7 +81,7 @@ class Frame:
         self.scale = camera.scale(z)
 
     def point(self, length: float, width: float, height: float) -> Point:
-        """Project a point given on the object's own axes, in metres from its centre on the ground."""
+        """Projects a point given on the object's own axes, in metres from its centre on the ground."""
         return self._camera.point(
             self._x + length * self._sin + width * self._cos,
             height,

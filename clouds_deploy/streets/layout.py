@@ -70,7 +70,7 @@ class Layout:
 
 
 def sample(name: str, dice: Dice, *, tram: bool) -> Layout:
-    """Make a street of a kind.
+    """Makes a street of a kind.
 
     Args:
         name: avenue, narrow, junction, curve, country or square.

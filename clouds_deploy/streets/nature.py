@@ -41,12 +41,12 @@ class Tree:
         return (self.x - 1.4, self.x + 1.4, self.z - 1.2, self.z + 1.2, self.height * 0.8)
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paint it."""
+        """Paints it."""
         draw_tree(canvas, self.x, self.z, self.height, palette, dice)
 
 
 def draw_tree(canvas: Canvas, x: float, z: float, height: float, palette: Palette, dice: Dice) -> None:
-    """Paint a tree: trunk and crown, round or a conifer; both are vegetation."""
+    """Paints a tree: trunk and crown, round or a conifer; both are vegetation."""
     camera = canvas.camera
     scale = camera.scale(z)
     foot = camera.point(x, 0.0, z)
@@ -66,7 +66,7 @@ def draw_tree(canvas: Canvas, x: float, z: float, height: float, palette: Palett
 
 
 def draw_bush(canvas: Canvas, x: float, z: float, height: float, palette: Palette, dice: Dice) -> None:
-    """Paint a bush that stands on the ground."""
+    """Paints a bush that stands on the ground."""
     camera = canvas.camera
     scale = camera.scale(z)
     foot = camera.point(x, 0.0, z)
@@ -88,7 +88,7 @@ def _conifer(brush: Brush, foot: Point, tall: float, leaf: Color, dice: Dice) ->
 
 
 def _blob(brush: Brush, middle: Point, radius: float, stretch: float, leaf: Color, dice: Dice) -> None:
-    """Paint a ragged crown with darker and lighter clumps inside."""
+    """Paints a ragged crown with darker and lighter clumps inside."""
     points = []
     corners = 26 if radius > 12.0 else 14
     leaning = dice.between(0.0, math.tau)
@@ -109,7 +109,7 @@ def _blob(brush: Brush, middle: Point, radius: float, stretch: float, leaf: Colo
 
 
 def draw_backdrop(canvas: Canvas, palette: Palette, dice: Dice, *, country: bool) -> None:
-    """Close the view at the horizon: hills, woods or the roofs of the town."""
+    """Closes the view at the horizon: hills, woods or the roofs of the town."""
     camera = canvas.camera
     horizon, width = camera.horizon, canvas.width
     if country or dice.chance(0.3):

@@ -43,7 +43,7 @@ class _Sketch:
         return (self.foot[0] + right * self.turn * self.scale, self.foot[1] - up * self.scale)
 
     def limb(self, points: list[tuple[float, float]], thick: float, color: Color) -> None:
-        """Draw a limb as a chain of quads that is never thinner than a pixel."""
+        """Draws a limb as a chain of quads that is never thinner than a pixel."""
         half = max(thick * self.scale, 1.0) / 2
         spots = [self.at(*p) for p in points]
         for a, b in pairwise(spots):
@@ -97,7 +97,7 @@ class Person:
         return (self.x - 0.25, self.x + 0.25, self.z - 0.2, self.z + 0.2, self.height)
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paint it."""
+        """Paints it."""
         sketch = _Sketch(canvas, "person", self.x, self.z, 1.0 if dice.chance(0.5) else -1.0)
         if sketch.scale * self.height < 7.0 or not sketch.in_view:
             return
@@ -174,7 +174,7 @@ class Cycle:
         return (self.x - half, self.x + half, self.z - 0.25, self.z + 0.25, 1.7 if self.ridden else 1.0)
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paint it, then its rider."""
+        """Paints it, then its rider."""
         sketch = _Sketch(canvas, self.kind, self.x, self.z, self.turn)
         if sketch.scale * 1.2 < 6.0 or not sketch.in_view:
             return

@@ -45,7 +45,7 @@ class Scene:
 
 
 def render(domain: str, seed: int, index: int, height: int = 128, width: int = 256) -> Scene:
-    """Draw a scene.
+    """Draws a scene.
 
     The same arguments give the same bytes in every process; another size gives the same street.
 
@@ -101,7 +101,7 @@ def _draw(domain: str, settings: Domain, dice: Dice, height: int, width: int) ->
 
 
 def _shadows(canvas: Canvas, things: list[traffic.Thing]) -> None:
-    """Darken the ground under and beside things, before anything stands on it."""
+    """Darkens the ground under and beside things, before anything stands on it."""
     air = canvas.weather
     mask = Image.new("L", (canvas.width, canvas.height), 255)
     draw = ImageDraw.Draw(mask)

@@ -34,7 +34,7 @@ class _Lanes:
                 self.taken[lane.x] = [(near - 3.5, far + 1.0)]
 
     def claim(self, lane: Lane, length: float, near: float, far: float) -> float | None:
-        """Find room for a length between two depths; give its middle, or None."""
+        """Finds room for a length between two depths; returns its middle, or None."""
         spans = self.taken.setdefault(lane.x, [])
         for _ in range(4):
             start = self.dice.between(near, far)
@@ -46,7 +46,7 @@ class _Lanes:
 
 
 def populate(layout: Layout, domain: Domain, dice: Dice, *, tram: bool) -> list[Thing]:
-    """Put everything that stands or moves into a street.
+    """Puts everything that stands or moves into a street.
 
     Args:
         layout: The street.
@@ -195,7 +195,7 @@ def _furniture(side: Side, layout: Layout, dice: Dice) -> list[Thing]:
 
 
 def plots(layout: Layout, domain: Domain, dice: Dice, sun: float) -> list[Thing]:
-    """Line both sides of a street with buildings, walls, fences and parks.
+    """Lines both sides of a street with buildings, walls, fences and parks.
 
     Args:
         layout: The street.

@@ -86,7 +86,7 @@ class Vehicle:
         )
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paint it."""
+        """Paints it."""
         frame = Frame(canvas.camera, self.x, self.z, self.heading)
         if frame.scale * WIDTH[self.kind] < 4.0:
             return
@@ -120,7 +120,7 @@ class _Body:
         self.dim = dice.between(0.7, 0.85)
 
     def solid(self, profile: Profile, paint: Color) -> None:
-        """Draw a profile out to the full width: ends and roof, then the side."""
+        """Draws a profile out to the full width: ends and roof, then the side."""
         frame, half = self.frame, self.half
         corners = [(along * self.length, y, kind) for along, y, kind in profile]
         edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
@@ -152,7 +152,7 @@ class _Body:
     def panel(
         self, l0: float, l1: float, low: float, high: float, color: Color, *, glow: bool = False
     ) -> None:
-        """Draw a rectangle on the visible side; lengths in metres."""
+        """Draws a rectangle on the visible side; lengths in metres."""
         if not self.side_seen:
             return
         point, w = self.frame.point, self.side * self.half
@@ -160,7 +160,7 @@ class _Body:
         self.brush.detail(quad, color, glow=glow)
 
     def plate(self, end: float, left: float, right: float, low: float, high: float, color: Color) -> None:
-        """Draw a rectangle on an end that the camera sees; across in -1..1 of half the width."""
+        """Draws a rectangle on an end that the camera sees; across in -1..1 of half the width."""
         if (self.frame.eye_length - end) * end <= 0.0:
             return
         point, half = self.frame.point, self.half

@@ -39,7 +39,7 @@ class Weather:
 
 
 def sample(name: str, dice: Dice, *, vivid: bool) -> Weather:
-    """Make weather of a kind.
+    """Makes weather of a kind.
 
     Args:
         name: clear, overcast, rain, fog, snow, dusk or night.

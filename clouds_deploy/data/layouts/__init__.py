@@ -37,7 +37,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def get_layout(name: str) -> Layout:
-    """Find a layout by name.
+    """Finds a layout by name.
 
     Raises:
         CloudsError: There is none of that name.
@@ -48,13 +48,13 @@ def get_layout(name: str) -> Layout:
 
 
 def claimants(root: Path) -> list[Layout]:
-    """List the layouts that a folder looks like; `folder`, which asks little, only where no other does."""
+    """Lists the layouts that a folder looks like; `folder`, which asks little, only where no other does."""
     named = [layout for layout in LAYOUTS.values() if layout is not FOLDER and layout.claims(root)]
     return named or [FOLDER] * FOLDER.claims(root)
 
 
 def detect(root: Path) -> Layout:
-    """Find out which layout a folder has.
+    """Finds out which layout a folder has.
 
     Args:
         root: The dataset's folder.

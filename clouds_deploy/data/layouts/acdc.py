@@ -24,7 +24,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def _parts(root: Path) -> list[tuple[str, str]]:
-    """List what there is of (split, condition)."""
+    """Lists what there is of (split, condition)."""
     return [
         (split, condition)
         for split in _SPLITS

@@ -22,7 +22,7 @@ _TREES = {
 
 
 def _tree(root: Path) -> tuple[Path, Path, str] | None:
-    """Find images' folder, label maps' folder and suffix; the present tree before the older one."""
+    """Finds images' folder, label maps' folder and suffix; the present tree before the older one."""
     for images, (labels, suffix) in _TREES.items():
         base = root_or_below(root, "bdd100k", images)
         if (base / images).is_dir():

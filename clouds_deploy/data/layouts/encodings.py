@@ -86,7 +86,7 @@ def synthia_ids() -> Encoding:
 
 
 def table_of(classes: dict[int, str], count: int) -> Pixels:
-    """Make the table of an encoding.
+    """Makes the table of an encoding.
 
     Args:
         classes: Raw id -> the name of its Cityscapes class.

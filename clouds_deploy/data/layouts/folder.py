@@ -18,7 +18,7 @@ from clouds_deploy.data.layouts.tree import (
 
 
 def folder_splits(root: Path) -> tuple[str, ...]:
-    """List a plain folder's splits; see `Layout.list_splits`."""
+    """Lists a plain folder's splits; see `Layout.list_splits`."""
     if (root / "images").is_dir():
         return ONE_SET
     inside = tuple(name for name in subfolders(root) if (root / name / "images").is_dir())
@@ -33,12 +33,12 @@ def _base(root: Path, split: str) -> Path:
 
 
 def folder_labels(root: Path, split: str) -> list[Path]:
-    """List a plain folder's label maps; see `Layout.list_labels`."""
+    """Lists a plain folder's label maps; see `Layout.list_labels`."""
     return label_maps_inside(_base(root, split) / "labels")
 
 
 def folder_samples(root: Path, split: str) -> list[Sample]:
-    """List a plain folder's samples; see `Layout.list_samples`."""
+    """Lists a plain folder's samples; see `Layout.list_samples`."""
     base = _base(root, split)
     if not (base / "images").is_dir():  # images and nothing else
         return [Sample(p.relative_to(base).with_suffix("").as_posix(), p, None) for p in images_inside(base)]
@@ -46,7 +46,7 @@ def folder_samples(root: Path, split: str) -> list[Sample]:
 
 
 def paired(images: Path, labels: Path) -> list[Sample]:
-    """Pair the images and the label maps of two folders that have the same stems.
+    """Pairs the images and the label maps of two folders that have the same stems.
 
     Args:
         images: The images' folder.

@@ -63,7 +63,7 @@ class Layout:
         return bool(self.list_splits(root)) and (self.recognises is None or self.recognises(root))
 
     def scan(self, root: Path, split: str) -> list[Sample]:
-        """List a split's samples.
+        """Lists a split's samples.
 
         Raises:
             CloudsError: The root is missing, empty, of another layout, or has no such split.
@@ -80,7 +80,7 @@ class Layout:
         return samples
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """List the splits there are; errors as `scan`."""
+        """Lists the splits there are; errors as `scan`."""
         require_folder(root, f"expected {self.expects}")
         splits = self.list_splits(root)
         if splits:
@@ -97,7 +97,7 @@ class Layout:
         raise CloudsError(f"{root} is not of layout `{self.name}`", hint)
 
     def read_labels(self, path: Path) -> Pixels:
-        """Read a label file as train ids.
+        """Reads a label file as train ids.
 
         Returns:
             (H, W) uint8: 0..18, and 255 for pixels that don't count.
@@ -120,7 +120,7 @@ class Layout:
         return np.asarray(labels, np.uint8)
 
     def load(self, sample: Sample) -> tuple[Pixels, Pixels | None]:
-        """Read a sample.
+        """Reads a sample.
 
         Returns:
             image (H, W, 3) uint8 RGB, and train ids (H, W) uint8 or None.
@@ -137,7 +137,7 @@ class Layout:
 
 
 def require_folder(root: Path, hint: str) -> None:
-    """Refuse a root that is no folder, or holds nothing.
+    """Refuses a root that is no folder, or holds nothing.
 
     Args:
         root: The dataset's folder.
@@ -153,7 +153,7 @@ def require_folder(root: Path, hint: str) -> None:
 
 
 def same_size(sample: Sample, image: Pixels, labels: Pixels) -> None:
-    """Refuse a label map of another size than its image.
+    """Refuses a label map of another size than its image.
 
     Raises:
         CloudsError: The sizes differ.

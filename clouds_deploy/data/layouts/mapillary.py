@@ -91,7 +91,7 @@ def _v1_class(name: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _from_config(path: Path, modified: int, version: str) -> Encoding:
-    """Read a release's class list; `modified` is there so that a changed file is read again."""
+    """Reads a release's class list; `modified` is there so that a changed file is read again."""
     classes_of: Callable[[str], str | None] = _v1_class if version == "v1.2" else v2_class
     config = read_json(path)
     try:

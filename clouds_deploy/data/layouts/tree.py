@@ -25,19 +25,19 @@ def encoding_by_name(path: Path) -> Encoding:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """List the names of the folders in a folder, sorted, but hidden ones; none where it is missing."""
+    """Lists the names of the folders in a folder, sorted, but hidden ones; none where it is missing."""
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def images_inside(folder: Path) -> list[Path]:
-    """List the images in a folder, recursively, sorted; none where it is missing."""
+    """Lists the images in a folder, recursively, sorted; none where it is missing."""
     return files_inside(folder, IMAGE_SUFFIXES) if folder.is_dir() else []
 
 
 def label_maps_inside(folder: Path) -> list[Path]:
-    """List the label maps in a folder as `images_inside`, coloured ones and instances left aside."""
+    """Lists the label maps in a folder as `images_inside`, coloured ones and instances left aside."""
     return [p for p in images_inside(folder) if not p.stem.endswith(_NOT_LABELS)]
 
 
@@ -47,7 +47,7 @@ def first_file(candidates: list[Path]) -> Path | None:
 
 
 def root_or_below(root: Path, below: str, marker: str) -> Path:
-    """Find where a release begins: in the folder given, or in the one its archive makes there.
+    """Finds where a release begins: in the folder given, or in the one its archive makes there.
 
     Args:
         root: The folder given.

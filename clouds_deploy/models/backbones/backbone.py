@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         self.train(trainable)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Switch the mode; a frozen trunk stays in evaluation mode whatever is asked.
+        """Switches the mode; a frozen trunk stays in evaluation mode whatever is asked.
 
         So its drop paths never move, with adapters in it or without. Batch normalisation always uses its
         stored statistics: batches are too small to replace them, and each image's loss would depend on the
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         return self
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Bring an RGB image to the numbers the backbone was trained on.
+        """Brings an RGB image to the numbers the backbone was trained on.
 
         Args:
             image: (B, 3, H, W) float, 0..255.
@@ -110,7 +110,7 @@ class Backbone(nn.Module):
         return (image - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Features:
-        """Compute the feature maps.
+        """Computes the feature maps.
 
         Args:
             image: (B, 3, H, W), normalised; H and W multiples of 32.

@@ -24,7 +24,7 @@ _EXAMPLES = ("open_clip/convnext_large_d_320", "open_clip/RN50", "open_clip/RN10
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Build the backbone a recipe names, load its weights, and put its adapters on.
+    """Builds the backbone a recipe names, loads its weights, and adds its adapters.
 
     Args:
         config: `name` is `efficientnet_lite0`, `open_clip/<model>`, `timm/<model>`, `segformer/mit_b0..5`,

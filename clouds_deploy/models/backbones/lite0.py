@@ -22,7 +22,7 @@ STD = (128.0, 128.0, 128.0)
 
 
 def lite0_backbone(config: BackboneConfig) -> Backbone:
-    """Build the default backbone.
+    """Builds the default backbone.
 
     Raises:
         CloudsError: The package with its weights is not installed, or a file does not fit.

@@ -38,7 +38,7 @@ class Clip(NamedTuple):
 
 
 def load_clip(config: BackboneConfig, *, text: bool = True) -> Clip:
-    """Make the CLIP a recipe names, for the backbone, for the text head, or once for both.
+    """Makes the CLIP a recipe names, for the backbone, for the text head, or once for both.
 
     Args:
         config: `name` is `open_clip/<model>`; `options` override open_clip's model configuration.
@@ -98,7 +98,7 @@ def _hub_id(name: str, tag: str) -> str:
 
 
 def clip_backbone(config: BackboneConfig, clip: Clip | None = None) -> Backbone:
-    """Take the image tower of a CLIP; the CLIP itself stays whole.
+    """Takes the image tower of a CLIP; the CLIP itself stays whole.
 
     Args:
         config: `name` is `open_clip/<model>`.
@@ -131,7 +131,7 @@ def clip_backbone(config: BackboneConfig, clip: Clip | None = None) -> Backbone:
 
 
 def convnext_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Tap a timm ConvNeXt after each stage, without any extra norm.
+    """Taps a timm ConvNeXt after each stage, without any extra norm.
 
     timm turns every block's channels to the end and back. Here a stage's pixels stay a list of tokens, which
     is what its norms and linear layers take; only the depthwise convolution sees a map, in the order of
@@ -159,7 +159,7 @@ def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _downsample(downsample: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Norm the tokens of the stage before, and halve their map."""
+    """Norms the tokens of the stage before, and halves their map."""
     norm, convolution = downsample
     tokens = F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     out: Tensor = convolution(_as_map(tokens, size))
@@ -171,7 +171,7 @@ def _takes_tokens(block: Any) -> bool:
 
 
 def _block_on_tokens(block: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Compute what `timm.models.convnext.ConvNeXtBlock` does, on (B, h * w, C)."""
+    """Computes what `timm.models.convnext.ConvNeXtBlock` does, on (B, h * w, C)."""
     y = block.conv_dw(_as_map(tokens, size))
     y = block.mlp(block.norm(y.permute(0, 2, 3, 1).flatten(1, 2)))
     if block.gamma is not None:
@@ -181,7 +181,7 @@ def _block_on_tokens(block: Any, tokens: Tensor, size: tuple[int, int]) -> Tenso
 
 
 def resnet_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Tap CLIP's ResNet after each layer: three convolutions, an average pool, then the layers."""
+    """Taps CLIP's ResNet after each layer: three convolutions, an average pool, then the layers."""
     x = image
     for index in (1, 2, 3):
         x = getattr(trunk, f"conv{index}")(x)

@@ -54,7 +54,7 @@ def _matrix(old: int, new: int) -> Tensor:
 
 
 def resample(embedding: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resize the grid part of a position embedding; what stands before it (class token) stays.
+    """Resizes the grid part of a position embedding; what stands before it (class token) stays.
 
     Args:
         embedding: (1, P + old[0] * old[1], C).

@@ -49,7 +49,7 @@ _OLD_NAMES = (
 
 
 def segformer_backbone(config: BackboneConfig) -> Backbone:
-    """Build `segformer/mit_b0` ... `mit_b5`.
+    """Builds `segformer/mit_b0` ... `mit_b5`.
 
     Args:
         config: `options` are arguments of transformers' `SegformerConfig`; a weight file may have the names
@@ -79,7 +79,7 @@ def segformer_backbone(config: BackboneConfig) -> Backbone:
 
 
 def mit_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Tap a Mix Transformer after each stage's norm."""
+    """Taps a Mix Transformer after each stage's norm."""
     x = image
     maps = []
     for stage in trunk.stages:

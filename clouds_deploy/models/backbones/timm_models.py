@@ -45,7 +45,7 @@ ALIASES = {
 
 
 def timm_backbone(config: BackboneConfig) -> Backbone:
-    """Build `timm/<name>` or one of `ALIASES`.
+    """Builds `timm/<name>` or one of `ALIASES`.
 
     The normalisation is the one in timm's configuration of the weights. A weight file has timm's names.
 
@@ -79,7 +79,7 @@ def timm_backbone(config: BackboneConfig) -> Backbone:
 
 
 def features_taps(trunk: nn.Module, image: Tensor) -> list[Tensor]:
-    """Take the maps that timm's feature extractors give."""
+    """Takes the maps that timm's feature extractors give."""
     return list(trunk(image))
 
 

@@ -63,7 +63,7 @@ class PlainVit(nn.Module):
         self.prefix = sum(t.shape[1] for t in (self.cls_token, self.reg_token) if t is not None)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the tokens after the last norm.
+        """Computes the tokens after the last norm.
 
         Args:
             image: (B, 3, h, w), sides multiples of the patch.
@@ -85,7 +85,7 @@ class PlainVit(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _embed(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add positions to patches (B, N, width) and put class and register tokens before them."""
+        """Adds positions to patches (B, N, width) and puts class and register tokens before them."""
         before = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         if self.pos_embed is None:
             return _concatenate(before, x)
@@ -100,7 +100,7 @@ def _concatenate(before: list[Tensor], x: Tensor) -> Tensor:
 
 
 def _any_size(rope: Any) -> Any:
-    """Make rotary embeddings compute what a grid needs; timm fixes some to the training grid."""
+    """Makes rotary embeddings compute what a grid needs; timm fixes some to the training grid."""
     if rope is None or getattr(rope, "feat_shape", None) is None:
         return rope
     known = inspect.signature(type(rope)).parameters
@@ -130,7 +130,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of a map (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise every pixel's channels."""
+        """Normalises every pixel's channels."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -153,7 +153,7 @@ class SimplePyramid(nn.Module):
         self.up2 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
 
     def forward(self, x: Tensor) -> Features:
-        """Make the four maps of (B, width, H/16, W/16)."""
+        """Makes the four maps of (B, width, H/16, W/16)."""
         return self.up4(x), self.up2(x), x, F.max_pool2d(x, 2)
 
 
@@ -165,7 +165,7 @@ def plain_vit(
     *,
     source: str | None,
 ) -> Backbone:
-    """Put a pyramid on a timm ViT.
+    """Puts a pyramid on a timm ViT.
 
     Args:
         source_module: The timm module.

@@ -21,7 +21,7 @@ _FLAT = re.compile(r"^([a-z]+)_(\d+)\.")
 
 
 def load_file_or_random(trunk: nn.Module, config: BackboneConfig, rename: Rename | None = None) -> str:
-    """Load a file of the trunk's own tensors, or keep the random initialisation that was asked for.
+    """Loads a file of the trunk's own tensors, or keeps the random initialisation that was asked for.
 
     Args:
         trunk: The module to fill.
@@ -50,7 +50,7 @@ def load_file_or_random(trunk: nn.Module, config: BackboneConfig, rename: Rename
 
 
 def load_strict(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load what the trunk needs, by exact name or under CLIP's prefixes; all of it must be there.
+    """Loads what the trunk needs, by exact name or under CLIP's prefixes; all of it must be there.
 
     What else the file holds (a classifier, a text tower) is left out.
 
@@ -85,7 +85,7 @@ def load_strict(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> No
 
 
 def _present(prefix: str, name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Find a tensor; timm's feature extractors call `stages.0.x` `stages_0.x`, its files do not."""
+    """Finds a tensor; timm's feature extractors call `stages.0.x` `stages_0.x`, its files do not."""
     for candidate in (prefix + name, prefix + _FLAT.sub(r"\1.\2.", name)):
         if candidate in state:
             return candidate

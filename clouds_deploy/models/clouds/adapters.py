@@ -46,7 +46,7 @@ class LowRankLinear(nn.Linear):
     weight = property(_updated)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the frozen weight and the update one after the other, which never forms their sum."""
+        """Applies the frozen weight and the update one after the other, which never forms their sum."""
         parameters: dict[str, Any] = self._parameters
         update: Tensor = F.linear(F.linear(x, parameters[DOWN]), parameters[UP])
         plain: Tensor = F.linear(x, parameters["weight"], self.bias)
@@ -60,7 +60,7 @@ class LowRankConv2d(nn.Conv2d):
     weight = property(_updated)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve with the sum."""
+        """Convolves with the sum."""
         return self._conv_forward(x, _updated(self), self.bias)  # type: ignore[no-any-return]
 
 
@@ -69,7 +69,7 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {adapted: plain for plain, adap
 
 
 def attach(backbone: Backbone, config: AdapterConfig) -> Backbone:
-    """Put adapters on a backbone whose weights are loaded, and freeze everything else in its trunk.
+    """Puts adapters on a backbone whose weights are loaded, and freezes everything else in its trunk.
 
     Args:
         backbone: Changed in place; must be frozen.
@@ -99,7 +99,7 @@ def attach(backbone: Backbone, config: AdapterConfig) -> Backbone:
 
 
 def _targets(trunk: nn.Module, config: AdapterConfig) -> list[nn.Linear | nn.Conv2d]:
-    """Find the layers to adapt: those named, or every linear layer and 1x1 convolution."""
+    """Finds the layers to adapt: those named, or every linear layer and 1x1 convolution."""
     layers: list[nn.Linear | nn.Conv2d] = []
     for name, module in trunk.named_modules():
         if type(module) not in _ADAPTED:
@@ -139,7 +139,7 @@ def _adapt(layer: nn.Linear | nn.Conv2d, config: AdapterConfig) -> None:
 
 
 def _minor_components(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Split off the smallest singular components of a weight (out, in).
+    """Splits off the smallest singular components of a weight (out, in).
 
     Returns:
         up (out, rank) and down (rank, in); their product is U S V over the `rank` smallest singular values,
@@ -167,7 +167,7 @@ def unfilled(config: AdapterConfig) -> AdapterConfig:
 
 
 def merge_adapters(module: nn.Module) -> int:
-    """Fold every low-rank update inside a module into its weight, for export.
+    """Folds every low-rank update inside a module into its weight, for export.
 
     Afterwards classes, names and graph are those of the plain model; Rein's tokens cannot be folded and stay.
 
@@ -225,7 +225,7 @@ class Rein(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def refine(self, index: int, features: Tensor) -> Tensor:
-        """Refine the features after one block.
+        """Refines the features after one block.
 
         Args:
             index: Which block.
@@ -241,7 +241,7 @@ class Rein(nn.Module):
         return features + self.feature_map[str(width)](delta + features)  # type: ignore[no-any-return]
 
     def after_block(self, index: int, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Refine a block's output, as a forward hook; maps (B, c, h, w) are read as sequences of pixels."""
+        """Refines a block's output, as a forward hook; maps (B, c, h, w) are read as sequences of pixels."""
         if output.ndim == 3:
             return self.refine(index, output)
         pixels = self.refine(index, output.flatten(2).transpose(1, 2))
@@ -249,7 +249,7 @@ class Rein(nn.Module):
 
 
 def _refine(backbone: Backbone, config: AdapterConfig) -> Rein:
-    """Hook token refinement on every block of a trunk: what stands in a list called `blocks` or `layerN`."""
+    """Hooks token refinement on every block of a trunk: what stands in a list called `blocks` or `layerN`."""
     blocks = [
         block
         for name, module in backbone.trunk.named_modules()
@@ -266,7 +266,7 @@ def _refine(backbone: Backbone, config: AdapterConfig) -> Rein:
 
 
 def _widths(backbone: Backbone, blocks: list[nn.Module]) -> list[int]:
-    """Find the channels each block puts out, by running a small image through."""
+    """Finds the channels each block puts out, by running a small image through."""
     widths = [0] * len(blocks)
 
     def note(index: int, block: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -18,7 +18,7 @@ class LinearClassifier(nn.Linear):
     def forward(  # type: ignore[override]
         self, decoded: Tensor, masks: Tensor, mask_features: Tensor, vocabulary: Tensor | None
     ) -> Tensor:
-        """Classify queries.
+        """Classifies queries.
 
         Args:
             decoded: (B, Q, width) normalised query features.
@@ -59,7 +59,7 @@ class TextClassifier(nn.Module):
     def forward(
         self, decoded: Tensor, masks: Tensor, mask_features: Tensor, vocabulary: Tensor | None
     ) -> Tensor:
-        """Classify queries.
+        """Classifies queries.
 
         Args:
             decoded: (B, Q, width) normalised query features.
@@ -78,7 +78,7 @@ class TextClassifier(nn.Module):
 
 
 def pool_masks(features: Tensor, masks: Tensor) -> Tensor:
-    """Average features over each mask.
+    """Averages features over each mask.
 
     Args:
         features: (B, C, h, w).
@@ -94,7 +94,7 @@ def pool_masks(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def vocabulary_logits(embedded: Tensor, vocabulary: Tensor, scale: Tensor, void: Tensor) -> Tensor:
-    """Compare unit vectors with a vocabulary and void.
+    """Compares unit vectors with a vocabulary and void.
 
     Args:
         embedded: (B, Q, D) unit vectors.

@@ -29,7 +29,7 @@ class ConvNextHead(nn.Module):
         self.project = visual.head
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Embed what is under each mask.
+        """Embeds what is under each mask.
 
         Args:
             features: (B, C, h, w), the last map.
@@ -58,7 +58,7 @@ class ResNetHead(nn.Module):
         self.pool = visual.attnpool
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Embed what is under each mask; arguments and result as `ConvNextHead.forward`."""
+        """Embeds what is under each mask; arguments and result as `ConvNextHead.forward`."""
         pool = self.pool
         channels, height, width = features.shape[1:]
         queries, heads = masks.shape[1], pool.num_heads
@@ -124,7 +124,7 @@ class GeometricEnsemble(nn.Module):
         vocabulary: Tensor,
         share: Tensor | None = None,
     ) -> Tensor:
-        """Mix.
+        """Mixes.
 
         Args:
             logits: (B, Q, C + 1) of the head, void last.

@@ -27,7 +27,7 @@ BORDER = 2
 
 
 def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor) -> Tensor:
-    """Sample by `torch.nn.functional.grid_sample`.
+    """Samples by `torch.nn.functional.grid_sample`.
 
     Args:
         value: (B, sum of h*w, heads, D): all levels flattened, one after the other.
@@ -66,7 +66,7 @@ def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets
 def sample_gather(
     value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
 ) -> Tensor:
-    """Sample by gathering the four neighbours of every place; arguments and result as `sample_grid`."""
+    """Samples by gathering the four neighbours of every place; arguments and result as `sample_grid`."""
     batch, queries, heads, levels, points = weights.shape
     depth, entries = value.shape[-1], levels * points
     rows = _bordered(value, shapes)
@@ -82,7 +82,7 @@ def sample_gather(
 def sample_sparse(
     value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
 ) -> Tensor:
-    """Sample by a product with the sparse matrix of all neighbours; arguments and result as `sample_grid`."""
+    """Samples by a product with the sparse matrix of all neighbours; otherwise as `sample_grid`."""
     batch, queries, heads, levels, points = weights.shape
     parts = _neighbours(shapes, centers, offsets, weights)
     entries = len(parts) * levels * points
@@ -93,7 +93,7 @@ def sample_sparse(
 
 
 def _bordered(value: Tensor, shapes: Shapes) -> Tensor:
-    """Put zeros around each level's map, up to one width for all, and give rows of D.
+    """Puts zeros around each level's map, up to one width for all, and gives rows of D.
 
     The rows of (B, (sum of h + 2 * BORDER) * width * heads, D), all images one after the other.
     """
@@ -116,7 +116,7 @@ def _wide(shapes: Shapes) -> int:
 def _neighbours(
     shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Find the four neighbours of every place.
+    """Finds the four neighbours of every place.
 
     What is known without running, a query's own pixel, stays apart as a whole number: what is left to
     compute is a few pixels large, and survives half precision.
@@ -170,7 +170,7 @@ _MKL = torch.backends.mkl.is_available()  # torch.compile cannot look it up itse
 
 
 def best_form(device: torch.device) -> Form:
-    """Choose the form that PyTorch runs fastest on a device, for training and inference alike.
+    """Chooses the form that PyTorch runs fastest on a device, for training and inference alike.
 
     Returns:
         `sparse` on a CPU whose PyTorch has MKL, otherwise `grid_sample`. Graphs are exported with `gather`.
@@ -202,7 +202,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as a compass: head k looks in direction k, point p at distance p (Deformable DETR)."""
+        """Starts as a compass: head k looks in direction k, point p at distance p (Deformable DETR)."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         compass = torch.stack((angle.cos(), angle.sin()), dim=1)
@@ -218,7 +218,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, value: Tensor, centers: Tensor, shapes: Shapes) -> Tensor:
-        """Attend.
+        """Attends.
 
         Args:
             query: (B, N, width), positions already added.

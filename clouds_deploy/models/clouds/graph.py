@@ -50,7 +50,7 @@ class SegmenterGraph(nn.Module):
     def forward(
         self, image: Tensor, vocabulary: Tensor | None = None, share: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Label images.
+        """Labels images.
 
         Args:
             image: (B, H, W, 3) uint8 RGB; H and W multiples of 32.

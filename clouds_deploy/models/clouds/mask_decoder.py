@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as Mask2Former does: Xavier over the stacked projections, zero biases."""
+        """Initialises as Mask2Former does: Xavier over the stacked projections, zero biases."""
         width = self.query.in_features
         stacked = torch.empty(3 * width, width)
         nn.init.xavier_uniform_(stacked)
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Attends.
 
         Args:
             query: (B, Q, width).
@@ -93,7 +93,7 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor, embedding: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-        """Update the queries.
+        """Updates the queries.
 
         Args:
             x: (B, Q, width) query features.
@@ -179,7 +179,7 @@ class MaskDecoder(nn.Module):
     def _memory(
         self, mask_features: Tensor, maps: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Prepare each level once: keys and values (B, N, width), resized mask features (B, width, N)."""
+        """Prepares each level once: keys and values (B, N, width), resized mask features (B, width, N)."""
         keys, values, small = [], [], []
         for level, feature_map in enumerate(maps):
             height, width = int(feature_map.shape[2]), int(feature_map.shape[3])

@@ -47,7 +47,7 @@ class EncoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, tokens: Tensor, positions: Tensor, centers: Tensor, shapes: Shapes) -> Tensor:
-        """Refine (B, N, width) tokens of all levels; arguments as in `PixelDecoder.encode`."""
+        """Refines (B, N, width) tokens of all levels; arguments as in `PixelDecoder.encode`."""
         tokens = self.attention_norm(
             tokens + self.attention(tokens + positions, tokens, centers, shapes).to(tokens.dtype)
         )
@@ -74,7 +74,7 @@ class PixelDecoder(nn.Module):
         self.mask_features = _convolution(width, width, 1, bias=True)
 
     def encode(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Run the deformable encoder.
+        """Runs the deformable encoder.
 
         Args:
             maps: (B, width, h, w) of res5, res4, res3: coarse to fine.
@@ -101,7 +101,7 @@ class PixelDecoder(nn.Module):
         ]
 
     def forward(self, features: Features) -> tuple[Tensor, list[Tensor]]:
-        """Decode pixels.
+        """Decodes pixels.
 
         Args:
             features: res2..res5 as `Backbone.forward` gives them.

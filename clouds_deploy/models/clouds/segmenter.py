@@ -56,7 +56,7 @@ class Segmenter(nn.Module):
         self.register_buffer("vocabulary", vocabulary)
 
     def features(self, image: Tensor) -> Features:
-        """Normalise, pad right and bottom with zeros to multiples of 32, and run the backbone.
+        """Normalises, pads right and bottom with zeros to multiples of 32, and runs the backbone.
 
         Args:
             image: (B, 3, H, W) RGB float, 0..255.
@@ -79,7 +79,7 @@ class Segmenter(nn.Module):
         vocabulary: Tensor | None = None,
         share: Tensor | None = None,
     ) -> tuple[Prediction, ...]:
-        """Predict segments.
+        """Predicts segments.
 
         Args:
             image: (B, 3, H, W) RGB float, 0..255; any H and W (padded to multiples of 32 inside).
@@ -109,7 +109,7 @@ class Segmenter(nn.Module):
         every_layer: bool = False,
         vocabulary: Tensor | None = None,
     ) -> tuple[Prediction, ...]:
-        """Run both decoders on feature maps, as `Backbone.forward` gives them."""
+        """Runs both decoders on feature maps, as `Backbone.forward` gives them."""
         mask_features, maps = self.pixel_decoder((res2, res3, res4, res5))
         return self.mask_decoder(  # type: ignore[no-any-return]
             mask_features, maps, every_layer=every_layer, vocabulary=vocabulary
@@ -122,7 +122,7 @@ class Segmenter(nn.Module):
         vocabulary: Tensor | None = None,
         share: Tensor | None = None,
     ) -> Tensor:
-        """Score every class at every pixel (docs/method.md 5).
+        """Scores every class at every pixel (docs/method.md 5).
 
         score[c] = sum over queries of softmax(class)[c] * sigmoid(mask).
 
@@ -143,19 +143,19 @@ class Segmenter(nn.Module):
         return class_scores(prediction, padded, inference)[:, :, :height, :width]
 
     def set_form(self, form: Form) -> Segmenter:
-        """Choose the form of deformable attention; all forms give the same numbers."""
+        """Chooses the form of deformable attention; all forms give the same numbers."""
         for module in self.modules():
             if isinstance(module, DeformableAttention):
                 module.form = form
         return self
 
     def trainable_parameters(self) -> int:
-        """Count the parameters that training moves."""
+        """Counts the parameters that training moves."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def class_scores(prediction: Prediction, size: tuple[int, int], inference: Inference = "exact") -> Tensor:
-    """Turn segments into class scores per pixel; see `Segmenter.scores`.
+    """Turns segments into class scores per pixel; see `Segmenter.scores`.
 
     Args:
         prediction: The last layer's prediction.
@@ -189,7 +189,7 @@ def label_and_trust(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_segmenter(config: ModelConfig) -> Segmenter:
-    """Build the model a recipe describes; the decoders start random, the backbone with its weights.
+    """Builds the model a recipe describes; the decoders start random, the backbone with its weights.
 
     Raises:
         CloudsError: See `build_backbone` and `load_clip`; or the text head has no CLIP to take names from.
@@ -200,7 +200,7 @@ def build_segmenter(config: ModelConfig) -> Segmenter:
 
 
 def embed_names(config: ModelConfig, classes: Sequence[Sequence[str]]) -> Tensor:
-    """Embed other class names as a recipe's text tower does, for a deployed vocabulary.
+    """Embeds other class names as a recipe's text tower does, for a deployed vocabulary.
 
     Args:
         config: The model section of a run's recipe.
@@ -242,7 +242,7 @@ def _names_from(config: ModelConfig) -> BackboneConfig:
 
 
 def _text_segmenter(config: ModelConfig) -> Segmenter:
-    """Build the text head's model, with one CLIP for pictures and names where both are the same."""
+    """Builds the text head's model, with one CLIP for pictures and names where both are the same."""
     text = config.text
     source = _names_from(config)
     own = source == config.backbone

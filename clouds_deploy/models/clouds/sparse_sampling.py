@@ -20,7 +20,7 @@ from torch import Tensor
 
 @torch.library.custom_op("clouds_deploy::sum_rows", mutates_args=())
 def sum_rows(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Add up weighted rows.
+    """Adds up weighted rows.
 
     Args:
         rows: (R, D) float32.

@@ -42,7 +42,7 @@ def class_synonyms() -> tuple[tuple[str, ...], ...]:
 
 
 def embed_vocabulary(clip: Any, tokenizer: Any, classes: Sequence[Sequence[str]]) -> Tensor:
-    """Embed class names with a CLIP text tower (docs/method.md 2.4).
+    """Embeds class names with a CLIP text tower (docs/method.md 2.4).
 
     Each name goes into every template; the sentences' unit vectors are averaged and made unit again.
 
@@ -75,7 +75,7 @@ def embed_vocabulary(clip: Any, tokenizer: Any, classes: Sequence[Sequence[str]]
 
 
 def pad_synonyms(names: Tensor, counts: Sequence[int]) -> Tensor:
-    """Turn a flat list of name vectors into a vocabulary.
+    """Turns a flat list of name vectors into a vocabulary.
 
     Args:
         names: (sum of counts, D).

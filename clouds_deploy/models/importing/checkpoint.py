@@ -51,7 +51,7 @@ def import_checkpoint(
     recipe: str | Path | Recipe | None = None,
     skip_backbone: bool = False,
 ) -> dict[str, Any]:
-    """Turn a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run.
+    """Turns a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run.
 
     Every tensor is accounted for by name; nothing is written unless all fit. No tensor is loaded into a
     network on the way, so a checkpoint mapped into memory is imported in the memory of one weight file.
@@ -170,7 +170,7 @@ def to_official(run: Path) -> dict[str, Tensor]:
 def _foreign_backbone(
     state: Mapping[str, Tensor], path: Path, recipe: Recipe | None, skip: bool
 ) -> list[str]:
-    """Name the tensors of a backbone that is none of ours, if that may be skipped."""
+    """Names the tensors of a backbone that is none of ours, if that may be skipped."""
     foreign = [name for name in state if name.startswith("backbone.") and not name.startswith(CLIP)]
     if any(name.startswith(CLIP) for name in state):
         return []  # a stray name beside a CLIP is an unexpected one
@@ -187,7 +187,7 @@ def _foreign_backbone(
 
 
 def _detect_model(state: Mapping[str, Tensor], head: Head) -> ModelConfig:
-    """Describe a published model: all constants are the paper's, but for backbone, head and queries."""
+    """Describes a published model: all constants are the paper's, but for backbone, head and queries."""
     width = ModelConfig().width
     embeddings = [state[n] for n in (QUERIES, QUERIES.replace("feat", "embed")) if n in state]
     counts = [len(e) for e in embeddings if e.ndim == 2 and e.shape[1] == width]

@@ -105,7 +105,7 @@ def published_weights(backbone: str) -> str:
 
 
 def clip_on_meta(config: BackboneConfig) -> Any:
-    """Build a CLIP that has names and shapes but no memory: open_clip's module on the meta device.
+    """Builds a CLIP that has names and shapes but no memory: open_clip's module on the meta device.
 
     Raises:
         CloudsError: open_clip has no such model.

@@ -19,7 +19,7 @@ from clouds_deploy.models.importing.names import CLIP
 
 
 def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
-    """Build a model on the meta device.
+    """Builds a model on the meta device.
 
     Args:
         model: What to build.
@@ -51,7 +51,7 @@ def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
 
 
 def own_vocabulary(backbone: BackboneConfig, state: Mapping[str, Tensor]) -> Tensor:
-    """Embed the Cityscapes classes with the text tower that a checkpoint brings.
+    """Embeds the Cityscapes classes with the text tower that a checkpoint brings.
 
     Args:
         backbone: Names the CLIP.

@@ -27,7 +27,7 @@ class Layout:
 
     @property
     def aside(self) -> tuple[str, ...]:
-        """Name what the segmenter does not use: the text tower, CLIP's projection, the loss's weights."""
+        """Names what the segmenter does not use: the text tower, CLIP's projection, the loss's weights."""
         return tuple(name for name in self.shapes if name not in self.parts)
 
     def faults(self, found: Shapes) -> Faults:
@@ -36,7 +36,7 @@ class Layout:
 
 
 def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
-    """List what a checkpoint of a model holds.
+    """Lists what a checkpoint of a model holds.
 
     Args:
         ours: Shapes of `Segmenter.state_dict()`, with either head.
@@ -63,7 +63,7 @@ def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
 
 
 def require(found: Shapes, layout: Layout, where: str) -> None:
-    """Refuse a checkpoint that is not exactly what a layout says.
+    """Refuses a checkpoint that is not exactly what a layout says.
 
     Raises:
         CloudsError: Its message names every missing, unexpected and misshapen tensor.

@@ -98,7 +98,7 @@ class Place:
 
 
 def place(name: str) -> Place | None:
-    """Find where a tensor of ours stands in the official layout.
+    """Finds where a tensor of ours stands in the official layout.
 
     Args:
         name: A name of `Segmenter.state_dict()`, either head, CLIP backbone.
@@ -137,7 +137,7 @@ def official_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def split(tensors: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Turn official tensors into ours, as views; `parts` is from `official_parts`."""
+    """Turns official tensors into ours, as views; `parts` is from `official_parts`."""
     return {
         name: piece
         for theirs, ours in parts.items()
@@ -148,7 +148,7 @@ def split(tensors: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -
 
 
 def join(tensors: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Turn our tensors into official ones: the inverse of `split`, bit for bit."""
+    """Turns our tensors into official ones: the inverse of `split`, bit for bit."""
     return {
         theirs: torch.cat([tensors[name] for name in ours]) if len(ours) > 1 else tensors[ours[0]]
         for theirs, ours in parts.items()

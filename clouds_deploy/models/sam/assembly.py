@@ -46,7 +46,7 @@ VIT = {
 
 
 def build_vit_sam(structure: VitStructure, image_size: int = FULL_SIZE) -> Any:
-    """Put an official SAM together, untrained.
+    """Puts an official SAM together, untrained.
 
     Args:
         structure: Its image encoder.
@@ -73,7 +73,7 @@ def build_vit_sam(structure: VitStructure, image_size: int = FULL_SIZE) -> Any:
 
 
 def build_mobile_sam(image_size: int = FULL_SIZE) -> Any:
-    """Put MobileSAM together, untrained; see `build_vit_sam`.
+    """Puts MobileSAM together, untrained; see `build_vit_sam`.
 
     Source: MobileSAM (Zhang et al., 2023), section 3: TinyViT for the image encoder, the rest as in SAM.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Attend with heads apart, and put the heads together again.
+    """Attends with heads apart, and puts the heads together again.
 
     In an exported graph the fused call would become two multiplications with the scale's root, one of all
     keys, and fixed strides; three plain operations are what the engines' own fusions look for.
@@ -35,12 +35,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = 
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Take the heads apart: (B, N, heads * D) to (B, heads, N, D)."""
+    """Takes the heads apart: (B, N, heads * D) to (B, heads, N, D)."""
     return x.reshape(-1, x.shape[1], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def attend_across(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attend with heads together, where one side is a few tokens and the other a whole image.
+    """Attends with heads together, where one side is a few tokens and the other a whole image.
 
     With heads of a few channels, as in SAM's decoder, products of one head are too thin to be quick, and so
     is a softmax over a few tokens in a row. So the short side's heads are laid out as blocks of one matrix,

@@ -66,7 +66,7 @@ class SamModel:
 
 
 def load_sam(name: str, weights: str | Path | None = None) -> SamModel:
-    """Build a SAM and load its weights, all of them and nothing else.
+    """Builds a SAM and loads its weights, all of them and nothing else.
 
     Args:
         name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`, and where it is to see another size than
@@ -100,7 +100,7 @@ def load_sam(name: str, weights: str | Path | None = None) -> SamModel:
 
 
 def load_seeded(name: str, weights: str | Path | None = None, seed: int = 0) -> SamModel:
-    """Load a SAM as `load_sam` does; random weights are a seed's, and torch's random state is kept."""
+    """Loads a SAM as `load_sam` does; random weights are a seed's, and torch's random state is kept."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -109,7 +109,7 @@ def load_seeded(name: str, weights: str | Path | None = None, seed: int = 0) -> 
 
 
 def build(name: str, image_size: int | None = None) -> Any:
-    """Build an untrained SAM, one of `NAMES`; None is the size that its weights were trained for."""
+    """Builds an untrained SAM, one of `NAMES`; None is the size that its weights were trained for."""
     from clouds_deploy.models.sam.assembly import FULL_SIZE, VIT, build_mobile_sam, build_vit_sam
 
     if name == SAM_TINY:
@@ -126,7 +126,7 @@ def build(name: str, image_size: int | None = None) -> Any:
 
 
 def _split(name: str) -> tuple[str, int | None]:
-    """Take a name apart from the size after it."""
+    """Takes a name apart from the size after it."""
     plain, at, side = name.partition("@")
     if plain not in NAMES:
         raise CloudsError(f"there is no SAM `{plain}`", nearest(plain, NAMES))

@@ -29,7 +29,7 @@ class Angles(nn.Module):
         self.side = side
 
     def forward(self, points: Tensor, frequencies: Tensor) -> Tensor:
-        """Turn (P, N, 2), x and y in pixels, by frequencies (2, C/2) into (P, N, C/2) radians."""
+        """Turns (P, N, 2), x and y in pixels, by frequencies (2, C/2) into (P, N, C/2) radians."""
         return 2 * math.pi * ((2 * ((points + 0.5) / self.side) - 1) @ frequencies)
 
 
@@ -65,7 +65,7 @@ class SamDecoder(nn.Module):
         point_labels: Tensor,
         mask_input: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Propose masks.
+        """Proposes masks.
 
         Args:
             image_embeddings: (B, C, h, w) float32, what `SamEncoder` gave.
@@ -108,14 +108,14 @@ class SamDecoder(nn.Module):
         return torch.where((labels >= BACKGROUND)[..., None], places, 0.0) + kind
 
     def _embed_masks(self, masks: Tensor) -> Tensor:
-        """Embed earlier masks, (P, 1, 4h, 4w) to (P, C, h, w)."""
+        """Embeds earlier masks, (P, 1, 4h, 4w) to (P, C, h, w)."""
         first, first_norm, act, second, second_norm, _, last = self.prompts.mask_downscaling
         x = act(channels_first_norm(first_norm, first(masks)))
         out: Tensor = last(act(channels_first_norm(second_norm, second(x))))
         return out
 
     def _masks(self, tokens: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Multiply the proposals' tokens, (P, 3, C), with the upscaled image, (P, h*w, C) before.
+        """Multiplies the proposals' tokens, (P, 3, C), with the upscaled image, (P, h*w, C) before.
 
         Both transposed convolutions have no overlap: each is a linear layer that gives a place its four
         parts. So the parts are put in their order only when three channels are left.
@@ -132,6 +132,6 @@ class SamDecoder(nn.Module):
 
 
 def _quarters(layer: Any, x: Tensor) -> Tensor:
-    """Apply a transposed convolution of kernel and stride 2 to places, (..., C) to (..., 4 * C')."""
+    """Applies a transposed convolution of kernel and stride 2 to places, (..., C) to (..., 4 * C')."""
     weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.weight.shape[0])
     return F.linear(x, weight, layer.bias.repeat(4))

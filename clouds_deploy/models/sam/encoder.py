@@ -48,7 +48,7 @@ class SamEncoder(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor:
-        """Embed images.
+        """Embeds images.
 
         Args:
             image: (B, S, S, 3) uint8 RGB.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def channels_last_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalise the last dimension with a `LayerNorm2d`'s weights.
+    """Normalises the last dimension with a `LayerNorm2d`'s weights.
 
     Args:
         norm: A `segment_anything.modeling.common.LayerNorm2d`.
@@ -26,7 +26,7 @@ def channels_last_norm(norm: Any, x: Tensor) -> Tensor:
 
 
 def channels_first_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalise the second of four dimensions; see `channels_last_norm`.
+    """Normalises the second of four dimensions; see `channels_last_norm`.
 
     Args:
         norm: A `segment_anything.modeling.common.LayerNorm2d`.

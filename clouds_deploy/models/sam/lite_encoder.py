@@ -62,7 +62,7 @@ class LiteEncoder(nn.Module):
                 module.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Embed images.
+        """Embeds images.
 
         Args:
             image: (B, 3, S, S) float, normalised by `MEAN` and `STD`, padding zero.

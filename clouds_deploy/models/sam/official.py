@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def official_embeddings(sam: Any, image: Array, size: Array) -> Array:
-    """Embed images as `SamPredictor.set_torch_image` does.
+    """Embeds images as `SamPredictor.set_torch_image` does.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
@@ -34,7 +34,7 @@ def official_embeddings(sam: Any, image: Array, size: Array) -> Array:
 def official_masks(
     sam: Any, embeddings: Array, index: Array, points: Array, labels: Array
 ) -> tuple[Array, Array]:
-    """Propose masks as `SamPredictor.predict_torch(multimask_output=True)` does, an image's prompts at once.
+    """Proposes masks as `SamPredictor.predict_torch(multimask_output=True)` does, an image's prompts at once.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.

@@ -13,7 +13,7 @@ from clouds_deploy.models.sam.assembly import promptable_parts
 
 
 def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
-    """Build `sam_tiny` with random weights.
+    """Builds `sam_tiny` with random weights.
 
     Embeddings at a quarter of the image's side keep distant cars and people apart at 256 pixels: the low
     resolution masks are as large as the image.
@@ -35,7 +35,7 @@ def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
 
 
 def initialize(sam: Any, gain: float = 2.0) -> None:
-    """Prepare `sam_tiny` for training: the image encoder's ImageNet weights, and a start for the attention.
+    """Prepares `sam_tiny` for training: the image encoder's ImageNet weights, and a start for the attention.
 
     With PyTorch's own start all masks stay empty for some 500 steps, until the tokens have found out where
     their points are. Queries and keys of the attention between tokens and image that start with the same

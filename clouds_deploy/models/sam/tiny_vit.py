@@ -37,7 +37,7 @@ class ConvNorm(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and normalise, (B, C, H, W)."""
+        """Convolves and normalises, (B, C, H, W)."""
         out: Tensor = self.bn(self.c(x))
         return out
 
@@ -207,7 +207,7 @@ class TinyViT(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode normalised images.
+        """Encodes normalised images.
 
         Args:
             pixels: (B, 3, S, S) float32, zero where there is no image.

@@ -65,7 +65,7 @@ class TwoWay(nn.Module):
 
 
 def _project(pixels: Tensor, places: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Project an image, with its places for all layers but the last, which projects values.
+    """Projects an image, with its places for all layers but the last, which projects values.
 
     In PyTorch by one product, and the places, which all images share, apart.
     """
@@ -96,6 +96,6 @@ def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
 
 
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
+    """Attends with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
     out: Tensor = attention.out_proj(attend_across(q, k, v, attention.num_heads))
     return out

@@ -45,7 +45,7 @@ class VitEncoder(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode normalised images.
+        """Encodes normalised images.
 
         Args:
             pixels: (B, 3, S, S) float32, zero where there is no image.
@@ -90,7 +90,7 @@ class VitBlock(nn.Module):
             self.register_buffer("one_hot", one_hot, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform tokens, (B, h*w, C) to the same."""
+        """Transforms tokens, (B, h*w, C) to the same."""
         y = self.block.norm1(x)
         windows = self.windows
         if windows is not None and windows.padded:  # after the norm, with zeros, which become the bias
@@ -114,7 +114,7 @@ class VitBlock(nn.Module):
         )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend within each row of the batch: (B', N, C) each, the queries scaled, to (B', N, C).
+        """Attends within each row of the batch: (B', N, C) each, the queries scaled, to (B', N, C).
 
         Heads stay behind the tokens until the last moment, where engines take their turning into the product.
         """
@@ -132,7 +132,7 @@ class VitBlock(nn.Module):
         return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 1.0)
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every row and every column of keys for each scaled query (B', N, heads, D).
+        """Scores every row and every column of keys for each scaled query (B', N, heads, D).
 
         Returns:
             Both (B', N, heads, side).

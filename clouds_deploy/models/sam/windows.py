@@ -36,7 +36,7 @@ class Windows(nn.Module):
         self.register_buffer("join_index", back[:-1].clone(), persistent=False)
 
     def cut(self, tokens: Tensor) -> Tensor:
-        """Cut into windows.
+        """Cuts into windows.
 
         Args:
             tokens: (B, H*W or H*W + 1, C); the last row is the padding, needed where `padded`.
@@ -49,7 +49,7 @@ class Windows(nn.Module):
         return tokens.index_select(1, places).reshape(-1, area, tokens.shape[-1])
 
     def join(self, windows: Tensor) -> Tensor:
-        """Put windows back into a grid, without the padding.
+        """Puts windows back into a grid, without the padding.
 
         Args:
             windows: (B * count, window * window, C).

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from clouds_deploy.artifacts import environment, write_json
-from clouds_deploy.data.dataset import LayoutSource
+from clouds_deploy.data.sources import LayoutSource
 from clouds_deploy.labels import CLASSES
 from clouds_deploy.models.sam.build import load_sam
 from clouds_deploy.streets import Scene

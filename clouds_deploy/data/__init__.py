@@ -1,1 +1,1 @@
-"""Labelled images: drawn, read, augmented, checked."""
+"""Labelled images: synthetic, read, augmented, checked."""

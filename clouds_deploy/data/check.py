@@ -1,4 +1,4 @@
-"""A look at every file of a dataset before hours of training trust it."""
+"""Check of every file of a dataset before hours of training depend on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clouds_deploy.labels import IGNORE, NAMES
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that training would stumble over."""
+    """A file that training could not use."""
 
     path: str
     fault: str
@@ -56,7 +56,7 @@ class DataReport:
     bad_files: tuple[BadFile, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what `data check --json` prints; shares are of all labelled pixels, ignored ones included."""
+        """Content of `data check --json`; shares are of all labelled pixels, ignored ones included."""
         total = max(sum(self.pixels.values()), 1)
         classes = {
             name: {
@@ -92,12 +92,12 @@ def check(
 
     Args:
         root: Its folder.
-        layout: Its layout's name; None means the one it looks like, see `layouts.detect`.
-        split: Only this one; None means all.
-        progress: Told (done, total).
+        layout: Its layout's name; None detects it, see `layouts.detect`.
+        split: One split; None means all.
+        progress: Called with (done, total).
 
     Raises:
-        CloudsError: There is no such layout, folder or split, or the layout cannot be told.
+        CloudsError: There is no such layout, folder or split, or the layout cannot be detected.
     """
     chosen = detect(root) if layout is None else get_layout(layout)
     splits: dict[str, int] = {}
@@ -149,7 +149,7 @@ def check(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one sample showed: its size "WxH", the pixels of each train id, its faults."""
+    """Result for one sample: its size "WxH", the pixels of each train id, its faults."""
 
     size: str | None
     pixels: dict[int, int] | None
@@ -181,7 +181,7 @@ def _look(layout: Layout, sample: Sample) -> _Outcome:
 
 
 def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
-    """Finds label maps that no image claims, and images without labels where there are label maps."""
+    """Label maps without an image, and images without labels in a split that has label maps."""
     if not label_maps:
         return []
     claimed = {label_stem(s.labels) for s in samples if s.labels is not None}
@@ -200,7 +200,7 @@ def data_check(root: str | Path, *, layout: str | None = None, split: str | None
     """Decodes every file of a dataset and counts; see `data.check.check`.
 
     Returns:
-        `DataReport.to_dict()`; `bad_files` is empty when the dataset is sound.
+        `DataReport.to_dict()`; `bad_files` is empty when the dataset has no faults.
     """
     with progress("checking", 1, "file") as advance:
         return check(Path(root), layout, split, lambda done, total: advance(done, total=total)).to_dict()

@@ -1,4 +1,4 @@
-"""Image files in and out; every fault of a file names the file."""
+"""Reading and writing image files; every error names the file."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-"""What `IMAGE_SUFFIXES` stand for in Pillow's words: all that is decoded from bytes of strangers."""
+"""Pillow's names of the formats of `IMAGE_SUFFIXES`, the only ones decoded from untrusted bytes."""
 
 Pixels = npt.NDArray[np.uint8]
 
 
 def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> Image.Image:
-    """Opens and decodes a file whole, so that a truncated one shows here.
+    """Opens and decodes a whole file, so that a truncated one is found here.
 
     Args:
         path: The file, or only its name where `data` is given.
-        lower_bytes: Of a PNG with 16-bit colour channels give the lower byte of each sample. Pillow has no
-            mode for such files and keeps the upper bytes: asked to read the samples, which are big-endian,
-            as little-endian ones, it keeps the lower. Files of other kinds are read as ever.
+        lower_bytes: Whether to keep the lower bytes of a PNG with 16-bit colour channels. Pillow
+            has no mode for such files and keeps the upper bytes; made to read the big-endian samples as
+            little-endian ones, it keeps the lower. Other files are read as usual.
         data: The file's bytes, of one of `FORMATS`; None reads the file.
     """
     try:
@@ -45,9 +45,7 @@ def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> I
     except FileNotFoundError as error:
         raise CloudsError(f"there is no file {path}", "check the path") from error
     except UnidentifiedImageError as error:
-        raise CloudsError(
-            f"{path} is not an image", "remove it, or replace it by the image it was"
-        ) from error
+        raise CloudsError(f"{path} is not an image", "remove it, or replace it by the original") from error
     except (PermissionError, IsADirectoryError) as error:
         raise CloudsError(
             f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
@@ -67,32 +65,32 @@ def read_image(path: Path) -> Pixels:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        CloudsError: There is no such file, or it is no image, or damaged.
+        CloudsError: There is no such file, or it is not an image, or damaged.
     """
     return _to_rgb(_open(path))
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
-    """Reads an image as RGB from bytes; see `read_image`, and `measure_image` for what to ask before.
+    """Reads an image as RGB from bytes; see `read_image`, and first `measure_image`.
 
     Args:
         data: The file's bytes, of one of `FORMATS`.
-        name: What to call it in messages.
+        name: For messages.
     """
     return _to_rgb(_open(Path(name), data=data))
 
 
 def measure_image(data: bytes, name: str) -> tuple[int, int]:
-    """Give the height and width that an image's header claims; nothing is decoded.
+    """Height and width according to an image's header; nothing is decoded.
 
-    A few kB can claim, and decode to, gigabytes: whoever takes images from strangers asks this first.
+    A few kB can decode to gigabytes: callers with untrusted images check this first.
 
     Args:
         data: The file's bytes, of one of `FORMATS`.
-        name: What to call it in messages.
+        name: For messages.
 
     Raises:
-        CloudsError: It is no image.
+        CloudsError: It is not an image.
     """
     largest = Image.MAX_IMAGE_PIXELS
     try:
@@ -100,7 +98,7 @@ def measure_image(data: bytes, name: str) -> tuple[int, int]:
     except UnidentifiedImageError as error:
         raise CloudsError(f"{name} is not an image", f"send one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError:
-        return 2**31, largest or 1  # more than Pillow will ever decode
+        return 2**31, largest or 1  # more than Pillow decodes
     except (OSError, SyntaxError, ValueError) as error:
         raise CloudsError(f"{name} is a damaged image: {error}", "send it again, whole") from error
     return height, width
@@ -109,7 +107,7 @@ def measure_image(data: bytes, name: str) -> tuple[int, int]:
 def _to_rgb(image: Image.Image) -> Pixels:
     with contextlib.suppress(SyntaxError, ValueError, OSError, KeyError, struct.error):
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scale
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scaling
         values = np.nan_to_num(np.asarray(image, np.float32))
         most = values.max(initial=0)
         top = 65535.0 if most > 255 else 1.0 if image.mode == "F" and most <= 1 else 255.0
@@ -118,17 +116,17 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def read_label_ids(path: Path) -> Pixels:
-    """Reads a label map's raw ids, whatever their encoding means.
+    """Reads the raw ids of a label map, in any encoding.
 
     Args:
         path: A PNG of 1 to 8 bits (grey or palette), or of 16 bits with values below 256. A file that a
-            PNG optimiser shrank to fewer bits reads as the map it was made from.
+            PNG optimiser reduced to fewer bits gives the original ids.
 
     Returns:
         (H, W) uint8 ids.
 
     Raises:
-        CloudsError: There is no such file, it is no image, damaged, or a colour picture.
+        CloudsError: There is no such file, it is not an image, damaged, or a colour picture.
     """
     return _to_ids(_open(path), str(path))
 
@@ -141,12 +139,12 @@ def decode_label_ids(data: bytes, name: str) -> Pixels:
 def _to_ids(image: Image.Image, path: str) -> Pixels:
     if image.mode in ("L", "P"):
         return np.array(image, np.uint8)
-    if image.mode == "1":  # one bit is what an optimiser leaves of a map with nothing but 0 and 255
+    if image.mode == "1":  # an optimiser stores a map of only 0 and 255 in one bit
         return np.array(image.convert("L"))
     values = np.asarray(image)
     if values.ndim == 3 and image.mode in ("RGB", "RGBA", "LA"):
         colors = 1 if image.mode == "LA" else 3
-        if (values[..., :colors] == values[..., :1]).all():  # a grey map saved with more channels
+        if (values[..., :colors] == values[..., :1]).all():  # a grey map stored in several channels
             return np.ascontiguousarray(values[..., 0])
         raise CloudsError(
             f"{path} is a colour picture, not a map of label ids",
@@ -161,7 +159,7 @@ def _to_ids(image: Image.Image, path: str) -> Pixels:
 
 
 def read_red_ids(path: Path) -> Pixels:
-    """Reads ids that are kept in the first channel of a colour PNG, as SYNTHIA's are.
+    """Reads ids stored in the first channel of a colour PNG, as SYNTHIA does.
 
     Args:
         path: A PNG of three or four channels of 16 or 8 bits (or of 8 bits stretched to 16); one of a single
@@ -171,13 +169,13 @@ def read_red_ids(path: Path) -> Pixels:
         (H, W) uint8 ids.
 
     Raises:
-        CloudsError: There is no such file, it is no image, damaged, or holds ids above 255.
+        CloudsError: There is no such file, it is not an image, damaged, or has ids above 255.
     """
     lower = _open(path, lower_bytes=True)
     if lower.mode not in ("RGB", "RGBA"):
         return read_label_ids(path)
     ids = np.ascontiguousarray(np.asarray(lower)[..., 0])
-    above = np.asarray(_open(path))[..., 0]  # equals `ids` in a file of 8 bits, and in a stretched one
+    above = np.asarray(_open(path))[..., 0]  # equals `ids` in a file of 8 bits, also if stretched to 16
     if above.any() and not np.array_equal(above, ids):
         raise CloudsError(
             f"{path} holds values above 255 in its first channel",
@@ -190,20 +188,20 @@ def write_png(path: Path, pixels: Pixels) -> None:
     """Writes a PNG atomically.
 
     Args:
-        path: The file; its folder is made.
+        path: The file; its folder is created.
         pixels: (H, W) uint8 or (H, W, 3) uint8 RGB.
 
     Raises:
-        CloudsError: The disk is full or the place cannot be written; no partial file stays.
+        CloudsError: The disk is full or the place is not writable; no partial file remains.
     """
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", compress_level=3)
 
 
 def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Lists a folder's files of certain kinds, recursively, sorted.
+    """Sorted files of certain suffixes in a folder and below.
 
-    Hidden files are passed over: they are half-written ones, or a Mac's `._` companions, never images.
+    Hidden files are skipped: they are temporary ones, or `._` files of macOS, never images.
     """
     return sorted(
         p
@@ -213,17 +211,17 @@ def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 
 def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
-    """Lists the files of certain kinds among files and, recursively, folders; hidden ones don't count.
+    """Files of certain suffixes among files and, recursively, folders, without hidden ones.
 
     Args:
-        paths: Files and folders; a file counts whatever its suffix.
-        suffixes: Which files of a folder count, in lower case with the dot.
+        paths: Files and folders; a file is accepted with any suffix.
+        suffixes: Of the files in folders, in lower case with the dot.
 
     Returns:
         The files in the order given, each folder's sorted.
 
     Raises:
-        CloudsError: A path is not there, or a folder holds no such file.
+        CloudsError: A path does not exist, or a folder holds no such file.
     """
     found: list[Path] = []
     for path in paths:
@@ -240,7 +238,7 @@ def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
 
 
 def list_images(paths: Iterable[Path]) -> list[Path]:
-    """Lists images; see `list_files`."""
+    """Images; see `list_files`."""
     return list_files(paths, IMAGE_SUFFIXES)
 
 

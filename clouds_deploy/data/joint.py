@@ -12,59 +12,61 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from clouds_deploy import seeds
-from clouds_deploy.data.dataset import Key, Source, TrainDataset
+from clouds_deploy.config.joint import SelfTrainingConfig
+from clouds_deploy.config.recipe import Recipe
+from clouds_deploy.data.dataset import (
+    ALL,
+    Key,
+    Rounds,
+    Sample,
+    TrainDataset,
+    TrainingKeys,
+    labelled_images,
+    training_loader,
+)
 from clouds_deploy.data.images import Pixels
+from clouds_deploy.data.sources import Source, generated_source, joint_of
 from clouds_deploy.data.transforms import GeneratedTransform
 from clouds_deploy.errors import CloudsError
 
-Sample = dict[str, Tensor]
 
-
-class JointKeys(Sampler[list[Key]]):
-    """The keys of every batch from some step on, without end.
-
-    An index from `labelled` on is a generated image's. Each kind comes in shuffled rounds, each image once a
-    round.
+class JointKeys(TrainingKeys):
+    """The keys of every batch of both kinds; an index from `labelled` on is a generated image's.
 
     Args:
         labelled: How many labelled images there are.
         generated: How many generated images there are.
-        share: Share of the generated ones, 0..1, both excluded.
+        proportion: Of the generated ones among all images, 0..1, both excluded.
         seed: The run's seed.
-        start_step: The first step to give.
-        batch_size: Keys in a batch.
+        start_step: The first step.
+        batch_size: Keys in a whole batch.
+        share: Which keys of every batch, where several processes share them.
     """
 
     def __init__(
-        self, labelled: int, generated: int, share: float, seed: int, start_step: int, batch_size: int
+        self,
+        labelled: int,
+        generated: int,
+        proportion: float,
+        seed: int,
+        start_step: int,
+        batch_size: int,
+        share: slice = ALL,
     ) -> None:
-        self.labelled, self.generated, self.share = labelled, generated, share
-        self.seed, self.start_step, self.batch_size = seed, start_step, batch_size
+        super().__init__(labelled, seed, start_step, batch_size, share)
+        self.labelled, self.proportion = labelled, proportion
+        self.images = Rounds(labelled, seed, seeds.LABELLED_ORDER)
+        self.generated = Rounds(generated, seed, seeds.GENERATED_ORDER)
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        step = self.start_step
-        orders: dict[tuple[bool, int], Any] = {}
-        while True:
-            positions = range(step * self.batch_size, (step + 1) * self.batch_size)
-            yield [self._key(position, orders) for position in positions]
-            step += 1
-
-    def _key(self, position: int, orders: dict[tuple[bool, int], Any]) -> Key:
-        before, after = (int(np.floor(n * self.share)) for n in (position, position + 1))
-        drawn = after > before
-        count, place = (self.generated, before) if drawn else (self.labelled, position - before)
-        turn, index = divmod(place, count)
-        if (drawn, turn) not in orders:
-            orders.pop((drawn, turn - 1), None)
-            purpose = seeds.GENERATED_ORDER if drawn else seeds.LABELLED_ORDER
-            orders[drawn, turn] = seeds.generator(self.seed, purpose, turn).permutation(count)
-        chosen = int(orders[drawn, turn][index])
-        seed = seeds.derive(self.seed, seeds.AUGMENTATION, position, bits=64)
-        return (self.labelled + chosen if drawn else chosen), seed
+    def image(self, position: int) -> int:
+        """Index of the image at a position of the whole training."""
+        before, after = (int(np.floor(n * self.proportion)) for n in (position, position + 1))
+        if after > before:
+            return self.labelled + self.generated[before]
+        return self.images[position - before]
 
 
 class JointDataset(Dataset[Any]):
@@ -72,7 +74,7 @@ class JointDataset(Dataset[Any]):
 
     Args:
         labelled: The labelled ones.
-        generated: The generated ones; their labels, if they have any, are not looked at.
+        generated: The generated ones; their labels, if they have any, are ignored.
         transform: What is done to the generated ones.
         labels: Name of a generated image -> (H, W) uint8 pseudo-labels; None leaves them to the step.
     """
@@ -87,7 +89,7 @@ class JointDataset(Dataset[Any]):
         self.labelled, self.generated, self.transform, self.labels = labelled, generated, transform, labels
 
     def __getitem__(self, key: Key) -> Sample | CloudsError:
-        """Give one sample, or the fault of its file; a generated one has its `clean` view beside `image`."""
+        """One sample, or the fault of its file; a generated one has its `clean` view beside `image`."""
         index, seed = key
         first = len(self.labelled.source)
         if index < first:
@@ -101,23 +103,49 @@ class JointDataset(Dataset[Any]):
         return {"image": jittered, "clean": clean, "labels": labels}
 
 
-def collate_joint(samples: list[Sample | CloudsError]) -> Sample | CloudsError:
-    """Stacks samples of both kinds, or hands on the first fault among them.
+def stack_joint(samples: list[Sample]) -> Sample:
+    """A batch of samples of both kinds.
 
     Returns:
         image (B, 3, h, w) uint8, labels (B, h, w) uint8, generated (B,) bool, and clean (G, 3, h, w) uint8,
         the teacher's view of the generated ones, in order.
     """
-    good: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, CloudsError):
-            return sample
-        good.append(sample)
-    image = torch.stack([sample["image"] for sample in good])
-    clean = [sample["clean"] for sample in good if "clean" in sample]
+    image = torch.stack([sample["image"] for sample in samples])
+    clean = [sample["clean"] for sample in samples if "clean" in sample]
     return {
         "image": image,
-        "labels": torch.stack([sample["labels"] for sample in good]),
-        "generated": torch.tensor(["clean" in sample for sample in good]),
+        "labels": torch.stack([sample["labels"] for sample in samples]),
+        "generated": torch.tensor(["clean" in sample for sample in samples]),
         "clean": torch.stack(clean) if clean else image[:0],
     }
+
+
+def generated_share(labelled: int, generated: int, config: SelfTrainingConfig) -> float:
+    """Proportion of generated images among all images of a training (docs/method.md 3.3)."""
+    if config.generated_share is not None:
+        return config.generated_share
+    weight = config.generated_repeat * generated
+    return weight / (config.source_repeat * labelled + weight)
+
+
+def joint_batches(
+    recipe: Recipe, start_step: int, labels: Callable[[str], Pixels] | None, share: slice = ALL
+) -> Iterator[Sample]:
+    """Yields the batches of a joint training from a step on, without end; see `stack_joint`.
+
+    Args:
+        recipe: As in `training_batches`.
+        start_step: See there.
+        labels: Name of a generated image -> its pseudo-labels; None leaves them to the step.
+        share: See there.
+    """
+    labelled, generated = labelled_images(recipe), generated_source(recipe)
+    counts = len(labelled.source), len(generated)
+    proportion = generated_share(*counts, joint_of(recipe))
+    transform = GeneratedTransform(recipe.augment.flip, recipe.augment.crop)
+    return training_loader(
+        JointDataset(labelled, generated, transform, labels),
+        JointKeys(*counts, proportion, recipe.seed, start_step, recipe.train.batch_size, share),
+        recipe.train.workers,
+        stack_joint,
+    )

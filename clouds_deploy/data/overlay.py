@@ -1,4 +1,4 @@
-"""Label maps that people can look at: blended over the image, with a legend of what is there."""
+"""Visible label maps: blended over the image, with a legend of the classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def overlay(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    share = round(opacity * 256)  # whole 256ths: videos are blended frame by frame, and this is the fast way
+    share = round(opacity * 256)  # whole 256ths: integer arithmetic is fast enough for videos
     added = palette().astype(np.uint16) * share + 128
     kept = np.full(256, 256 - share, np.uint16)
     added[IGNORE], kept[IGNORE] = 128, 256
@@ -37,10 +37,10 @@ def overlay(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
 
 
 def shares(labels: Pixels) -> list[tuple[int, float]]:
-    """Lists the classes of a label map, largest first.
+    """Classes of a label map with their shares, largest first.
 
     Returns:
-        (train id, share of all pixels 0..1) of each class that is there.
+        (train id, share of all pixels 0..1) of each class that occurs.
     """
     counts = np.bincount(labels.ravel(), minlength=256)
     order = np.argsort(-counts[:NUM_CLASSES], kind="stable")
@@ -52,14 +52,14 @@ def _percent(share: float) -> str:
 
 
 def legend(labels: Pixels, width: int) -> Pixels:
-    """Draws a strip that names the classes of a label map.
+    """Strip with the colours and names of a label map's classes.
 
     Args:
         labels: (H, W) uint8 train ids.
         width: Of the strip, in pixels.
 
     Returns:
-        (h, width, 3) uint8 RGB; the height follows from how much there is to name.
+        (h, width, 3) uint8 RGB; the height depends on the number of classes.
     """
     size = int(np.clip(width / 48, 11, 48))
     font = ImageFont.load_default(size)
@@ -84,7 +84,7 @@ def legend(labels: Pixels, width: int) -> Pixels:
 
 
 def overlay_with_legend(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
-    """Blends, and puts the legend below; small images are enlarged so that the legend can be read.
+    """Overlay with the legend below; small images are enlarged to make it readable.
 
     Returns:
         (h, w, 3) uint8 RGB, at least 640 pixels wide.

@@ -1,32 +1,153 @@
-"""From the data section of a recipe to images: what to train on, what to evaluate on."""
+"""Images by number: of a dataset, of a folder, synthetic ones, and those that a recipe names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-from torch import Tensor
-from torch.utils.data import Sampler
 
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.config.recipe import Recipe
-from clouds_deploy.errors import CloudsError
-
-if TYPE_CHECKING:
-    from clouds_deploy.data.dataset import Key, Source, TrainDataset
-    from clouds_deploy.data.images import Pixels
+from clouds_deploy.data.images import Pixels, list_images, read_image
+from clouds_deploy.data.layouts import get_layout
+from clouds_deploy.errors import CloudsError, nearest
 
 STREETS = "streets"
 VALIDATION_SEED = 1
-"""Of drawn validation scenes: the same whatever the recipe's seed, so that runs can be compared."""
-ALL = slice(None)
+"""Of synthetic validation scenes: the same whatever the recipe's seed, so that runs can be compared."""
+
+
+class Source(Protocol):
+    """Images by number."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def name(self, index: int) -> str:
+        """Unique name of an image."""
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Image (H, W, 3) uint8 RGB and train ids (H, W) uint8, None without labels."""
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Files that an image and its labels are read from; none for synthetic ones."""
+
+
+class LayoutSource:
+    """A split of a dataset on disk.
+
+    Args:
+        layout: Its layout's name.
+        root: Its folder.
+        split: Its split.
+
+    Raises:
+        CloudsError: See `Layout.scan`.
+    """
+
+    def __init__(self, layout: str, root: Path, split: str) -> None:
+        self._layout = get_layout(layout)
+        self.samples = self._layout.scan(root, split)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, index: int) -> str:
+        """Name of the sample."""
+        return self.samples[index].name
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Reads the sample; errors as `Layout.load`."""
+        return self._layout.load(self.samples[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Paths of image and labels."""
+        sample = self.samples[index]
+        return (sample.image,) if sample.labels is None else (sample.image, sample.labels)
+
+
+class StreetsSource:
+    """Synthetic street scenes.
+
+    Args:
+        domain: `game`, `imagined` or `photo`.
+        seed: Scenes of different seeds are different scenes.
+        count: How many.
+        height: In pixels.
+        width: In pixels.
+
+    Raises:
+        CloudsError: There is no such domain.
+    """
+
+    def __init__(self, domain: str, seed: int, count: int, height: int, width: int) -> None:
+        from clouds_deploy.streets import DOMAINS
+
+        if domain not in DOMAINS:
+            raise CloudsError(f"there are no streets of domain `{domain}`", nearest(domain, DOMAINS))
+        self.domain, self.seed, self.count, self.size = domain, seed, count, (height, width)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """Domain, seed and number of the scene."""
+        return f"{self.domain}_{self.seed}_{index:05d}"
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Renders the scene."""
+        from clouds_deploy.streets import render
+
+        scene = render(self.domain, self.seed, index, *self.size)
+        return scene.image, scene.labels
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """No files: scenes are computed."""
+        return ()
+
+
+class ImageSource:
+    """Images of a folder, without labels.
+
+    Args:
+        root: The folder; its `images` are taken where it has such a folder, as what `generate` makes does.
+        count: Only this many of them, by name; None means all.
+
+    Raises:
+        CloudsError: There is no such folder, or fewer images in it.
+    """
+
+    def __init__(self, root: Path, count: int | None = None) -> None:
+        if not root.is_dir():
+            raise CloudsError(f"there is no folder {root}", "check the path")
+        self.root = root / "images" if (root / "images").is_dir() else root
+        self.paths = list_images([self.root])[:count]
+        if count is not None and len(self.paths) < count:
+            raise CloudsError(
+                f"{self.root} holds {len(self.paths)} images, not {count}", "ask for fewer, or generate more"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Path in the folder with the suffix as part of the name, so that two files never share one."""
+        path = self.paths[index].relative_to(self.root)
+        return path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}").as_posix()
+
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Reads the image; errors as `read_image`."""
+        return read_image(self.paths[index]), None
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Path of the image."""
+        return (self.paths[index],)
 
 
 class Selection:
-    """Some images of a source.
+    """Chosen images of a source.
 
     Args:
         source: Where they are.
@@ -40,30 +161,30 @@ class Selection:
         return len(self._indices)
 
     def name(self, index: int) -> str:
-        """Names an image, as the source does."""
+        """Name of the image in its source."""
         return self._source.name(self._indices[index])
 
-    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """Loads an image, as the source does."""
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Image and labels, loaded by the source."""
         return self._source.load(self._indices[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Say which files an image is of, as the source does."""
+        """Files of the image in its source."""
         return self._source.files(self._indices[index])
 
 
 def select(source: Source, count: int) -> Selection:
-    """Takes so many evenly spaced images of a source; all, when it has no more."""
+    """Evenly spaced images of a source, at most `count` of them."""
     return Selection(
         source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     )
 
 
 class Together:
-    """Several sources one after the other, each as often as it counts.
+    """Several sources, one after the other.
 
     Args:
-        sources: The sources and how often each counts.
+        sources: The sources and how often each is repeated.
     """
 
     def __init__(self, sources: Sequence[tuple[Source, int]]) -> None:
@@ -79,29 +200,27 @@ class Together:
         return len(self._places)
 
     def name(self, index: int) -> str:
-        """Names an image: its source's number, and the name it has there."""
+        """Number of the source, and the image's name there."""
         number, place = self._places[index]
         return f"{number}/{self._sources[number].name(place)}"
 
-    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """Loads an image, as its source does."""
+    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
+        """Image and labels, loaded by the source."""
         number, place = self._places[index]
         return self._sources[number].load(place)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Say which files an image is of, as its source does."""
+        """Files of the image in its source."""
         number, place = self._places[index]
         return self._sources[number].files(place)
 
 
 def train_source(recipe: Recipe) -> Source:
-    """Opens the images to train on; several datasets where the recipe names more.
+    """Training images of a recipe, of one dataset or several.
 
     Raises:
         CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
     """
-    from clouds_deploy.data.dataset import LayoutSource
-
     first, more = _first_source(recipe), recipe.data.more
     if not more:
         return first
@@ -110,13 +229,11 @@ def train_source(recipe: Recipe) -> Source:
 
 
 def _first_source(recipe: Recipe) -> Source:
-    """Opens what `data.layout` names.
+    """Training images that `data.layout` names.
 
     Raises:
         CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
     """
-    from clouds_deploy.data.dataset import LayoutSource, StreetsSource
-
     data = recipe.data
     if data.layout == STREETS:
         # even, where the validation seed is odd: no scene is ever in both
@@ -127,9 +244,7 @@ def _first_source(recipe: Recipe) -> Source:
 
 
 def val_source(recipe: Recipe) -> Source:
-    """Opens the images to evaluate on; errors as `train_source`."""
-    from clouds_deploy.data.dataset import LayoutSource, StreetsSource
-
+    """Validation images of a recipe; errors as `train_source`."""
     data = recipe.data
     layout = data.val_layout or data.layout
     if layout == STREETS:
@@ -146,13 +261,11 @@ def _no_root(key: str, layout: str) -> CloudsError:
 
 
 def generated_source(recipe: Recipe) -> Source:
-    """Opens the generated images of the joint stage.
+    """Generated images of a recipe's joint stage.
 
     Raises:
         CloudsError: None are named, or the folder does not hold them.
     """
-    from clouds_deploy.data.dataset import ImageSource, StreetsSource
-
     data, joint = recipe.data, joint_of(recipe)
     if joint.generated_root is not None:
         return ImageSource(joint.generated_root, joint.generated_images)
@@ -166,89 +279,7 @@ def generated_source(recipe: Recipe) -> Source:
 
 
 def joint_of(recipe: Recipe) -> SelfTrainingConfig:
-    """Give the section on the joint stage of a recipe that has one."""
+    """Section on the joint stage, of a recipe that has one."""
     if recipe.joint is None:
-        raise ValueError(f"recipe `{recipe.name}` is of no joint stage")
+        raise ValueError(f"recipe `{recipe.name}` has no joint stage")
     return recipe.joint
-
-
-def generated_share(labelled: int, generated: int, config: SelfTrainingConfig) -> float:
-    """Say which share of all images drawn is generated (docs/method.md 3.3)."""
-    if config.generated_share is not None:
-        return config.generated_share
-    weight = config.generated_repeat * generated
-    return weight / (config.source_repeat * labelled + weight)
-
-
-def joint_batches(
-    recipe: Recipe, start_step: int, labels: Callable[[str], Pixels] | None, share: slice = ALL
-) -> Iterable[dict[str, Tensor]]:
-    """Give the batches of a joint training from a step on, without end; see `collate_joint`.
-
-    Args:
-        recipe: As in `training_batches`.
-        start_step: See there.
-        labels: Name of a generated image -> its pseudo-labels; None leaves them to the step.
-        share: Which images of every batch to give.
-    """
-    from clouds_deploy.data.dataset import training_loader
-    from clouds_deploy.data.joint import JointDataset, JointKeys, collate_joint
-    from clouds_deploy.data.transforms import GeneratedTransform
-
-    labelled, generated = _labelled(recipe), generated_source(recipe)
-    counts = len(labelled.source), len(generated)
-    drawn = generated_share(*counts, joint_of(recipe))
-    transform = GeneratedTransform(recipe.augment.flip, recipe.augment.crop)
-    return training_loader(
-        JointDataset(labelled, generated, transform, labels),
-        _Shared(JointKeys(*counts, drawn, recipe.seed, start_step, recipe.train.batch_size), share),
-        recipe.train.workers,
-        collate_joint,
-    )
-
-
-def training_batches(recipe: Recipe, start_step: int, share: slice = ALL) -> Iterable[dict[str, Tensor]]:
-    """Give the batches of a training from a step on, without end.
-
-    Args:
-        recipe: Names data, augmentation, batch size and seed.
-        start_step: Steps done already; their images are not loaded again.
-        share: Which images of every batch to give.
-
-    Returns:
-        `image` (B, 3, h, w) uint8 RGB and `labels` (B, h, w) uint8 train ids per step.
-    """
-    from clouds_deploy.data.dataset import training_keys, training_loader
-
-    dataset, settings = _labelled(recipe), recipe.train
-    return training_loader(
-        dataset,
-        _Shared(training_keys(len(dataset.source), recipe.seed, start_step, settings.batch_size), share),
-        workers=settings.workers,
-    )
-
-
-class _Shared(Sampler["list[Key]"]):
-    """One process's share of every batch's keys."""
-
-    def __init__(self, keys: Sampler[list[Key]], share: slice) -> None:
-        self._keys, self._share = keys, share
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for batch in self._keys:
-            yield batch[self._share]
-
-
-def _labelled(recipe: Recipe) -> TrainDataset:
-    from clouds_deploy.data.dataset import TrainDataset
-    from clouds_deploy.data.transforms import TrainTransform
-
-    augment = recipe.augment
-    transform = TrainTransform(
-        crop=augment.crop,
-        scale=augment.scale,
-        base_size=augment.base_size,
-        color_jitter=augment.color_jitter,
-        flip=augment.flip,
-    )
-    return TrainDataset(train_source(recipe), transform)

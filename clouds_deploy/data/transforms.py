@@ -1,7 +1,7 @@
 """Training augmentation of the method, image and label together (docs/method.md 3.4).
 
-Every draw comes from the seed handed in, so an augmented sample is a function of (image, seed). Only the
-pixels of the crop are ever resized and coloured. The colour jitter is the SSD one, whose ranges no library
+Every random draw comes from the given seed, so an augmented sample is a function of (image, seed). Only the
+pixels of the crop are ever resized and coloured. The colour jitter is SSD's, whose ranges no library
 offers.
 """
 
@@ -31,7 +31,7 @@ class TrainTransform:
     """Random scale, crop, colour and flip of a labelled image.
 
     Attributes:
-        crop: (height, width) of what comes out, in pixels.
+        crop: (height, width) of the result, in pixels.
         scale: Lowest and highest scale.
         base_size: (height, width) that scale 1 fits the image into; None means the image's own size.
         color_jitter: Whether to jitter colours.
@@ -45,16 +45,16 @@ class TrainTransform:
     flip: float = 0.5
 
     def __call__(self, image: Pixels, labels: Pixels, seed: int) -> tuple[Tensor, Tensor]:
-        """Augments.
+        """Augments one sample.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             labels: (H, W) uint8 train ids.
-            seed: What every draw derives from.
+            seed: Of all random draws.
 
         Returns:
-            image (3, h, w) uint8 and labels (h, w) uint8 of the crop's size; where the scaled image does
-            not fill it, the image is 0 and the label `IGNORE`.
+            image (3, h, w) uint8 and labels (h, w) uint8 of the crop's size; where the scaled image is
+            smaller, the image is 0 and the label `IGNORE`.
         """
         draw = seeds.generator(seed)
         scale = draw.uniform(*self.scale)
@@ -76,8 +76,8 @@ class GeneratedTransform:
 
     Attributes:
         flip: Probability of a horizontal flip of both, 0..1.
-        crop: (height, width) of what comes out, in pixels; an image of another size is resized to just
-            cover it, and cut at random. None keeps the image's size.
+        crop: (height, width) of the result, in pixels; an image of another size is resized to just
+            cover it, and cropped at random. None keeps the image's size.
     """
 
     flip: float = 0.5
@@ -86,12 +86,12 @@ class GeneratedTransform:
     def __call__(
         self, image: Pixels, seed: int, labels: Pixels | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Makes the views.
+        """Computes both views.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            seed: What every draw derives from.
-            labels: (H, W) uint8 train ids, where there are any.
+            seed: Of all random draws.
+            labels: (H, W) uint8 train ids, if there are any.
 
         Returns:
             clean and jittered (3, h, w) uint8, and labels (h, w) uint8, all `IGNORE` where none were given.
@@ -117,10 +117,10 @@ def _resize_crop(
     crop: tuple[int, int],
     draw: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Give a random crop, filled up where needed, of what resizing both to `size` would give.
+    """Random crop, padded where needed, of image and labels resized to `size`.
 
-    The resized image is never made: the crop's own pixels are interpolated from the source, so the cost does
-    not grow with the scale. Pixels may differ by rounding (two grey levels) from resizing everything.
+    Only the pixels of the crop are interpolated, so the cost does not grow with the scale. They may differ by
+    rounding (two grey levels) from those of the whole resized image.
     """
     offsets = [int(draw.integers(0, max(have - want, 0) + 1)) for have, want in zip(size, crop, strict=True)]
     extents = [min(have, want) for have, want in zip(size, crop, strict=True)]
@@ -141,7 +141,7 @@ def _resize_crop(
 
 
 class _Cut:
-    """Where, along one axis, the pixels of a crop of a resized image come from.
+    """Source pixels of a crop of a resized image, along one axis.
 
     Args:
         length: Pixels of the source.
@@ -154,24 +154,24 @@ class _Cut:
         self.step = length / whole
         self.first, self.count, self.length = first, count, length
         low, high = first * self.step, min((first + count) * self.step, length)
-        reach = math.ceil(max(self.step, 1.0)) + 1  # how far the antialiased triangle looks, and one to spare
+        reach = math.ceil(max(self.step, 1.0)) + 1  # radius of the antialiasing triangle, and one more
         self.start, self.stop = max(0, int(low) - reach), min(length, math.ceil(high) + reach)
         self.low, self.high = low - self.start, high - self.start
 
     def nearest(self) -> npt.NDArray[np.intp]:
-        """Give the source pixel nearest to each of the crop's pixels, (count,)."""
+        """Nearest source pixel of each of the crop's pixels, (count,)."""
         centres = (np.arange(self.first, self.first + self.count) + 0.5) * self.step
         return np.minimum(centres.astype(np.intp), self.length - 1)
 
 
 def jitter_colors(image: Tensor, draw: np.random.Generator) -> Tensor:
-    """Jitters colours as SSD does: brightness, contrast, saturation and hue, each with probability 1/2.
+    """Colour jitter of SSD: brightness, contrast, saturation and hue, each with probability 1/2.
 
     Contrast comes before or after saturation and hue, at random (docs/method.md 3.4).
 
     Args:
         image: (3, H, W) uint8 RGB.
-        draw: Where the draws come from.
+        draw: Source of the random draws.
 
     Returns:
         (3, H, W) uint8 RGB.
@@ -199,7 +199,7 @@ def _saturate(x: Tensor, factor: float) -> Tensor:
     """Scales HSV's saturation: the distance of each channel from the largest one."""
     value = x.amax(0, keepdim=True)
     low = x.amin(0, keepdim=True)
-    full = value / (value - low).clamp(min=1e-3)  # beyond this factor a channel would fall below zero
+    full = value / (value - low).clamp(min=1e-3)  # a larger factor would make a channel negative
     return value - (value - x) * torch.clamp(full, max=factor)
 
 

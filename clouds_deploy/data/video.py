@@ -24,13 +24,13 @@ def _av() -> Any:
 
 
 def frame_rate(path: Path) -> Fraction:
-    """Give a video's frames per second; errors as `read_frames`."""
+    """Frames per second of a video; errors as `read_frames`."""
     with _container(path) as (_, stream):
         return Fraction(stream.average_rate or 25)
 
 
 def frame_count(path: Path) -> int:
-    """Give the number of frames the file says it has, 0 when it doesn't say; errors as `read_frames`."""
+    """Number of frames according to the file's header, 0 if unknown; errors as `read_frames`."""
     with _container(path) as (_, stream):
         return int(stream.frames)
 
@@ -42,11 +42,11 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
         raise CloudsError(
-            f"{path} is no readable video: {error}", "copy it again, or convert it to MP4"
+            f"{path} is not a readable video: {error}", "copy it again, or convert it to MP4"
         ) from error
     with container:
         if not container.streams.video:
-            raise CloudsError(f"{path} holds no picture track", "give a video")
+            raise CloudsError(f"{path} has no video track", "give a video")
         yield container, container.streams.video[0]
 
 
@@ -54,10 +54,10 @@ def read_frames(path: Path) -> Iterator[Pixels]:
     """Reads a video frame by frame.
 
     Yields:
-        (H, W, 3) uint8 RGB, turned upright as the file says (phones record sideways).
+        (H, W, 3) uint8 RGB, rotated upright as the file demands (phones record sideways).
 
     Raises:
-        CloudsError: PyAV is missing, or the file is no video, or damaged.
+        CloudsError: PyAV is missing, or the file is not a video, or damaged.
     """
     av = _av()
     with _container(path) as (container, stream):
@@ -72,7 +72,7 @@ def read_frames(path: Path) -> Iterator[Pixels]:
 
 
 class VideoWriter:
-    """Append frames to a video; made by `write_video`.
+    """A video under construction; made by `write_video`.
 
     Args:
         container: An open PyAV container.
@@ -106,7 +106,7 @@ def _codec() -> str:
 
 @contextmanager
 def write_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
-    """Writes an MP4 that appears whole or not at all.
+    """Writes an MP4 file atomically.
 
     Args:
         path: The file, ending in .mp4.

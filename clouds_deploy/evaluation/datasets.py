@@ -14,7 +14,7 @@ from clouds_deploy.jobs.units import Unit, find_units, is_spread
 
 if TYPE_CHECKING:
     from clouds_deploy.config.recipe import Recipe
-    from clouds_deploy.data.dataset import Source
+    from clouds_deploy.data.sources import Source
 
 _SPEC = re.compile(r"(?P<layout>[A-Za-z][\w.-]+)(?:@(?P<split>[\w.-]+))?:(?P<root>.+)", re.DOTALL)
 
@@ -45,8 +45,7 @@ class Domain:
         Raises:
             CloudsError: See `Layout.scan`.
         """
-        from clouds_deploy.data.dataset import LayoutSource
-        from clouds_deploy.data.sources import select
+        from clouds_deploy.data.sources import LayoutSource, select
 
         whole = LayoutSource(self.layout, self.root, self.split)
         return whole if images is None else select(whole, images)

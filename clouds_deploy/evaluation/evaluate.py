@@ -21,7 +21,7 @@ from clouds_deploy.inference.segmenter import Images, Predict
 from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
 
 if TYPE_CHECKING:
-    from clouds_deploy.data.dataset import Source
+    from clouds_deploy.data.sources import Source
 
 Metric = Literal["native", "official"]
 

@@ -13,8 +13,7 @@ import numpy as np
 from clouds_deploy.artifacts import MANIFEST, sha256
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.console import progress
-from clouds_deploy.data.dataset import LayoutSource, Source
-from clouds_deploy.data.sources import Selection
+from clouds_deploy.data.sources import LayoutSource, Selection, Source
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation
 from clouds_deploy.evaluation.evaluate import evaluate as measure

@@ -44,7 +44,7 @@ from clouds_deploy.models.clouds.store import FROZEN, RECIPE, TRAINED, load_run
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from clouds_deploy.data.dataset import Source
+    from clouds_deploy.data.sources import Source
 
 REFERENCE_IMAGES = 4
 _GATE_GRAPH = "with_scores.onnx"

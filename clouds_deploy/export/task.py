@@ -17,7 +17,7 @@ from clouds_deploy.models.clouds.names import INPUT, LABELS
 from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
 
 if TYPE_CHECKING:
-    from clouds_deploy.data.dataset import Source
+    from clouds_deploy.data.sources import Source
 
 TORCH = "torch"
 

@@ -137,8 +137,8 @@ def _cleared(path: Path) -> Path:
 
 def _draw(folder: Path, domain: str) -> list[Path]:
     """Draw the streets that the report shows, as files, the way a user would have them."""
-    from clouds_deploy.data.dataset import StreetsSource
     from clouds_deploy.data.images import write_png
+    from clouds_deploy.data.sources import StreetsSource
 
     source = StreetsSource(domain, seed=3, count=SHOWN, height=128, width=256)
     paths = []
@@ -159,8 +159,8 @@ def _mend(folder: Path, run: Path) -> dict[str, Any]:
     """
     import numpy as np
 
-    from clouds_deploy.data.dataset import StreetsSource
     from clouds_deploy.data.images import read_label_ids, write_png
+    from clouds_deploy.data.sources import StreetsSource
     from clouds_deploy.evaluation.metrics import ConfusionMatrix
     from clouds_deploy.labels import IGNORE
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from clouds_deploy.data.dataset import ImageSource, StreetsSource, TrainDataset, training_loader
-from clouds_deploy.data.joint import JointDataset, JointKeys, collate_joint
+from clouds_deploy.data.dataset import TrainDataset, training_loader
+from clouds_deploy.data.joint import JointDataset, JointKeys, stack_joint
+from clouds_deploy.data.sources import ImageSource, StreetsSource
 from clouds_deploy.data.transforms import GeneratedTransform, TrainTransform
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
@@ -43,13 +44,13 @@ def dataset(**given: object) -> JointDataset:
 
 
 def test_batches_of_both_kinds() -> None:
-    batch = next(iter(training_loader(dataset(), JointKeys(3, 2, 0.5, 0, 0, 4), 0, collate_joint)))
+    batch = next(iter(training_loader(dataset(), JointKeys(3, 2, 0.5, 0, 0, 4), 0, stack_joint)))
     assert batch["image"].shape == (4, 3, 64, 64)
     assert batch["generated"].tolist() == [False, True, False, True]
     assert batch["clean"].shape == (2, 3, 64, 64)
     assert (batch["labels"][1] == IGNORE).all()
     assert (batch["labels"][0] < 19).any()
-    none = next(iter(training_loader(dataset(), JointKeys(3, 2, 0.01, 0, 0, 4), 0, collate_joint)))
+    none = next(iter(training_loader(dataset(), JointKeys(3, 2, 0.01, 0, 0, 4), 0, stack_joint)))
     assert none["clean"].shape == (0, 3, 64, 64)
 
 
@@ -82,6 +83,5 @@ def test_a_broken_file_is_handed_on(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="no folder"):
         ImageSource(tmp_path / "nothing")
     mixed = JointDataset(dataset().labelled, source, GeneratedTransform())
-    fault = collate_joint([mixed[0, 0], mixed[4, 0]])
-    assert isinstance(fault, CloudsError)
-    assert "b.png" in fault.message
+    with pytest.raises(CloudsError, match=r"b\.png"):
+        next(training_loader(mixed, [[(0, 0), (4, 0)]], 0, stack_joint))  # type: ignore[arg-type]

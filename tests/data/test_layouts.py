@@ -57,10 +57,10 @@ def test_wrong_roots_and_names(tmp_path: Path) -> None:
     expect("no folder", "data.root", layout.scan, tmp_path / "nowhere", "train")
     expect("is empty", "leftImg8bit", layout.scan, tmp_path, "train")
     trees.folder(tmp_path / "f")
-    expect("not of layout `cityscapes`", "--layout folder", layout.scan, tmp_path / "f", "train")
+    expect("does not have layout `cityscapes`", "--layout folder", layout.scan, tmp_path / "f", "train")
     trees.cityscapes(tmp_path / "c")
     expect(
-        "not of layout `folder`", "--layout cityscapes", get_layout("folder").scan, tmp_path / "c", "train"
+        "does not have layout `folder`", "--layout cityscapes", get_layout("folder").scan, tmp_path / "c", "train"
     )
     expect("no split `test`", "`train`, `val`", layout.scan, tmp_path / "c", "test")
     expect("no layout `cityscape`", "`cityscapes`", get_layout, "cityscape")
@@ -95,7 +95,7 @@ def test_every_layout_is_under_its_own_name() -> None:
 
 def test_a_folder_too_deep_is_told(tmp_path: Path) -> None:
     root = trees.cityscapes(tmp_path / "c")
-    expect("not of layout", str(root), get_layout("cityscapes").scan, root / "leftImg8bit", "train")
+    expect("does not have layout", str(root), get_layout("cityscapes").scan, root / "leftImg8bit", "train")
 
 
 def test_hidden_files_are_no_samples(tmp_path: Path) -> None:

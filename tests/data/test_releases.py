@@ -119,7 +119,7 @@ def test_a_release_with_both_label_sets_is_not_guessed(tmp_path: Path) -> None:
 
 def test_what_no_layout_fits_is_told_with_all_that_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
-    with pytest.raises(CloudsError, match="no layout we know") as caught:
+    with pytest.raises(CloudsError, match="has no known layout") as caught:
         detect(tmp_path)
     for layout in LAYOUTS.values():
         assert f"{layout.name}: {layout.expects}" in caught.value.hint

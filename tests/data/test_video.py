@@ -29,7 +29,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "b.mp4").write_bytes(b"no video at all")
-    with pytest.raises(CloudsError, match="no readable video"):
+    with pytest.raises(CloudsError, match="is not a readable video"):
         list(read_frames(tmp_path / "b.mp4"))
     with pytest.raises(RuntimeError), write_video(tmp_path / "c.mp4", Fraction(10)) as writer:
         writer.write(np.zeros((32, 32, 3), np.uint8))

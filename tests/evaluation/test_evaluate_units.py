@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.cli.app import app
-from clouds_deploy.data.dataset import LayoutSource, StreetsSource
 from clouds_deploy.data.images import write_png
+from clouds_deploy.data.sources import LayoutSource, StreetsSource
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation import evaluate
 from clouds_deploy.evaluation import job as evaluate_units

@@ -11,7 +11,7 @@ import pytest
 
 import clouds_deploy
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.data.dataset import StreetsSource
+from clouds_deploy.data.sources import StreetsSource
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import bundle as exporting
 from clouds_deploy.export.task import _gate, task_gates

@@ -17,7 +17,7 @@ from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.data.images import read_label_ids
-from clouds_deploy.data.sources import generated_share
+from clouds_deploy.data.joint import generated_share
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.models.clouds.mask_decoder import Prediction

@@ -1,4 +1,4 @@
-"""Datasets as their downloads unpack: where images and labels lie and what the ids mean.
+"""Public datasets as their archives unpack: paths of images and labels, and the meaning of ids.
 
 A layout is one entry of `LAYOUTS`: functions that list splits, samples and label maps, and tables that turn
 raw ids into train ids. Nothing is converted or moved.
@@ -37,7 +37,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def get_layout(name: str) -> Layout:
-    """Finds a layout by name.
+    """Layout of a given name.
 
     Raises:
         CloudsError: There is none of that name.
@@ -48,22 +48,22 @@ def get_layout(name: str) -> Layout:
 
 
 def claimants(root: Path) -> list[Layout]:
-    """Lists the layouts that a folder looks like; `folder`, which asks little, only where no other does."""
+    """Layouts that a folder matches; `folder`, which matches almost anything, only if no other does."""
     named = [layout for layout in LAYOUTS.values() if layout is not FOLDER and layout.claims(root)]
     return named or [FOLDER] * FOLDER.claims(root)
 
 
 def detect(root: Path) -> Layout:
-    """Finds out which layout a folder has.
+    """Detects the layout of a folder.
 
     Args:
         root: The dataset's folder.
 
     Returns:
-        The one layout that it looks like.
+        The one layout that it matches.
 
     Raises:
-        CloudsError: There is no such folder, or it is empty, or looks like no layout, or like several.
+        CloudsError: There is no such folder, or it is empty, or matches no layout, or several.
     """
     looked_for = "looked for " + "; ".join(f"{x.name}: {x.expects}" for x in LAYOUTS.values())
     require_folder(root, looked_for)
@@ -77,5 +77,5 @@ def detect(root: Path) -> Layout:
     around = [p for p in (*sorted(root.iterdir()), root.absolute().parent) if p.is_dir()]
     near = next((p for p in around if claimants(p) not in ([], [FOLDER])), None)
     if near is not None:
-        raise CloudsError(f"{root} is of no layout we know", f"give {near} instead; {looked_for}")
-    raise CloudsError(f"{root} is of no layout we know", looked_for)
+        raise CloudsError(f"{root} has no known layout", f"give {near} instead; {looked_for}")
+    raise CloudsError(f"{root} has no known layout", looked_for)

@@ -1,7 +1,7 @@
 """ACDC (Sakaridis et al., ICCV 2021), as `rgb_anon_trainvaltest.zip` and `gt_trainval.zip` unpack.
 
 A split is all conditions together (`val`), or one of them (`val-night`). The reference images of clear
-weather (`train_ref` and so on) have no labels of their own and are left aside.
+weather (`train_ref` and so on) have no labels of their own and are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def _parts(root: Path) -> list[tuple[str, str]]:
-    """Lists what there is of (split, condition)."""
+    """Pairs (split, condition) that exist."""
     return [
         (split, condition)
         for split in _SPLITS
@@ -40,7 +40,7 @@ def _splits(root: Path) -> tuple[str, ...]:
 
 
 def _folders(root: Path, split: str) -> list[str]:
-    """Give the folders of a split, under images and labels alike."""
+    """Folders of a split, the same below images and labels."""
     return [
         f"{condition}/{name}" for name, condition in _parts(root) if split in (name, f"{name}-{condition}")
     ]

@@ -1,4 +1,4 @@
-"""BDD100K's semantic segmentation (Yu et al., CVPR 2020), in its present and in its older tree."""
+"""BDD100K's semantic segmentation (Yu et al., CVPR 2020), in its current and its older tree."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TREES = {
     "images/10k": ("labels/sem_seg/masks", ""),
     "seg/images": ("seg/labels", "_train_id"),
 }
-"""Images' folder -> the label maps' folder, and what their stems have behind the image's."""
+"""Folder of images -> folder of label maps, and the suffix of their stems."""
 
 
 def _tree(root: Path) -> tuple[Path, Path, str] | None:
-    """Finds images' folder, label maps' folder and suffix; the present tree before the older one."""
+    """Folder of images, folder of label maps, and suffix; the current tree before the older one."""
     for images, (labels, suffix) in _TREES.items():
         base = root_or_below(root, "bdd100k", images)
         if (base / images).is_dir():

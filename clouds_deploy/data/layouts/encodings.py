@@ -1,4 +1,4 @@
-"""What the ids in a label file mean: one table per encoding, from raw ids to train ids.
+"""Encodings of label files: one table each, from raw ids to train ids.
 
 The tables are those of docs/method.md 4, which CLOUDS was trained and evaluated with.
 """
@@ -18,11 +18,11 @@ from clouds_deploy.labels import IGNORE, NAMES, UNKNOWN_ID, cityscapes_table, tr
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """How a label file's ids are read.
+    """Encoding of the ids in a label file.
 
     Attributes:
-        name: What its ids are called, in the plural.
-        meaning: Its range in words, for errors.
+        name: Of its ids, in the plural, for messages.
+        meaning: Its range in words, for messages.
         table: (256,) uint8; raw id -> train id, `IGNORE`, or `UNKNOWN_ID` where there is no such id.
         read: Label file -> (H, W) uint8 raw ids.
     """
@@ -35,20 +35,20 @@ class Encoding:
 
 @lru_cache(maxsize=1)
 def train_ids() -> Encoding:
-    """Give the project's own encoding, which Cityscapes' tools call labelTrainIds."""
+    """The project's own encoding, called labelTrainIds by Cityscapes' tools."""
     meaning = f"0 = {NAMES[0]} ... 18 = {NAMES[-1]}, 255 = ignore"
     return Encoding("train ids", meaning, train_id_table())
 
 
 @lru_cache(maxsize=1)
 def cityscapes_ids() -> Encoding:
-    """Give the encoding of Cityscapes' labelIds."""
+    """Encoding of Cityscapes' labelIds."""
     return Encoding("Cityscapes ids", "0..33", cityscapes_table())
 
 
 @lru_cache(maxsize=1)
 def gta5_ids() -> Encoding:
-    """Give GTA5's encoding: Cityscapes' ids, and 34 for the licence plate that Cityscapes calls -1."""
+    """Encoding of GTA5: Cityscapes' ids, and 34 for the licence plate, which is -1 in Cityscapes."""
     table = cityscapes_table()
     table[34] = IGNORE
     return Encoding("GTA5 ids", "0..34", table)
@@ -56,7 +56,7 @@ def gta5_ids() -> Encoding:
 
 @lru_cache(maxsize=1)
 def synthia_ids() -> Encoding:
-    """Give SYNTHIA-RAND-CITYSCAPES' encoding; it has no terrain, truck and train that count.
+    """Encoding of SYNTHIA-RAND-CITYSCAPES, where terrain, truck and train are not evaluated.
 
     Its files are PNGs of three 16-bit channels: the class in the first, the instance in the second.
     """
@@ -86,11 +86,11 @@ def synthia_ids() -> Encoding:
 
 
 def table_of(classes: dict[int, str], count: int) -> Pixels:
-    """Makes the table of an encoding.
+    """Table of an encoding.
 
     Args:
         classes: Raw id -> the name of its Cityscapes class.
-        count: How many ids the encoding has, from 0 on.
+        count: Number of ids in the encoding, from 0.
 
     Returns:
         (256,) uint8: train ids of `classes`, `IGNORE` for the other ids, `UNKNOWN_ID` from `count` on.

@@ -1,4 +1,4 @@
-"""The plain layout, for data of one's own: `images/` and `labels/` with the same stems."""
+"""The plain layout for one's own data: `images/` and `labels/` with the same stems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clouds_deploy.data.layouts.tree import (
 
 
 def folder_splits(root: Path) -> tuple[str, ...]:
-    """Lists a plain folder's splits; see `Layout.list_splits`."""
+    """Splits of a plain folder; see `Layout.list_splits`."""
     if (root / "images").is_dir():
         return ONE_SET
     inside = tuple(name for name in subfolders(root) if (root / name / "images").is_dir())
@@ -33,12 +33,12 @@ def _base(root: Path, split: str) -> Path:
 
 
 def folder_labels(root: Path, split: str) -> list[Path]:
-    """Lists a plain folder's label maps; see `Layout.list_labels`."""
+    """Label maps of a plain folder; see `Layout.list_labels`."""
     return label_maps_inside(_base(root, split) / "labels")
 
 
 def folder_samples(root: Path, split: str) -> list[Sample]:
-    """Lists a plain folder's samples; see `Layout.list_samples`."""
+    """Samples of a plain folder; see `Layout.list_samples`."""
     base = _base(root, split)
     if not (base / "images").is_dir():  # images and nothing else
         return [Sample(p.relative_to(base).with_suffix("").as_posix(), p, None) for p in images_inside(base)]
@@ -46,11 +46,11 @@ def folder_samples(root: Path, split: str) -> list[Sample]:
 
 
 def paired(images: Path, labels: Path) -> list[Sample]:
-    """Pairs the images and the label maps of two folders that have the same stems.
+    """Pairs images and label maps that have the same path below two folders.
 
     Args:
         images: The images' folder.
-        labels: The label maps' folder; where a map is there in two encodings, train ids are preferred.
+        labels: The label maps' folder; of a map in two encodings, train ids are preferred.
 
     Returns:
         A sample per image, named by its path in the folder.

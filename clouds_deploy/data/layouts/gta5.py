@@ -1,8 +1,8 @@
 """GTA5 (Richter et al., Playing for Data, ECCV 2016), as the parts of the download unpack.
 
-Of the 24,966 pairs of the release 62 are left out, as the authors of CLOUDS do: two whose image shows
-nothing, and a run of sixty whose image and label map differ in size. What stays is 20,078 pairs of 1914x1052
-and 4,826 of 1914x1046. If the release's `split.mat` lies in the folder, its parts are splits too, `mat-train`
+Of the 24,966 pairs of the release 62 are left out, as the authors of CLOUDS do: two with an empty image,
+and sixty in a row whose image and label map differ in size. What remains is 20,078 pairs of 1914x1052
+and 4,826 of 1914x1046. If the release's `split.mat` is in the folder, its parts are splits too, `mat-train`
 and so on; the method trains on all.
 """
 
@@ -38,7 +38,7 @@ def _number(stem: str) -> int | None:
 
 
 def _numbers_of(root: Path, split: str) -> frozenset[int] | None:
-    """Give the numbers of a split; None means all."""
+    """Numbers of a split's images; None means all."""
     if split not in _MAT_SPLITS:
         return None
     from scipy.io import loadmat
@@ -47,7 +47,7 @@ def _numbers_of(root: Path, split: str) -> frozenset[int] | None:
     try:
         values = loadmat(path)[_MAT_SPLITS[split]]
         return frozenset(int(value) for value in values.ravel())
-    except Exception as error:  # scipy raises whatever its parser stumbles over
+    except Exception as error:  # scipy raises whatever its parser meets
         raise CloudsError(
             f"{path} does not list `{_MAT_SPLITS[split]}`: {error}",
             "download split.mat again, or use `train`",
@@ -87,9 +87,9 @@ def _encoding(path: Path) -> Encoding:
 
 
 def _recognises(root: Path) -> bool:
-    """Tell GTA5 from a plain folder: numbered files, whose palette paints GTA5 ids and not train ids.
+    """Distinguishes GTA5 from a plain folder: numbered files with the palette of GTA5 ids, not of train ids.
 
-    Read as the wrong one of the two, a map would give wrong classes without an error.
+    Confusing the two would give wrong classes without an error.
     """
     for path in folder_labels(root, "all"):
         if _number(Path(label_stem(path)).name) is None:
@@ -100,7 +100,7 @@ def _recognises(root: Path) -> bool:
             with Image.open(path) as image:
                 colors = image.getpalette("RGB") if image.mode == "P" else None
         except OSError:
-            continue  # a broken file says nothing; `data check` names it
+            continue  # a broken file proves nothing; `data check` names it
         road = CLASSES[0]
         at = 3 * road.cityscapes_id
         return colors is not None and tuple(colors[at : at + 3]) == road.color

@@ -1,4 +1,4 @@
-"""What a layout is: where a download's images and labels lie, and what its ids mean."""
+"""Layout of a dataset: the paths of images and labels, and the meaning of ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clouds_deploy.labels import UNKNOWN_ID
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and where its labels are.
+    """Paths of one image and its labels.
 
     Attributes:
         name: Unique within the split.
@@ -30,22 +30,22 @@ class Sample:
 
 
 def nothing_left_out(root: Path, split: str) -> list[Path]:
-    """Say that a release has no files known to be faulty."""
+    """No files: the release has none that are known to be faulty."""
     return []
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset lies on disk.
+    """Arrangement of a dataset on disk.
 
     Attributes:
-        name: What `--layout` calls it.
+        name: Value of `--layout`.
         expects: The tree in words, for errors.
         list_splits: Root -> the names of its splits; () when the tree is not of this layout.
         list_samples: (root, split) -> samples, sorted by name.
-        list_labels: (root, split) -> every label map there, whether an image claims it or not.
+        list_labels: (root, split) -> every label map there, with an image or without.
         encoding: Label file -> how its ids are to be read.
-        recognises: Root -> whether it is surely of this layout; None where `list_splits` says so.
+        recognises: Root -> whether it has this layout for sure; None where `list_splits` suffices.
         left_out: (root, split) -> images that are there but no samples: known faults of the release.
     """
 
@@ -59,11 +59,11 @@ class Layout:
     left_out: Callable[[Path, str], list[Path]] = nothing_left_out
 
     def claims(self, root: Path) -> bool:
-        """Say whether the folder looks like this layout and no other of its kind."""
+        """Whether the folder matches this layout and no similar one."""
         return bool(self.list_splits(root)) and (self.recognises is None or self.recognises(root))
 
     def scan(self, root: Path, split: str) -> list[Sample]:
-        """Lists a split's samples.
+        """Samples of a split.
 
         Raises:
             CloudsError: The root is missing, empty, of another layout, or has no such split.
@@ -80,7 +80,7 @@ class Layout:
         return samples
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Lists the splits there are; errors as `scan`."""
+        """Names of the splits; errors as `scan`."""
         require_folder(root, f"expected {self.expects}")
         splits = self.list_splits(root)
         if splits:
@@ -91,19 +91,19 @@ class Layout:
         hint = f"expected {self.expects}"
         others = claimants(root)
         if others:
-            hint = f"it looks like --layout {others[0].name}"
+            hint = f"it matches --layout {others[0].name}"
         elif self.list_splits(above):
             hint = f"give the folder above it, {above}"
-        raise CloudsError(f"{root} is not of layout `{self.name}`", hint)
+        raise CloudsError(f"{root} does not have layout `{self.name}`", hint)
 
     def read_labels(self, path: Path) -> Pixels:
-        """Reads a label file as train ids.
+        """Reads a label file and converts it to train ids.
 
         Returns:
-            (H, W) uint8: 0..18, and 255 for pixels that don't count.
+            (H, W) uint8: 0..18, and 255 for ignored pixels.
 
         Raises:
-            CloudsError: The file is no label map, or holds an id its encoding does not know.
+            CloudsError: The file is not a label map, or has an id that its encoding lacks.
         """
         encoding = self.encoding(path)
         ids = encoding.read(path)
@@ -114,13 +114,12 @@ class Layout:
             what = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:4], counts[:4], strict=True))
             raise CloudsError(
                 f"{path} holds label id {what}, which {encoding.name} do not have",
-                f"the file is read as {encoding.name} ({encoding.meaning}); mend it, or choose another "
-                "layout",
+                f"the file is read as {encoding.name} ({encoding.meaning}); fix it, or choose another layout",
             )
         return np.asarray(labels, np.uint8)
 
     def load(self, sample: Sample) -> tuple[Pixels, Pixels | None]:
-        """Reads a sample.
+        """Reads image and labels of a sample.
 
         Returns:
             image (H, W, 3) uint8 RGB, and train ids (H, W) uint8 or None.
@@ -137,11 +136,11 @@ class Layout:
 
 
 def require_folder(root: Path, hint: str) -> None:
-    """Refuses a root that is no folder, or holds nothing.
+    """Raises an error for a root that is not a folder, or is empty.
 
     Args:
         root: The dataset's folder.
-        hint: What to say about an empty one.
+        hint: Of the error about an empty one.
 
     Raises:
         CloudsError: It is missing or empty.
@@ -153,7 +152,7 @@ def require_folder(root: Path, hint: str) -> None:
 
 
 def same_size(sample: Sample, image: Pixels, labels: Pixels) -> None:
-    """Refuses a label map of another size than its image.
+    """Raises an error for a label map whose size differs from its image's.
 
     Raises:
         CloudsError: The sizes differ.

@@ -2,7 +2,7 @@
 
 The v2.0 release holds both label sets over the same images. Ids are positions in the class list of the
 release's `config_v1.2.json` or `config_v2.0.json`; they are looked up there by name. v1.2's list never
-changed, so its ids are known without the file. v2.0's file is asked for: public copies of its list differ
+changed, so its ids are known without the file. v2.0's file is required: public copies of its list differ
 in order.
 """
 
@@ -64,11 +64,11 @@ _WHOLE = ("object--traffic-light", "human--person")
 
 
 def v2_class(name: str) -> str | None:
-    """Say which Cityscapes class a class of v2.0 is.
+    """Cityscapes class of a class of v2.0.
 
     A class that v1.2 has too means the same, and so do those that v1.2's `human--person`,
     `object--traffic-light` and `marking--general` were divided into: all markings are road but zebra
-    crossings, which v1.2 keeps apart and the authors' map ignores. Where v1.2 has no word, Cityscapes'
+    crossings, which v1.2 keeps apart and the authors' map ignores. For classes unknown to v1.2, Cityscapes'
     definitions decide: garages are buildings, parking and direction signs traffic signs.
 
     Args:
@@ -91,7 +91,7 @@ def _v1_class(name: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _from_config(path: Path, modified: int, version: str) -> Encoding:
-    """Reads a release's class list; `modified` is there so that a changed file is read again."""
+    """Reads a release's class list; `modified` makes the cache reread a changed file."""
     classes_of: Callable[[str], str | None] = _v1_class if version == "v1.2" else v2_class
     config = read_json(path)
     try:
@@ -110,7 +110,7 @@ def _from_config(path: Path, modified: int, version: str) -> Encoding:
 
 @lru_cache(maxsize=1)
 def v1_ids() -> Encoding:
-    """Give v1.2's encoding as it is known without the config file."""
+    """Encoding of v1.2 without its config file."""
     table = table_of(dict(V1_CLASSES.values()), _V1_COUNT)
     return Encoding("Mapillary v1.2 ids", f"0..{_V1_COUNT - 1}", table)
 
@@ -123,7 +123,7 @@ def _encoding_of(root: Path, version: str) -> Encoding:
     if version == "v1.2":
         return v1_ids()
     raise CloudsError(
-        f"{root} has no config_v2.0.json, which says what the ids of v2.0's labels mean",
+        f"{root} has no config_v2.0.json, which defines the ids of v2.0's labels",
         "put it there from the dataset's archive, or use --layout mapillary (v1.2's labels)",
     )
 

@@ -24,6 +24,8 @@ from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import Advance, progress, say, warn
 from clouds_deploy.data import sources
+from clouds_deploy.data.dataset import training_batches
+from clouds_deploy.data.joint import joint_batches
 from clouds_deploy.data.sources import Selection
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, evaluate
@@ -50,7 +52,7 @@ from clouds_deploy.training.segmenter.step import MEASURES, Step, trains_more_th
 from clouds_deploy.training.segmenter.teacher import Teacher
 
 if TYPE_CHECKING:
-    from clouds_deploy.data.dataset import Source
+    from clouds_deploy.data.sources import Source
 
 _DIVERGED = "lower train.lr, lengthen train.warmup_steps, or set train.precision=fp32"
 
@@ -275,15 +277,15 @@ class _Run:
         """Give the batches from a step on; cached labels are made first if they are due."""
         joint = self.recipe.joint
         if self.labeler is None or joint is None:
-            return iter(sources.training_batches(self.recipe, step, self.share))
+            return training_batches(self.recipe, step, self.share)
         if joint.pseudo_labels == "online":
-            return iter(sources.joint_batches(self.recipe, step, None, self.share))
+            return joint_batches(self.recipe, step, None, self.share)
         made = step - step % joint.refresh_every if joint.refresh_every else 0
         store = LabelStore(self.out, made)
         if self._labels_due(step):
             store.fill(sources.generated_source(self.recipe), self.labeler, self.processes)
         store.check()
-        return iter(sources.joint_batches(self.recipe, step, store.read, self.share))
+        return joint_batches(self.recipe, step, store.read, self.share)
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
         """Do one optimiser step; `step` counts from 0."""

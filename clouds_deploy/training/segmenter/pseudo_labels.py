@@ -12,8 +12,8 @@ from torch import Tensor
 
 from clouds_deploy.artifacts import read_json, write_json
 from clouds_deploy.console import progress
-from clouds_deploy.data.dataset import Source
 from clouds_deploy.data.images import Pixels, read_label_ids, write_png
+from clouds_deploy.data.sources import Source
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.training.processes import Processes

@@ -90,7 +90,7 @@ class Step:
 
         Args:
             step: Counts from 0.
-            batch: This process's share, as `sources.training_batches` or `joint_batches` gives it.
+            batch: This process's share, as `training_batches` or `joint_batches` gives it.
 
         Returns:
             (6,) float32 on the device: what to add, over the processes too, for the sums of `MEASURES` and

@@ -60,7 +60,7 @@ def test_wrong_roots_and_names(tmp_path: Path) -> None:
     expect("does not have layout `cityscapes`", "--layout folder", layout.scan, tmp_path / "f", "train")
     trees.cityscapes(tmp_path / "c")
     expect(
-        "does not have layout `folder`", "--layout cityscapes", get_layout("folder").scan, tmp_path / "c", "train"
+        "not have layout `folder`", "--layout cityscapes", get_layout("folder").scan, tmp_path / "c", "train"
     )
     expect("no split `test`", "`train`, `val`", layout.scan, tmp_path / "c", "test")
     expect("no layout `cityscape`", "`cityscapes`", get_layout, "cityscape")

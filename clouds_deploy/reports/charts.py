@@ -1,14 +1,22 @@
-"""Line and bar charts as inline SVG, each drawn twice: for wide screens and for phones."""
+"""Line and bar charts as inline SVG, drawn by matplotlib for wide screens and once more for phones."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any, ClassVar
 
 WIDE, NARROW = 960, 360
 COLORS = 6
+"""Series colours of the page's style sheet, `--s0` and so on."""
+_PLACEHOLDERS = {"bad": "#000101", "ink": "#000102", "soft": "#000103", "line": "#000104"}
+_PLACEHOLDERS |= {f"s{i}": f"#00020{i}" for i in range(COLORS)}
+"""matplotlib knows no CSS variables: each is drawn in a colour of its own, which is then replaced."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +26,10 @@ class Series:
     Attributes:
         name: What it is.
         points: (x, y) each, by rising x; points that are not finite are left out.
-        dashed: Whether the line is dashed.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,43 +53,73 @@ class Bar:
     bad: bool = False
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Choose about `count` round numbers (1, 2, 2.5 or 5 times a power of ten) from low to high."""
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
-        return [low]
-    raw = (high - low) / max(count, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(f * power for f in (1.0, 2.0, 2.5, 5.0, 10.0) if f * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(n * step, 12) for n in range(first, last + 1)]
+class Chart(ABC):
+    """What line and bar charts have in common.
 
+    Attributes:
+        title: What the chart shows.
+    """
 
-def number(value: float) -> str:
-    """Write a tick's number: no needless zeros, thousands as k."""
-    if abs(value) >= 10000:
-        return f"{value / 1000:g}k"
-    return f"{value:g}"
+    kind: ClassVar[str] = "chart"
+    title: str
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Names for the chart's key, in the order of the series colours; empty where it needs none."""
+        return ()
 
-def _both(draw: Callable[[int], str], title: str, key: str = "") -> str:
-    """Wrap the wide and the narrow drawing of a chart in a figure."""
-    parts = []
-    for name, width in (("wide", WIDE), ("narrow", NARROW)):
-        parts.append(f'<div class="{name}">{draw(width)}</div>')
-    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{key}{"".join(parts)}</figure>'
+    @property
+    @abstractmethod
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
 
+    @abstractmethod
+    def height(self, narrow: bool) -> int:
+        """Height in CSS pixels."""
 
-def _centered(x: float, y: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.0f}" text-anchor="middle">{escape(text)}</text>'
+    @abstractmethod
+    def draw(self, axes: Any, narrow: bool) -> None:
+        """Draws on matplotlib's axes."""
 
+    def svg(self, narrow: bool) -> str:
+        """The chart as an `<svg>` element, the same for the same data.
 
-def _svg(width: int, height: float, body: str, title: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        Args:
+            narrow: Whether it is drawn for a phone.
+        """
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        width, height = NARROW if narrow else WIDE, 60 if self.empty else self.height(narrow)
+        settings = {
+            "svg.fonttype": "none",
+            "svg.hashsalt": f"{self.title} {width}",
+            "font.size": 13,
+            "text.parse_math": False,
+        }
+        with matplotlib.rc_context(settings), io.StringIO() as buffer:
+            figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+            axes = figure.add_subplot(frame_on=False)
+            axes.tick_params(length=0, pad=8, labelcolor=_PLACEHOLDERS["soft"])
+            if self.empty:
+                axes.set_axis_off()
+                axes.text(0.5, 0.5, "no data yet", ha="center", va="center", color=_PLACEHOLDERS["soft"])
+            else:
+                axes.set_axisbelow(True)
+                self.draw(axes, narrow)
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+            text = buffer.getvalue()
+        text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+        text = re.sub(r'(<g) id="[^"]*"', r"\1", text).replace("xlink:href", "href")
+        for name, color in _PLACEHOLDERS.items():
+            text = text.replace(color, f"var(--{name})")
+        head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self.title)}">'
+        return re.sub(r"^.*?<svg[^>]*>", lambda _: head, text, count=1, flags=re.DOTALL).strip()
 
 
 @dataclass(frozen=True)
-class LineChart:
+class LineChart(Chart):
     """Lines over a common axis.
 
     Attributes:
@@ -91,95 +127,57 @@ class LineChart:
         series: The lines, six at most in colours of their own.
         x_label: What the x axis counts.
         y_label: What the y axis counts.
-        y_range: Lowest and highest y; None takes them from the points.
     """
 
     title: str
     series: Sequence[Series]
     x_label: str = ""
     y_label: str = ""
-    y_range: tuple[float, float] | None = None
 
-    def html(self) -> str:
-        """See `page.Section.html`."""
-        named = [
-            f'<span style="--c:var(--s{i % COLORS})"><i></i>{escape(s.name)}</span>'
-            for i, s in enumerate(self.series)
-        ]
-        key = f'<div class="key">{"".join(named)}</div>' if len(named) > 1 else ""
-        return _both(self._draw, self.title, key)
+    @property
+    def names(self) -> Sequence[str]:
+        """See `Chart.names`."""
+        return [one.name for one in self.series]
 
-    def _draw(self, width: int) -> str:
-        kept = [[(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)] for s in self.series]
-        every = [point for points in kept for point in points]
-        if not every:
-            return _svg(
-                width, 60, f'<text x="{width / 2}" y="34" text-anchor="middle">no data yet</text>', self.title
-            )
-        height = 330 if width == WIDE else 260
-        left, right, top, bottom = 58, 18, 26 if self.y_label else 12, 46 if self.x_label else 30
-        x_low, x_high = min(p[0] for p in every), max(p[0] for p in every)
-        y_low, y_high = self.y_range or _padded(min(p[1] for p in every), max(p[1] for p in every))
-        x_high = x_high if x_high > x_low else x_low + 1
-        whole = all(float(point[0]).is_integer() for point in every)
+    @property
+    def empty(self) -> bool:
+        """See `Chart.empty`."""
+        return not any(self._finite())
 
-        def at_x(x: float) -> float:
-            return left + (x - x_low) / (x_high - x_low) * (width - left - right)
+    def height(self, narrow: bool) -> int:
+        """See `Chart.height`."""
+        return 260 if narrow else 330
 
-        def at_y(y: float) -> float:
-            inside = min(max(y, y_low), y_high)
-            return height - bottom - (inside - y_low) / (y_high - y_low) * (height - top - bottom)
+    def draw(self, axes: Any, narrow: bool) -> None:
+        """See `Chart.draw`."""
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        parts = []
-        for tick in ticks(y_low, y_high):
-            y = at_y(tick)
-            parts.append(
-                f'<line class="gridline" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            )
-            parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-        parts += [
-            _centered(at_x(tick), height - bottom + 19, number(tick))
-            for tick in ticks(x_low, x_high, 8 if width == WIDE else 4)
-            if float(tick).is_integer() or not whole
-        ]
-        if self.x_label:
-            middle = (left + width - right) / 2
-            parts.append(
-                f'<text x="{middle:.0f}" y="{height - 6}" text-anchor="middle">{escape(self.x_label)}</text>'
-            )
-        if self.y_label:
-            parts.append(f'<text x="4" y="13">{escape(self.y_label)}</text>')
-        for index, points in enumerate(kept):
-            color = f"var(--s{index % COLORS})"
-            path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
-            dash = ' stroke-dasharray="6 5"' if self.series[index].dashed else ""
-            if len(points) > 1:
-                parts.append(
-                    f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2.2" '
-                    f'stroke-linejoin="round" stroke-linecap="round"{dash}/>'
-                )
-            if 0 < len(points) <= 12:
-                parts += [
-                    f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3.4" fill="{color}"/>'
-                    for x, y in points
-                ]
-        return _svg(width, height, "".join(parts), self.title)
+        lines = self._finite()
+        for index, points in enumerate(lines):
+            color = _PLACEHOLDERS[f"s{index % COLORS}"]
+            marker = "o" if len(points) <= 12 else None
+            axes.plot(
+                *zip(*points, strict=True), color=color, marker=marker, lw=2.2, ms=6
+            ) if points else None
+        axes.grid(axis="y", color=_PLACEHOLDERS["line"], lw=1)
+        whole = all(float(x).is_integer() for points in lines for x, _ in points)
+        steps = [1, 2, 2.5, 5, 10]
+        axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, steps=steps, integer=whole))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=steps))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        if 0 <= min(y for points in lines for _, y in points) < 0.4 * axes.get_ylim()[1]:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel(self.x_label, color=_PLACEHOLDERS["soft"])
+        axes.set_title(self.y_label, color=_PLACEHOLDERS["soft"], fontsize=13, loc="left")
 
-
-def _padded(low: float, high: float) -> tuple[float, float]:
-    """Leave some room around a range; a flat one gets room both ways, one near zero starts there."""
-    if high <= low:
-        room = abs(low) * 0.1 or 1.0
-        return low - room, high + room
-    if 0 <= low < 0.4 * high:
-        return 0.0, high + 0.06 * (high - 0.0)
-    room = 0.06 * (high - low)
-    return low - room, high + room
+    def _finite(self) -> list[list[tuple[float, float]]]:
+        return [[p for p in one.points if math.isfinite(p[0]) and math.isfinite(p[1])] for one in self.series]
 
 
 @dataclass(frozen=True)
-class BarChart:
-    """Bars lying down, so that their names have room.
+class BarChart(Chart):
+    """Horizontal bars, so that their names have room.
 
     Attributes:
         title: What the chart shows, with its unit.
@@ -191,57 +189,41 @@ class BarChart:
     bars: Sequence[Bar]
     axis: str = ""
 
-    def html(self) -> str:
-        """See `page.Section.html`."""
-        return _both(self._draw, self.title)
+    @property
+    def empty(self) -> bool:
+        """See `Chart.empty`."""
+        return not self.bars
 
-    def _draw(self, width: int) -> str:
-        if not self.bars:
-            return _svg(
-                width, 60, f'<text x="{width / 2}" y="34" text-anchor="middle">no data yet</text>', self.title
-            )
-        narrow = width == NARROW
-        longest = max(len(bar.name) for bar in self.bars)
-        left = 8 if narrow else min(340, 26 + 8 * longest)
-        right = 16 + 8 * max(len(bar.shown) for bar in self.bars)
-        line, thick, top = (50, 18, 6) if narrow else (38, 22, 8)
-        bottom = 46 if self.axis else 26
-        height = top + line * len(self.bars) + bottom
-        highest = max([bar.value for bar in self.bars] + [bar.high or 0.0 for bar in self.bars]) or 1.0
+    def height(self, narrow: bool) -> int:
+        """See `Chart.height`."""
+        return (50 if narrow else 38) * len(self.bars) + (52 if self.axis else 32)
 
-        def at(value: float) -> float:
-            return left + min(value, highest) / highest * (width - left - right)
+    def draw(self, axes: Any, narrow: bool) -> None:
+        """See `Chart.draw`."""
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        floor = height - bottom
-        parts = []
-        for tick in ticks(0.0, highest, 3 if narrow else 6):
-            x = at(tick)
-            parts.append(f'<line class="gridline" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{floor}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{number(tick)}</text>')
-        for index, bar in enumerate(self.bars):
-            y = top + line * index + (24 if narrow else (line - thick) / 2)
-            color = "var(--bad)" if bar.bad else f"var(--s{index % COLORS})"
-            length = max(at(bar.value) - left, 1.5)
-            parts.append(
-                f'<rect x="{left}" y="{y:.1f}" width="{length:.1f}" height="{thick}" rx="3" fill="{color}"/>'
-            )
-            end = at(bar.value)
-            middle = y + thick / 2
+        ink = _PLACEHOLDERS["ink"]
+        thick = 0.36 if narrow else 0.58
+        for row, bar in enumerate(self.bars):
+            color = _PLACEHOLDERS["bad" if bar.bad else f"s{row % COLORS}"]
+            axes.barh(row, bar.value, thick, color=color)
+            end = bar.value
             if bar.low is not None and bar.high is not None:
-                end = at(bar.high)
-                parts.append(
-                    f'<line x1="{at(bar.low):.1f}" x2="{end:.1f}" y1="{middle:.1f}" y2="{middle:.1f}" '
-                    'stroke="var(--ink)" stroke-width="1.5"/>'
-                )
-            anchor = (
-                f'x="{left}" y="{y - 6:.1f}"'
-                if narrow
-                else f'x="{left - 10}" y="{middle + 4.5:.1f}" text-anchor="end"'
-            )
-            parts.append(f'<text class="label" {anchor}>{escape(bar.name)}</text>')
-            parts.append(
-                f'<text class="label" x="{end + 8:.1f}" y="{middle + 4.5:.1f}">{escape(bar.shown)}</text>'
-            )
-        if self.axis:
-            parts.append(_centered((left + width - right) / 2, height - 6, self.axis))
-        return _svg(width, height, "".join(parts), self.title)
+                axes.hlines(row, bar.low, bar.high, color=ink, lw=1.5)
+                end = max(end, bar.high)
+            place = {"textcoords": "offset points", "color": ink, "annotation_clip": False}
+            axes.annotate(bar.shown, (end, row), (8, 0), va="center", **place)
+            if narrow:
+                axes.annotate(bar.name, (0, row - thick / 2), (0, 3), va="bottom", **place)
+        axes.set_ylim(len(self.bars) - 0.5 + (0.1 if narrow else 0), -0.85 if narrow else -0.5)
+        axes.set_yticks(range(len(self.bars)), [] if narrow else [bar.name for bar in self.bars], color=ink)
+        axes.set_xlim(left=0)
+        axes.grid(axis="x", color=_PLACEHOLDERS["line"], lw=1)
+        axes.xaxis.set_major_locator(MaxNLocator(3 if narrow else 6, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.set_xlabel(self.axis, color=_PLACEHOLDERS["soft"])
+
+
+def number(value: float) -> str:
+    """A tick's number without needless zeros, thousands as k."""
+    return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{value:g}"

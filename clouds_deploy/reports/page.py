@@ -1,29 +1,28 @@
 """Reports as one HTML file: no script, no second file, readable on a phone, printed, light and dark.
 
-A page is a list of sections; each knows how to write itself. Text is escaped here, so callers pass text.
+A page is a list of sections; `templates/` has a macro for each kind of them, and escapes their text.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
-from typing import Any, Protocol
+from importlib.util import find_spec
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from clouds_deploy.reports.style import CSS
+NO_CHARTS = 'This report has no charts: they need matplotlib. pip install "clouds-deploy[report]"'
 
 
 class Section(Protocol):
-    """A part of a page."""
+    """A part of a page; `kind` is the name of its macro in templates/sections.html."""
 
-    def html(self) -> str:
-        """Write the part as HTML."""
-        ...
+    kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,9 @@ class Heading:
         lede: A sentence under it.
     """
 
+    kind: ClassVar[str] = "heading"
     text: str
     lede: str = ""
-
-    def html(self) -> str:
-        """See `Section.html`."""
-        return f"<h2>{escape(self.text)}</h2>" + (f"<p>{escape(self.lede)}</p>" if self.lede else "")
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,12 @@ class Paragraph:
 
     Attributes:
         text: The text.
-        kind: Empty, `note` or `warning`.
+        style: Empty, `note` or `warning`.
     """
 
+    kind: ClassVar[str] = "paragraph"
     text: str
-    kind: str = ""
-
-    def html(self) -> str:
-        """See `Section.html`."""
-        return f'<p class="{escape(self.kind)}">{escape(self.text)}</p>'
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,43 +61,26 @@ class Figures:
         items: (number, what it is) each.
     """
 
+    kind: ClassVar[str] = "figures"
     items: Sequence[tuple[str, str]]
-
-    def html(self) -> str:
-        """See `Section.html`."""
-        cells = "".join(f"<div><b>{escape(n)}</b><span>{escape(what)}</span></div>" for n, what in self.items)
-        return f'<div class="figures">{cells}</div>'
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and columns; every column but the first stands right.
+    """Rows and columns; every column but the first is aligned right.
 
     Attributes:
         columns: Column titles.
         rows: Cells as text.
         caption: What the table shows.
-        bad: Numbers of the rows that tell of a fault.
+        bad: Indices of the rows that show a fault.
     """
 
+    kind: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     bad: frozenset[int] = frozenset()
-
-    def html(self) -> str:
-        """See `Section.html`."""
-        head = "".join(f'<th scope="col">{escape(c)}</th>' for c in self.columns)
-        lines = []
-        for number, row in enumerate(self.rows):
-            first, *rest = row
-            cells = f'<th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(c)}</td>" for c in rest)
-            mark = ' class="bad"' if number in self.bad else ""
-            lines.append(f"<tr{mark}>{cells}</tr>")
-        caption = f"<caption><span>{escape(self.caption)}</span></caption>" if self.caption else ""
-        body = "".join(lines)
-        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 @dataclass(frozen=True)
@@ -113,39 +89,16 @@ class Pictures:
 
     Attributes:
         items: (picture (H, W, 3) uint8 RGB, caption) each.
-        columns: Pictures beside each other on a wide screen; one narrow screen shows two at most.
+        columns: Pictures beside each other on a wide screen; a narrow screen shows two at most.
         photo: True packs JPEG, False PNG (label maps, drawings).
-        enlarge: Whether small pictures are blown up without smoothing.
+        enlarge: Whether small pictures are enlarged without smoothing.
     """
 
+    kind: ClassVar[str] = "pictures"
     items: Sequence[tuple[npt.NDArray[np.uint8], str]]
     columns: int = 3
     photo: bool = False
     enlarge: bool = False
-
-    def html(self) -> str:
-        """See `Section.html`."""
-        kind = ' class="pixels"' if self.enlarge else ""
-        cells = []
-        for picture, caption in self.items:
-            height, width = picture.shape[:2]
-            address = data_address(picture, photo=self.photo)
-            image = f'<img{kind} src="{address}" width="{width}" height="{height}" alt="{escape(caption)}">'
-            cells.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
-        return f'<div class="grid" style="--columns:{self.columns}">{"".join(cells)}</div>'
-
-
-def data_address(picture: npt.NDArray[np.uint8], *, photo: bool = False) -> str:
-    """Pack a picture (H, W, 3) uint8 into a `data:` address."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    if photo:
-        Image.fromarray(picture).save(buffer, "JPEG", quality=88)
-    else:
-        Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{'jpeg' if photo else 'png'};base64,{text}"
 
 
 @dataclass(frozen=True)
@@ -158,15 +111,10 @@ class Details:
         open: Whether it starts unfolded.
     """
 
+    kind: ClassVar[str] = "details"
     summary: str
     text: str
     open: bool = False
-
-    def html(self) -> str:
-        """See `Section.html`."""
-        mark = " open" if self.open else ""
-        summary = f"<summary>{escape(self.summary)}</summary>"
-        return f"<details{mark}>{summary}<pre>{escape(self.text)}</pre></details>"
 
 
 @dataclass
@@ -186,26 +134,44 @@ class Page:
     footer: str = ""
 
     def add(self, *sections: Section) -> Page:
-        """Append parts."""
+        """Appends parts."""
         self.sections.extend(sections)
         return self
 
     def html(self) -> str:
-        """Write the page."""
-        body = "\n".join(section.html() for section in self.sections)
-        lede = f'<p class="lede">{escape(self.lede)}</p>' if self.lede else ""
-        footer = f"<footer>{escape(self.footer)}</footer>" if self.footer else ""
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            f"<title>{escape(self.title)}</title><style>{CSS}</style></head><body><main>\n"
-            f"<header><h1>{escape(self.title)}</h1>{lede}</header>\n{body}\n{footer}</main></body></html>\n"
+        """The page as HTML; without matplotlib a line stands in for its charts."""
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("clouds_deploy.reports"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=StrictUndefined,
         )
+        environment.globals["data_address"] = data_address
+        shown = self.sections
+        if find_spec("matplotlib") is None:
+            shown = [section for section in shown if section.kind != "chart"]
+            if len(shown) < len(self.sections):
+                shown.append(Paragraph(NO_CHARTS, "note"))
+        template = environment.get_template("page.html")
+        return template.render(title=self.title, lede=self.lede, sections=shown, footer=self.footer).lstrip()
+
+
+def data_address(picture: npt.NDArray[np.uint8], photo: bool = False) -> str:
+    """A picture (H, W, 3) uint8 as a `data:` address: JPEG of a photo, else PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    if photo:
+        Image.fromarray(picture).save(buffer, "JPEG", quality=88)
+    else:
+        Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{'jpeg' if photo else 'png'};base64,{text}"
 
 
 def as_json_text(value: Any) -> str:
-    """Lay JSON values out for `Details`."""
-    import json
-
+    """A JSON value laid out for `Details`."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)

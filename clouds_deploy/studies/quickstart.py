@@ -1,4 +1,4 @@
-"""The whole loop on drawn streets, from nothing to a report that a newcomer understands."""
+"""The whole loop on synthetic streets: train, self-train, evaluate, export, bench, predict, report."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 SOURCE, TARGET = "game", "photo"
 SHOWN = 4
 PSEUDO = 24
-"""Unseen streets whose labels the model guesses and SAM mends."""
+"""Unseen streets that the model labels and SAM refines."""
 JOINT_STEPS, GENERATED = 150, 96
-"""Steps of self-training, and drawn streets of `imagined` that it learns from without their labels."""
+"""Steps of self-training, and synthetic streets of `imagined` that it learns from without their labels."""
 _MARK = "quickstart.json"
 
 
 def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train `tiny` on drawn game streets, let it train itself, meet unseen streets, export, time, predict.
+    """Trains `tiny` on synthetic game streets, then self-trains, evaluates, exports, benches and predicts.
 
-    A second call in the same folder goes on where the first one stopped: a finished training of the same
-    recipe is kept, the short stages behind it are done again.
+    A second call in the same folder resumes where the first one stopped: a finished training of the same
+    recipe is kept, the short stages after it are repeated.
 
     Args:
         out: The folder for everything it makes.
@@ -37,7 +37,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
 
     Returns:
         `game_miou`, `photo_miou`, `gap` of the model that trained itself, `photo_miou_before` of the one that
-        did not (percent), `pseudo_labels` (see `_mend`), `steps`, `joint_steps`,
+        did not (percent), `pseudo_labels` (see `_refine`), `steps`, `joint_steps`,
         `gates`, `bench`, `seconds` of each stage, `report`.
 
     Raises:
@@ -48,7 +48,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
 
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise CloudsError(f"{folder} exists and is no quickstart", "choose another --out")
+        raise CloudsError(f"{folder} exists and is not a quickstart", "choose another --out")
     watch = Stopwatch()
     if (folder / _MARK).is_file():
         watch.seconds.update(read_json(folder / _MARK).get("seconds", {}))
@@ -56,13 +56,13 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
     run, joint, bundle = folder / "run", folder / "joint", folder / "bundle"
 
     recipe = load_recipe("tiny", tuple(overrides))
-    say("[bold]1/7[/] training the recipe `tiny` on streets drawn like a game")
+    say("[bold]1/7[/] training the recipe `tiny` on synthetic streets that look like a game")
     _train("tiny", run, tuple(overrides), watch, "train")
     write_json(folder / _MARK, {"seconds": watch.seconds})
-    say("[bold]2/7[/] mending labels of unseen streets with `sam_tiny`")
+    say("[bold]2/7[/] refining pseudo-labels of unseen streets with `sam_tiny`")
     with watch("refine"):
-        mended = _mend(folder / "pseudo", run)
-    say("[bold]3/7[/] self-training on unlabelled streets, from labels mended like these")
+        refined = _refine(folder / "pseudo", run)
+    say("[bold]3/7[/] self-training on unlabelled streets with pseudo-labels refined like these")
     changes = (
         f"train.steps={min(JOINT_STEPS, recipe.train.steps)}",
         f"joint.generated_images={min(GENERATED, recipe.data.train_images)}",
@@ -81,10 +81,10 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
                 (TARGET, joint, TARGET),
             )
         }
-    say("[bold]5/7[/] exporting to ONNX, and proving it on ONNX Runtime and OpenVINO")
+    say("[bold]5/7[/] exporting to ONNX, checked on ONNX Runtime and OpenVINO")
     with watch("export"):
         exported = clouds_deploy.export(joint, out=_cleared(bundle))
-    say("[bold]6/7[/] timing PyTorch, ONNX Runtime and OpenVINO in turns")
+    say("[bold]6/7[/] timing PyTorch, ONNX Runtime and OpenVINO, interleaved")
     with watch("bench"):
         timed = clouds_deploy.bench([bundle], out=_cleared(folder / "bench"), seconds=6.0, stages=False)
     say("[bold]7/7[/] labelling unseen streets with the bundle, and writing the report")
@@ -95,7 +95,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
     report = folder / "report.html"
     from clouds_deploy.studies.quickstart_report import write_report
 
-    write_text(report, write_report(folder, scores, exported, timed, pictures, mended, watch.seconds))
+    write_text(report, write_report(folder, scores, exported, timed, pictures, refined, watch.seconds))
     game, photo = scores[SOURCE]["miou"], scores[TARGET]["miou"]
     result = {
         "game_miou": game,
@@ -104,7 +104,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
         "gap": game - photo,
         "steps": read_manifest(run, "run")["steps"],
         "joint_steps": read_manifest(joint, "run")["steps"],
-        "pseudo_labels": {name: mended[name] for name in ("before", "after", "unlabelled")},
+        "pseudo_labels": {name: refined[name] for name in ("before", "after", "unlabelled")},
         "gates": exported["gates"],
         "bench": timed["bundles"][0]["results"],
         "seconds": watch.seconds,
@@ -117,7 +117,7 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
 def _train(
     recipe: str, out: Path, overrides: tuple[str, ...], watch: Stopwatch, stage: str, init: Path | None = None
 ) -> None:
-    """Train a recipe, unless a finished run of the very same lies there."""
+    """Trains a recipe, unless a finished run of the same recipe is there."""
     from clouds_deploy.config.shipped import load_recipe
     from clouds_deploy.training.run import check_resumable
 
@@ -129,14 +129,14 @@ def _train(
 
 
 def _cleared(path: Path) -> Path:
-    """Remove what an earlier call made there; anything else is left for the stage to refuse."""
+    """A path without what an earlier call made there; anything else is left for the stage to refuse."""
     if (path / MANIFEST).is_file():
         shutil.rmtree(path)
     return path
 
 
 def _draw(folder: Path, domain: str) -> list[Path]:
-    """Draw the streets that the report shows, as files, the way a user would have them."""
+    """The streets that the report shows, rendered to files, as a user would have them."""
     from clouds_deploy.data.images import write_png
     from clouds_deploy.data.sources import StreetsSource
 
@@ -149,8 +149,8 @@ def _draw(folder: Path, domain: str) -> list[Path]:
     return paths
 
 
-def _mend(folder: Path, run: Path) -> dict[str, Any]:
-    """Label unseen streets with the run, mend the labels with SAM, and compare both with the truth.
+def _refine(folder: Path, run: Path) -> dict[str, Any]:
+    """Labels unseen streets with the run, refines the labels with SAM, and compares both with the truth.
 
     Returns:
         `before` and `after`, mIoU in percent, the latter over the pixels that kept a label; `unlabelled`, the
@@ -168,7 +168,7 @@ def _mend(folder: Path, run: Path) -> dict[str, Any]:
     truths = {}
     for index in range(PSEUDO):
         image, truth = source.load(index)
-        assert truth is not None  # drawn streets have labels
+        assert truth is not None  # synthetic streets have labels
         truths[source.name(index)] = truth
         write_png(folder / "images" / f"{source.name(index)}.png", image)
     predicted, refined = folder / "predicted", folder / "refined"
@@ -179,10 +179,10 @@ def _mend(folder: Path, run: Path) -> dict[str, Any]:
     before, after = ConfusionMatrix(), ConfusionMatrix()
     right = {}
     for name, true in truths.items():
-        guess, mended = (read_label_ids(root / "labels" / f"{name}.png") for root in (predicted, refined))
+        guess, better = (read_label_ids(root / "labels" / f"{name}.png") for root in (predicted, refined))
         before.update(guess, true)
-        after.update(mended, np.where(mended == IGNORE, IGNORE, true).astype(np.uint8))
-        right[name] = float((guess == true).mean()), float((mended == true)[mended != IGNORE].mean())
+        after.update(better, np.where(better == IGNORE, IGNORE, true).astype(np.uint8))
+        right[name] = float((guess == true).mean()), float((better == true)[better != IGNORE].mean())
     return {
         "before": 100 * before.miou(),
         "after": 100 * after.miou(),

@@ -1,4 +1,4 @@
-"""The quickstart's report: what was made, how good it is, how fast, and what to do next."""
+"""The quickstart's report: what was trained, how good and how fast it is, and what to do next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from clouds_deploy.data.images import Pixels, read_image, read_label_ids
 from clouds_deploy.data.overlay import overlay
 from clouds_deploy.labels import CLASSES, NAMES
 from clouds_deploy.reports.charts import Bar, BarChart, LineChart, Series
-from clouds_deploy.reports.page import Details, Figures, Heading, Page, Paragraph, Pictures, Table
+from clouds_deploy.reports.page import (
+    Details,
+    Figures,
+    Heading,
+    Page,
+    Paragraph,
+    Pictures,
+    Table,
+    as_json_text,
+)
 from clouds_deploy.streets import render
 
 _NEXT = """\
@@ -35,10 +44,10 @@ def write_report(
     exported: dict[str, Any],
     timed: dict[str, Any],
     pictures: dict[str, list[Path]],
-    mended: dict[str, Any],
+    refined: dict[str, Any],
     seconds: dict[str, float],
 ) -> str:
-    """Write the page.
+    """The report as one self-contained HTML file.
 
     Args:
         folder: The quickstart's folder, everything in it made.
@@ -46,11 +55,8 @@ def write_report(
         exported: `export`'s result.
         timed: `bench`'s result.
         pictures: The images labelled, of both domains.
-        mended: What became of pseudo-labels, see `quickstart._mend`.
+        refined: What became of the pseudo-labels, see `quickstart._refine`.
         seconds: How long each stage took.
-
-    Returns:
-        One self-contained HTML file.
     """
     game, photo, before = scores["game"], scores["photo"], scores["before"]
     gap = game["miou"] - photo["miou"]
@@ -59,27 +65,27 @@ def write_report(
     agreement = min(g["value"] for g in exported["gates"] if g["name"] == "labels equal")
     page = Page(
         "CLOUDS quickstart",
-        "A small segmenter learnt 19 kinds of things in drawn game streets, trained itself on streets "
-        "without labels, was shown streets of a look it had never seen, and became an engine that was proven "
-        "equal to what was trained.",
+        "A small segmenter was trained on 19 classes in synthetic game-like streets, trained itself further "
+        "on streets without labels, and was evaluated on streets of a look it had never seen. The exported "
+        "bundle was checked to give the same labels as PyTorch.",
         footer=_footer(),
     )
     page.add(
         Figures(
             [
-                (f"{game['miou']:.1f} %", "mIoU on streets like those it learnt from"),
+                (f"{game['miou']:.1f} %", "mIoU on streets like those it was trained on"),
                 (
                     f"{photo['miou']:.1f} %",
                     f"mIoU on unseen photo-like streets; {before['miou']:.1f} before self-training",
                 ),
-                (f"{100 * agreement:.2f} %", "of the engines' labels equal PyTorch's"),
-                (f"{best['p50_ms']:.0f} ms", f"an image with {best['backend']}, the quickest"),
+                (f"{100 * agreement:.2f} %", "of the exported labels equal PyTorch's"),
+                (f"{best['p50_ms']:.0f} ms", f"an image with {best['backend']}, the fastest backend"),
             ]
         ),
         Heading(
             "What it sees",
-            "Left the street, in the middle the truth, right what the exported engine says. The top rows "
-            "look like the training images; the bottom rows do not, and that is where it goes wrong.",
+            "Left the image, in the middle the ground truth, right the exported bundle's labels. The top "
+            "rows look like the training images; the bottom rows do not, and there it makes more errors.",
         ),
         Pictures(_rows(folder, pictures), columns=1, enlarge=True),
         _key(),
@@ -89,42 +95,42 @@ def write_report(
             f"one class everywhere reaches on photo streets is {photo['best_constant_class_miou']:.1f}. "
             f"Photo streets are {gap:.1f} points behind game streets. Closing this gap without a single "
             f"label of the target is what CLOUDS does: on photo streets {before['miou']:.1f} before "
-            f"self-training, {photo['miou']:.1f} after it. (Some of that is just more training; "
+            f"self-training, {photo['miou']:.1f} after it. (Some of that is only more training; "
             "docs/measurements/self-training.md tells the two apart, in longer runs.)",
         ),
         Table(
-            ["class", "game %", "photo, before %", "photo %", "behind game"], _classes(game, before, photo)
+            ["class", "game %", "photo, before %", "photo %", "game - photo"], _classes(game, before, photo)
         ),
         Heading(
-            "Labels that mend themselves",
-            "Left an unseen street, in the middle what the model takes it for, right the same after a small "
-            "Segment Anything model drew the outlines anew; where the two disagree the label is left out and "
-            f"the image shows. mIoU {mended['before']:.1f} before, {mended['after']:.1f} after, over the "
-            f"{1 - mended['unlabelled']:.0%} of the pixels that kept a label. Self-training learns from "
-            "labels mended like these, on streets of a third look.",
+            "Pseudo-labels, refined",
+            "Left an unseen street, in the middle the model's labels, right the same after a small Segment "
+            "Anything model refined their outlines; where the two disagree the pixel gets no label and the "
+            f"image shows. mIoU {refined['before']:.1f} before, {refined['after']:.1f} after, over the "
+            f"{1 - refined['unlabelled']:.0%} of the pixels that kept a label. Self-training learns from "
+            "labels refined like these, on streets of a third look.",
         ),
-        Pictures(_mended(folder, mended), columns=1, enlarge=True),
-        Heading("How it learnt", _learnt(folder, seconds)),
+        Pictures(_refined(folder, refined), columns=1, enlarge=True),
+        Heading("Training", _learnt(folder, seconds)),
         *_curves(folder),
         Heading(
-            "Is the engine still the model?",
-            "Before a bundle is written, every runtime has to agree with PyTorch; else there is no bundle.",
+            "Does the exported bundle equal the model?",
+            "Before a bundle is written, every backend has to agree with PyTorch; otherwise there is none.",
         ),
         Table(
-            ["gate", "seen", "needed", ""],
+            ["gate", "measured", "limit", ""],
             [
                 [f"{g['engine']}: {g['name']}", g["shown"], g["limit_shown"], _verdict(g["passed"])]
                 for g in exported["gates"]
             ],
         ),
-        Heading("How fast is it?", f"One image of {timed['bundles'][0]['shape']}; the backends took turns."),
+        Heading("Latency", f"One image of {timed['bundles'][0]['shape']}; interleaved rounds."),
         BarChart(
             "Milliseconds an image (median)",
             [Bar(r["backend"], r["p50_ms"], f"{r['p50_ms']:.1f}", bad=not r["passed"]) for r in results],
             "ms, shorter is better",
         ),
         Table(
-            ["backend", "p50 ms", "p90 ms", "p99 ms", "x torch", "labels equal"],
+            ["backend", "p50 ms", "p90 ms", "p99 ms", "speed-up over torch", "labels equal"],
             [
                 [
                     r["backend"],
@@ -135,16 +141,16 @@ def write_report(
                 for r in results
             ],
         ),
-        Heading("What now?"),
-        Details("Commands to go on with", _NEXT, open=True),
+        Heading("Next steps"),
+        Details("Commands", _NEXT, open=True),
         Paragraph(
             "What is real here: the method's network, its loss and matching, and ImageNet weights in a "
             "frozen EfficientNet-Lite0. What is small: the network, the images (256x128) and the training. "
-            "The streets are drawn, so these numbers say nothing about real roads.",
+            "The streets are synthetic, so these numbers say nothing about real roads.",
             "note",
         ),
-        Details("Time each stage took", "\n".join(f"{name:<10} {s:6.0f} s" for name, s in seconds.items())),
-        Details("Machine and versions", json.dumps(environment(), indent=2, ensure_ascii=False)),
+        Details("Time of each stage", "\n".join(f"{name:<10} {s:6.0f} s" for name, s in seconds.items())),
+        Details("Machine and versions", as_json_text(environment())),
     )
     return page.html()
 
@@ -164,16 +170,16 @@ def _rows(folder: Path, pictures: dict[str, list[Path]]) -> list[tuple[Pixels, s
     return items
 
 
-def _mended(folder: Path, mended: dict[str, Any]) -> list[tuple[Pixels, str]]:
+def _refined(folder: Path, refined: dict[str, Any]) -> list[tuple[Pixels, str]]:
     root = folder / "pseudo" / "refined" / "overlays"
     return [
         (read_image(root / f"{name}.png"), f"{before:.0%} of pixels right before, {after:.0%} after")
-        for name, (before, after) in mended["right"].items()
+        for name, (before, after) in refined["right"].items()
     ]
 
 
 def _key() -> Pictures:
-    """Draw the colours of all classes as one strip of small named swatches."""
+    """The colours of all classes as a strip of small named swatches."""
     swatches = [(np.full((10, 40, 3), c.color, np.uint8), c.name) for c in CLASSES]
     return Pictures(swatches, columns=10)
 
@@ -201,12 +207,12 @@ def _learnt(folder: Path, seconds: dict[str, float]) -> str:
     speeds = [line["images_per_second"] for line in _lines(folder) if "images_per_second" in line]
     speed = f", about {np.median(speeds):.0f} images/s" if speeds else ""
     first, own = (
-        f"{seconds[stage] / 60:.1f} minutes" if stage in seconds else "a time that went unnoted"
+        f"{seconds[stage] / 60:.1f} minutes" if stage in seconds else "a time that was not recorded"
         for stage in ("train", "self-train")
     )
     return (
         f"Training took {first}{speed}, self-training after it {own}. Only the head "
-        "learnt; the backbone stood still. The curves are the first training's."
+        "was trained; the backbone is frozen. The curves are the first training's."
     )
 
 
@@ -220,7 +226,7 @@ def _curves(folder: Path) -> list[LineChart]:
     miou = [(line["step"], line["miou"]) for line in lines if line.get("miou") is not None]
     return [
         LineChart("Loss", [Series("loss", loss)], "step"),
-        LineChart("mIoU on game streets it did not train on", [Series("mIoU", miou)], "step", "%"),
+        LineChart("mIoU on game streets it was not trained on", [Series("mIoU", miou)], "step", "%"),
     ]
 
 

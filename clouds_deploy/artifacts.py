@@ -1,8 +1,8 @@
-"""Directories that are whole or not there: the currency between stages.
+"""Directories that appear whole or not at all: what stages exchange.
 
 Every stage writes one directory with a `manifest.json` that names each of its files by size and sha256, what
 it was made from, with which settings, versions, device and seed. A directory appears by one rename, so a
-killed stage leaves no half of one; a stage that reads a directory checks the manifest first.
+killed stage leaves no partial one; a stage that reads a directory checks the manifest first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PACKAGES = (
 
 
 def sha256(path: Path) -> str:
-    """Give the sha256 of a file's bytes, in hexadecimal."""
+    """The sha256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -51,13 +51,13 @@ def sha256(path: Path) -> str:
 
 
 def cache_folder(kind: str) -> Path:
-    """Say where what takes long to make is kept: in `CLOUDS_DEPLOY_CACHE`, or in the home."""
+    """Folder of cached files of a kind: in `CLOUDS_DEPLOY_CACHE`, or in the home directory."""
     home = os.environ.get(CACHE_VARIABLE)
     return (Path(home) if home else Path.home() / ".cache" / "clouds-deploy") / kind
 
 
 def storage_error(path: Path, error: OSError) -> CloudsError:
-    """Turns a failed write into the error a user can act on."""
+    """Error message and hint for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing(path)).free / 2**20
         return CloudsError(
@@ -77,17 +77,16 @@ def _existing(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Writes a file or directory beside its place, then puts it there by one rename.
+    """Writes a file or directory under a temporary name, then renames it.
 
     Args:
-        path: Where it is to be. A file there is replaced; a directory there must be gone by then.
+        path: Its final place. A file there is replaced; a directory there must be gone by then.
 
     Yields:
-        A path in the same folder to write to. On any exception what was written there is removed, and
-        `path` is as it was.
+        A path in the same folder to write to. On any exception it is removed, and `path` is unchanged.
 
     Raises:
-        CloudsError: The disk is full or the place cannot be written.
+        CloudsError: The disk is full or the place is not writable.
     """
     temporary = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
     try:
@@ -107,14 +106,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Asks the disk to hold what was written, so that a rename never outruns the bytes."""
+    """Flushes a file or a directory's files to the disk, so that the rename comes after the bytes."""
     for target in path.rglob("*") if path.is_dir() else ():
         _sync(target)
     _sync(path)
 
 
 def _sync(path: Path) -> None:
-    """Flushes one file, or the names in one directory; never its neighbours, which are not ours."""
+    """Flushes one file, or the names in one directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,17 +123,17 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Makes a directory that appears whole or not at all.
+    """Creates a directory that appears whole or not at all.
 
     Args:
-        path: Where it is to be.
-        replace: Whether a directory that this project made may be there already and be replaced.
+        path: Its final place.
+        replace: Whether a directory of this project there may be replaced.
 
     Yields:
         An empty directory to fill.
 
     Raises:
-        CloudsError: Something is there that may not be replaced; the disk is full.
+        CloudsError: Something there may not be replaced; the disk is full.
     """
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if occupied and not (replace and (path / MANIFEST).is_file()):
@@ -160,7 +159,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; a `CloudsError` when it is not one."""
+    """Reads a JSON file; raises `CloudsError` if it is missing or invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -170,7 +169,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a file of one JSON object a line; one that a kill cut short is left out, no file is no lines."""
+    """Reads a file of one JSON object a line, without incomplete lines; a missing file has none."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -181,7 +180,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """Say where something was made: machine, interpreter, package versions."""
+    """Description of the machine, interpreter and package versions."""
     versions: dict[str, str] = {}
     for package in _PACKAGES:
         try:
@@ -198,7 +197,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """Give the processor's marketing name where the system tells it."""
+    """Marketing name of the processor if the system knows it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -209,12 +208,12 @@ def processor_name() -> str:
 
 
 def write_manifest(directory: Path, kind: str, *, ignore: str = "", **facts: Any) -> dict[str, Any]:
-    """Seals a directory: names every file in it by size and sha256.
+    """Writes the manifest of a directory: every file by size and sha256.
 
     Args:
         directory: A directory whose files are complete; an older manifest in it is replaced.
         kind: What it is: `run`, `bundle`, `bench`, ...
-        ignore: A folder in it that is left out, because it is about to go.
+        ignore: A folder in it that is left out, because it is about to be removed.
         facts: What else to record; `inputs` maps the names of inputs to their sha256.
 
     Returns:
@@ -231,7 +230,7 @@ def write_manifest(directory: Path, kind: str, *, ignore: str = "", **facts: Any
 
 
 def make_manifest(kind: str, files: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a manifest says; see `write_manifest`.
+    """Content of a manifest; see `write_manifest`.
 
     Args:
         kind: What the directory is.
@@ -249,18 +248,18 @@ def make_manifest(kind: str, files: Mapping[str, Any], facts: Mapping[str, Any])
 
 
 def kind_of(directory: Path) -> str | None:
-    """Say what a directory is by its manifest, unchecked; None where it has none."""
+    """Kind of a directory according to its manifest, unchecked; None without a manifest."""
     manifest = directory / MANIFEST
     return read_json(manifest).get("kind") if manifest.is_file() else None
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
-    """Opens a directory that another stage made.
+    """Reads the manifest of a directory that another stage made, and checks its files.
 
     Args:
         directory: The directory.
         kind: What it must be.
-        verify: Whether to compare every file with its sha256; sizes are compared always.
+        verify: Whether to compare every file with its sha256; sizes always are.
 
     Raises:
         CloudsError: It is not there, unfinished, of another kind, or a file in it was changed or lost.
@@ -269,7 +268,7 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[st
         raise CloudsError(f"there is no directory {directory}", f"give the path of a {kind}")
     if not (directory / MANIFEST).is_file():
         raise CloudsError(
-            f"{directory} has no {MANIFEST}: it is no finished {kind}",
+            f"{directory} has no {MANIFEST}: it is not a finished {kind}",
             "an interrupted training goes on with `--resume`" if kind == "run" else "make it again",
         )
     manifest = read_json(directory / MANIFEST)

@@ -1,4 +1,4 @@
-"""What the terminal shows: sparse lines, one live progress bar, silence when nobody watches.
+"""Output on the terminal: few lines, one live progress bar, almost nothing if it is not a terminal.
 
 Everything for people goes to standard error through one console; standard output carries results only, so
 that `--json` can promise that its last line is one JSON object.
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def console() -> Console:
-    """Give the one console, on standard error."""
+    """The one console, on standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Prints one line for people; rich markup is understood, so escape foreign text."""
+    """Prints one line for people; rich markup is interpreted, so escape foreign text."""
     console().print(text)
 
 
 def warn(text: str) -> None:
-    """Prints one line that people should not overlook."""
+    """Prints one line as a warning."""
     console().print(f"[yellow]warning:[/] {text}")
 
 
 class Advance(Protocol):
-    """Called as work goes on."""
+    """Callback that reports progress."""
 
     def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
-        """Say how much is done in all, what a watcher wants to know of it, and a total learnt late."""
+        """Reports the amount done, a note about it, and the total if it became known late."""
 
 
 @contextmanager
 def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
-    """Shows work that may last over two seconds: rate and time left.
+    """Shows the progress of work that may last over two seconds: rate and time left.
 
-    On a terminal a live bar; elsewhere nothing but one closing line when it took over two seconds.
+    On a terminal a live bar; elsewhere only one closing line if it took over two seconds.
 
     Args:
         what: The work, in a word or two.
-        total: How much there is to do, in `unit`s.
-        unit: What is counted, for the rate.
+        total: Amount of work, in `unit`s.
+        unit: Name of what is counted, for the rate.
 
     Yields:
-        A function to call with the count done so far.
+        A function to call with the amount done so far.
     """
     start = time.monotonic()
     state = {"done": 0, "first": -1}
@@ -104,7 +104,7 @@ def progress(what: str, total: int, unit: str = "it") -> Iterator[Advance]:
 
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Shows that work goes on whose progress cannot be told: a spinner with the time passed, on a terminal.
+    """Shows a spinner with the time passed, on a terminal, during work of unknown progress.
 
     Args:
         what: The work, in a few words.

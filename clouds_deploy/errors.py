@@ -1,4 +1,4 @@
-"""The one error a user ever sees."""
+"""The one error that users see."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 class CloudsError(Exception):
-    """A fault in what the user gave us, told so that it can be mended.
+    """A fault in the input or the environment, with a hint how to fix it.
 
-    Everything that can go wrong from outside (a file, a recipe, a missing package, a full disk) ends in
+    Every fault from outside (a file, a recipe, a missing package, a full disk) ends in
     this error; the command line prints it in two lines and never shows a traceback for it.
 
     Args:
         message: What is wrong and where, naming the file, key or value.
         hint: What to do about it; may be a command to type.
-        exit_code: 1 when a check failed (a gate, a data check), 2 for anything that has to be typed or
-            mended differently.
+        exit_code: 1 when a check failed (a gate, a data check), 2 for anything that has to be typed
+            or fixed.
     """
 
     def __init__(self, message: str, hint: str = "", *, exit_code: int = 2) -> None:
@@ -32,7 +32,7 @@ class CloudsError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survives the pickling between a data-loading worker and the main process."""
+        """Pickles the error, for the way from a data-loading worker to the main process."""
         return _rebuild, (self.message, self.hint, self.exit_code)
 
 
@@ -41,11 +41,11 @@ def _rebuild(message: str, hint: str, exit_code: int) -> CloudsError:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known word was probably meant, or list them all when none is near.
+    """Hint with the known word that was probably meant, or with all of them.
 
     Args:
         word: What the user wrote.
-        known: The words that would have been understood.
+        known: The words that are accepted.
 
     Returns:
         "did you mean `x`?" or "known: `a`, `b`".

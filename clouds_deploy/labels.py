@@ -1,4 +1,4 @@
-"""The 19 Cityscapes classes: the vocabulary of every stage.
+"""The 19 Cityscapes classes, used by every stage.
 
 Sources: class names, ids and palette from the Cityscapes benchmark; synonyms from CLOUDS' class list
 (Benigmim et al., CVPR 2024, released configuration). A label map holds *train ids* 0..18 and
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORE = 255
-"""The train id of a pixel that no loss and no metric counts."""
+"""The train id of pixels that loss and metrics ignore."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LabelClass:
         cityscapes_id: The id in Cityscapes' (and GTA5's) `labelIds` files.
         color: Its RGB colour in the benchmark's palette, each 0..255.
         thing: True where instances can be counted (cars, people), False for stuff (road, sky).
-        synonyms: The names the text head knows it by.
+        synonyms: Its names for the text head.
     """
 
     name: str
@@ -82,37 +82,25 @@ SYNTHIA_16: tuple[str, ...] = tuple(name for name in NAMES if name not in ("terr
 """The classes that models trained on SYNTHIA are usually compared on."""
 
 SYNTHIA_13: tuple[str, ...] = tuple(name for name in SYNTHIA_16 if name not in ("wall", "fence", "pole"))
-"""The smaller set that some papers report beside it."""
+"""The smaller set that some papers report too."""
 
 UNKNOWN_ID = 254
-"""What `lookup_table` yields for an id that the encoding does not define; never a legal label."""
+"""Entry of a table of train ids for an id that the encoding does not define; never a legal label."""
 
 
 def palette() -> npt.NDArray[np.uint8]:
-    """Give the benchmark's colours.
+    """The benchmark's colours.
 
     Returns:
-        (256, 3) uint8 RGB; row i is the colour of train id i, black for every id that is no class.
+        (256, 3) uint8 RGB; row i is the colour of train id i, black for other ids.
     """
     table = np.zeros((256, 3), np.uint8)
     table[:NUM_CLASSES] = [c.color for c in CLASSES]
     return table
 
 
-def colorize(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Paints a label map.
-
-    Args:
-        labels: (H, W) uint8 train ids.
-
-    Returns:
-        (H, W, 3) uint8 RGB; ignored pixels are black.
-    """
-    return palette()[labels]
-
-
 def cityscapes_table() -> npt.NDArray[np.uint8]:
-    """Maps Cityscapes `labelIds` (0..33) to train ids.
+    """Table from Cityscapes `labelIds` (0..33) to train ids.
 
     Returns:
         (256,) uint8: train id for the 19 classes, `IGNORE` for the benchmark's other 15 ids (and for
@@ -127,7 +115,7 @@ def cityscapes_table() -> npt.NDArray[np.uint8]:
 
 
 def train_id_table() -> npt.NDArray[np.uint8]:
-    """Maps train ids to themselves, so that files which hold anything else are found out.
+    """Table from train ids to themselves, which marks all other ids as unknown.
 
     Returns:
         (256,) uint8: 0..18 and 255 unchanged, `UNKNOWN_ID` for everything else.

@@ -1,4 +1,4 @@
-"""Procedural street scenes: the offline default data set and the project's test bed."""
+"""Synthetic street scenes with labels: the offline default data set and the project's test bed."""
 
 from clouds_deploy.streets.scene import DOMAINS, Scene, render
 

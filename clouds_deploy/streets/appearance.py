@@ -1,4 +1,4 @@
-"""From a drawing to a picture: texture, weather in the air, lamps, style and the camera's own faults."""
+"""Finish of a painted scene: texture, rain and snow, lamps, style, and the camera's imperfections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROUGH = {
     "traffic sign": 0.3, "vegetation": 1.7, "terrain": 1.4, "sky": 0.25, "person": 0.6, "rider": 0.6,
     "car": 0.45, "truck": 0.5, "bus": 0.45, "train": 0.45, "motorcycle": 0.5, "bicycle": 0.5,
 }  # fmt: skip
-"""How rough the surface of a class is, relative to the domain's texture strength."""
+"""Roughness of the surface of each class, relative to the domain's texture strength."""
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -32,14 +32,14 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 def finish(
     canvas: Canvas, labels: Labels, domain: Domain, dice: Dice, generator: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Makes the drawing look like a picture of its domain.
+    """Gives a painted scene the look of its domain.
 
     Args:
-        canvas: The drawing.
-        labels: (H, W) uint8 train ids, which say how rough each surface is.
+        canvas: The scene.
+        labels: (H, W) uint8 train ids, which decide how rough each surface is.
         domain: The ranges of every effect.
-        dice: Chance, independent of the picture's size.
-        generator: Chance for single pixels.
+        dice: Random numbers, independent of the picture's size.
+        generator: Random numbers for single pixels.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -60,7 +60,7 @@ def finish(
 
 
 def _noise(shape: tuple[int, int], cells: int, generator: np.random.Generator) -> Pixels:
-    """Smooth noise, -1..1: a small random grid drawn large."""
+    """Smooth noise, -1..1: an enlarged small random grid."""
     height, width = shape
     rows, columns = max(2, min(height, cells)), max(2, min(width, int(cells * width / height)))
     grid = Image.fromarray(generator.integers(0, 256, (rows, columns), np.uint8))
@@ -69,7 +69,7 @@ def _noise(shape: tuple[int, int], cells: int, generator: np.random.Generator) -
 
 
 def _texture(labels: Labels, strength: float, dice: Dice, generator: np.random.Generator) -> Pixels:
-    """Grain and blotches, as strong as each class' surface is rough; (H, W) grey levels."""
+    """Grain and blotches according to the roughness of each class; (H, W) grey levels."""
     table = np.zeros(256, np.float32)
     for name, roughness in _ROUGH.items():
         table[LABEL[name]] = roughness * strength
@@ -81,7 +81,7 @@ def _texture(labels: Labels, strength: float, dice: Dice, generator: np.random.G
 
 
 def _reflect(pixels: Pixels, labels: Labels, canvas: Canvas, dice: Dice) -> None:
-    """Let the wet ground mirror what is above it, smeared downwards; changes `pixels`."""
+    """Reflections on the wet ground, smeared downwards, added to `pixels` in place."""
     height = pixels.shape[0]
     start = max(1, min(height - 2, int(canvas.camera.horizon)))
     rows = np.arange(start, height)
@@ -96,7 +96,7 @@ def _reflect(pixels: Pixels, labels: Labels, canvas: Canvas, dice: Dice) -> None
 
 
 def _shine(pixels: Pixels, canvas: Canvas) -> Pixels:
-    """Puts a halo round every lamp that nothing stands in front of."""
+    """Adds a halo around every lamp that is not hidden."""
     factor = max(1, canvas.height // 64)
     halo = Image.new("RGB", (canvas.width // factor, canvas.height // factor))
     draw = ImageDraw.Draw(halo)
@@ -134,7 +134,7 @@ def _fall(pixels: Pixels, canvas: Canvas, dice: Dice) -> Pixels:
 
 
 def _style(pixels: Pixels, style: str, dice: Dice, canvas: Canvas) -> Pixels:
-    """The hand of a painter or of a generative model."""
+    """Style of a painter or of a generative model."""
     if style == "contrasty":
         bent = np.clip(pixels, 0.0, 255.0) / 255.0
         return np.asarray(bent * bent * (3.0 - 2.0 * bent) * 255.0, np.float32)
@@ -161,7 +161,7 @@ def _style(pixels: Pixels, style: str, dice: Dice, canvas: Canvas) -> Pixels:
 
 
 def _grade(pixels: Pixels, domain: Domain, dice: Dice) -> Pixels:
-    """Saturation, contrast, colour cast, exposure and the dark corners of a lens."""
+    """Saturation, contrast, colour cast, exposure and a lens's dark corners."""
     height, width = pixels.shape[:2]
     saturation, contrast = dice.between(*domain.saturation), dice.between(*domain.contrast)
     matrix = np.eye(3, dtype=np.float32) * saturation + (1.0 - saturation) * _GREY[None, :]

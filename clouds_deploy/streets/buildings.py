@@ -31,9 +31,9 @@ class Plot:
         kind: building, wall, fence or park.
         sign: -1 left, +1 right.
         x: Its front, in metres from the camera (with sign).
-        near: Where it begins (z, metres).
-        far: Where it ends.
-        sunny: True when the light falls on its front.
+        near: Near end (z, metres).
+        far: Far end.
+        sunny: Whether its front is lit.
         clutter: Chance of dirt and posters.
     """
 
@@ -47,11 +47,11 @@ class Plot:
 
     @property
     def depth(self) -> float:
-        """Sort key: everything that stands in front of it is nearer than its far end."""
+        """Sort key: everything in front of it is nearer than its far end."""
         return self.far
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paints it."""
+        """Paints the plot."""
         if self.kind == "building":
             _Building(self, canvas, palette, dice).draw()
         elif self.kind == "wall":
@@ -78,8 +78,7 @@ class _Building:
         self.front = shade(self.color, 1.0 if plot.sunny else 0.76)
 
     def quad(self, near: float, far: float, low: float, high: float) -> list[Point]:
-        point, x = self.canvas.camera.point, self.plot.x
-        return [point(x, low, near), point(x, high, near), point(x, high, far), point(x, low, far)]
+        return _face(self.plot, self.canvas, near, far, low, high)
 
     def draw(self) -> None:
         plot, point = self.plot, self.canvas.camera.point
@@ -101,7 +100,7 @@ class _Building:
         self._ground_floor()
 
     def _end(self) -> None:
-        """The face towards the camera, seen where the neighbour is lower or missing."""
+        """Paints the side wall, which is visible where the neighbour is lower or missing."""
         plot, point = self.plot, self.canvas.camera.point
         back = plot.x + plot.sign * 11.0
         face = [point(plot.x, 0.0, plot.near), point(plot.x, self.height, plot.near)]
@@ -173,17 +172,12 @@ class _Building:
 
 
 def _face(plot: Plot, canvas: Canvas, near: float, far: float, low: float, high: float) -> list[Point]:
-    point = canvas.camera.point
-    return [
-        point(plot.x, low, near),
-        point(plot.x, high, near),
-        point(plot.x, high, far),
-        point(plot.x, low, far),
-    ]
+    point, x = canvas.camera.point, plot.x
+    return [point(x, low, near), point(x, high, near), point(x, high, far), point(x, low, far)]
 
 
 def _pieces(plot: Plot) -> list[tuple[float, float]]:
-    """Cuts a plot into stretches that get longer with distance, far ones first."""
+    """Stretches of a plot that get longer with distance, far ones first."""
     cuts = [plot.near]
     while cuts[-1] < plot.far:
         cuts.append(min(plot.far, cuts[-1] * 1.12 + 1.2))
@@ -213,7 +207,7 @@ def _wall(plot: Plot, canvas: Canvas, palette: Palette, dice: Dice) -> None:
 
 
 def _fence(plot: Plot, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-    """Rails and pickets; the label covers the whole face, as the benchmark's does."""
+    """Paints rails and pickets; the label covers the whole face, as in Cityscapes."""
     height = dice.between(1.1, 1.9)
     color = dice.color(palette.metal if dice.chance(0.5) else palette.wall)
     gap = shade(mix(dice.color(palette.leaf), color, 0.3), 0.7)
@@ -243,7 +237,7 @@ def _lawn(plot: Plot, canvas: Canvas, palette: Palette, dice: Dice) -> None:
 
 
 def _garden(plot: Plot, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-    """What grows behind the border of a plot, far to near."""
+    """Paints trees and bushes behind the border of a plot, far ones first."""
     count = dice.whole(2, 4)
     depths = sorted((dice.between(plot.near + 0.8, plot.far) for _ in range(count)), reverse=True)
     for z in depths:

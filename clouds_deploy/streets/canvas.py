@@ -1,4 +1,4 @@
-"""Drawing into the picture, its labels and its instances in one call."""
+"""Canvas for picture, labels and instances at once."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _BASE = 32
 class Canvas:
     """The picture and, under it, one integer image that holds label and instance together.
 
-    Weather acts where the paint is mixed (light, and haze by distance), not on the finished picture: so
-    lamps shine at night and far things fade without a depth map.
+    Weather changes the colours while painting (light, and haze by distance), not the finished picture: so
+    lamps shine at night and distant things fade without a depth map.
 
     Args:
         height: Rows.
         width: Columns.
-        camera: Where things land.
+        camera: The projection.
         weather: Light and haze.
     """
 
@@ -46,21 +46,21 @@ class Canvas:
         self._instances = 0
 
     def brush(self, label: str, depth: float, *, instance: int = 0) -> Brush:
-        """Takes a brush for one class at one distance."""
+        """Brush for one class at one distance."""
         return Brush(self, LABEL[label], depth, instance)
 
     def new_instance(self) -> int:
-        """Give the next free instance id."""
+        """Next free instance id."""
         self._instances += 1
         return self._instances
 
     def replace_image(self, pixels: npt.NDArray[np.uint8]) -> None:
-        """Goes on drawing on a picture that was worked on as an array, (H, W, 3) uint8."""
+        """Replaces the picture by a processed one, (H, W, 3) uint8."""
         self.image = Image.fromarray(pixels)
         self.draw = ImageDraw.Draw(self.image)
 
     def labels_and_instances(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """Takes the integer image apart.
+        """Labels and instances from the integer image.
 
         Returns:
             (H, W) uint8 train ids and (H, W) int32 instance ids.
@@ -70,7 +70,7 @@ class Canvas:
 
 
 class Brush:
-    """Paints one object: its class, its instance id and the haze in front of it."""
+    """Brush for one object: its class, its instance id and the haze in front of it."""
 
     def __init__(self, canvas: Canvas, label: int, depth: float, instance: int) -> None:
         self._canvas = canvas
@@ -86,7 +86,7 @@ class Brush:
         self._add = (fog[0] * self._haze, fog[1] * self._haze, fog[2] * self._haze)
 
     def ink(self, color: Color, *, glow: bool = False) -> tuple[int, int, int]:
-        """Mixes the paint: light and haze; what glows is not dimmed by the night."""
+        """Colour under light and haze; glowing things are not dimmed by the night."""
         add = self._add
         if glow:
             clear = 1.0 - self._haze
@@ -102,7 +102,7 @@ class Brush:
         self._draw_codes.polygon(points, self.code)
 
     def detail(self, points: Sequence[Point], color: Color, *, glow: bool = False) -> None:
-        """Fills an outline inside what is already painted: in the picture only."""
+        """Fills an outline in the picture only."""
         self._draw.polygon(points, self.ink(color, glow=glow))
 
     def box(self, left: float, top: float, right: float, bottom: float, color: Color) -> None:
@@ -120,7 +120,7 @@ class Brush:
         )
 
     def disc(self, center: Point, radius: float, color: Color, *, stretch: float = 1.0) -> None:
-        """Fills an ellipse; stretch is its width over its height."""
+        """Fills an ellipse; `stretch` is its width divided by its height."""
         wide = radius * stretch
         box = (center[0] - wide, center[1] - radius, center[0] + wide, center[1] + radius)
         self._draw.ellipse(box, self.ink(color))
@@ -145,6 +145,6 @@ class Brush:
         self._draw.line(points, self.ink(color), max(1, round(thickness)))
 
     def lamp(self, center: Point, radius: float, color: Color) -> None:
-        """Remembers a light that shines at night, if nothing comes to stand in front of it."""
+        """Registers a light that shines at night unless it is hidden later."""
         if self._canvas.weather.night > 0.0:
             self._canvas.lamps.append((center[0], center[1], radius, color, self.code))

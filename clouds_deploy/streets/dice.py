@@ -1,4 +1,4 @@
-"""Chance that costs next to nothing and does not depend on the picture's size."""
+"""Cheap random numbers that do not depend on the picture's size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 Color = tuple[float, float, float]
 """RGB, each 0..255."""
 Tint = tuple[float, float, float, float, float, float]
-"""A box of colours: hue from/to (0..1, may run past 1), saturation from/to, value from/to (0..1)."""
+"""A range of colours: hue from/to (0..1, may run past 1), saturation from/to, value from/to (0..1)."""
 
 _POOL = 4096
 
@@ -22,13 +22,13 @@ _POOL = 4096
 class Dice:
     """A cyclic reader over a pool of uniform numbers.
 
-    A scene asks for thousands of single numbers; one call of `np.random.Generator` for each would cost
-    more than drawing the scene. So a block is drawn once and read on; `fork` starts reading elsewhere, so
-    that an object which skips its details when it is small does not change every object after it.
+    A scene needs thousands of single numbers; one call of `np.random.Generator` for each would cost
+    more than painting the scene. So a block is drawn once; `fork` starts reading it elsewhere, so
+    that an object which skips its details when it is small does not change the objects after it.
 
     Args:
         pool: Uniform numbers in [0, 1).
-        position: Where to start reading.
+        position: Of the first number read.
     """
 
     def __init__(self, pool: Sequence[float], position: int = 0) -> None:
@@ -37,36 +37,36 @@ class Dice:
 
     @classmethod
     def seeded(cls, generator: np.random.Generator) -> Dice:
-        """Fills a pool from a generator."""
+        """A reader over numbers of a generator."""
         return cls(generator.random(_POOL).tolist())
 
     def roll(self) -> float:
-        """Give the next number in [0, 1)."""
+        """Next number in [0, 1)."""
         self._position = (self._position + 1) % _POOL
         return self._pool[self._position]
 
     def fork(self) -> Dice:
-        """Starts an independent reader, for the inside of one object."""
+        """An independent reader, for the details of one object."""
         return Dice(self._pool, int(self.roll() * _POOL))
 
     def between(self, low: float, high: float) -> float:
-        """Give a number in [low, high)."""
+        """Number in [low, high)."""
         return low + (high - low) * self.roll()
 
     def chance(self, probability: float) -> bool:
-        """Say yes with a probability."""
+        """True with a probability."""
         return self.roll() < probability
 
     def whole(self, low: int, high: int) -> int:
-        """Give an integer in low..high, both included."""
+        """Integer in low..high, both included."""
         return low + int(self.roll() * (high - low + 1))
 
     def pick(self, choices: Sequence[T]) -> T:
-        """Chooses one of several, all equally likely."""
+        """One of several choices, all equally likely."""
         return choices[int(self.roll() * len(choices))]
 
     def weighted(self, weights: Mapping[str, float]) -> str:
-        """Chooses a key with a probability proportional to its weight."""
+        """A key, with probability proportional to its weight."""
         rest = self.roll() * sum(weights.values())
         for name, weight in weights.items():
             rest -= weight
@@ -75,7 +75,7 @@ class Dice:
         return next(reversed(list(weights)))
 
     def color(self, tints: Sequence[Tint]) -> Color:
-        """Chooses a colour out of one of several boxes."""
+        """Colour from one of several ranges."""
         hue_from, hue_to, low, high, dark, bright = self.pick(tints)
         red, green, blue = colorsys.hsv_to_rgb(
             self.between(hue_from, hue_to) % 1.0, self.between(low, high), self.between(dark, bright)
@@ -84,12 +84,12 @@ class Dice:
 
 
 def shade(color: Color, factor: float) -> Color:
-    """Makes a colour darker (below 1) or brighter (above 1)."""
+    """Darker (factor below 1) or brighter (above 1) colour."""
     return (color[0] * factor, color[1] * factor, color[2] * factor)
 
 
 def mix(first: Color, second: Color, amount: float) -> Color:
-    """Goes from one colour (amount 0) to another (amount 1)."""
+    """Blend of two colours: amount 0 is the first, 1 the second."""
     rest = 1.0 - amount
     return (
         first[0] * rest + second[0] * amount,

@@ -1,4 +1,4 @@
-"""What sets the three domains apart: numbers, no code."""
+"""The parameters of the three domains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours that things may have; every entry is a choice of boxes in hue, saturation, value."""
+    """Colours of things; every entry is a choice of ranges of hue, saturation and value."""
 
     facade: tuple[Tint, ...]
     roof: tuple[Tint, ...]
@@ -28,17 +28,17 @@ class Palette:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain: how its streets are made up and how its pictures look.
+    """Parameters of one domain: contents of its streets and appearance of its pictures.
 
     Attributes:
-        code: Goes into the seed, so that domains never share a scene.
+        code: Part of the seed, so that domains never share a scene.
         layouts: Weight of every street layout.
         weathers: Weight of every kind of weather.
         styles: Weight of every finishing style.
         vehicles: Chance that a scene holds at least one of a rarer vehicle class.
         traffic: Share of the free places in the lanes that are taken by cars, from/to.
-        people: How many people, from/to.
-        plots: Weight of what lines the street in a town (building, wall, fence, park).
+        people: Number of people, from/to.
+        plots: Weight of each kind of plot in a town (building, wall, fence, park).
         texture: Strength of surface texture in grey levels, from/to.
         noise: Standard deviation of sensor noise in grey levels, from/to.
         blur: Blur radius in pixels of a picture 128 high, from/to.

@@ -24,7 +24,7 @@ _SMALLEST = 2.6
 
 @dataclass(frozen=True)
 class Post:
-    """Something on a pole.
+    """A pole with a lamp, a traffic light or a sign.
 
     Attributes:
         kind: lamp, light or sign.
@@ -40,11 +40,11 @@ class Post:
 
     @property
     def depth(self) -> float:
-        """Sort key."""
+        """Sort key, in metres."""
         return self.z
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paints it."""
+        """Paints the pole and what it carries."""
         metal = dice.color(palette.metal)
         scale = canvas.camera.scale(self.z)
         if self.kind == "lamp":

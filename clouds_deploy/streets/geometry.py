@@ -1,4 +1,4 @@
-"""Where a point of the street lands in the picture."""
+"""Projection from the street into the picture."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NEAREST = 0.7
 class Camera:
     """A pinhole camera on a car, in metres: x to the right, y up from the ground, z ahead.
 
-    A bend shifts every point sideways with the square of its distance, so the whole street, and all that
-    stands on it, curves without any code that knows about curves.
+    A bend shifts every point sideways with the square of its distance, so the whole street curves, with all
+    that stands on it.
 
     Attributes:
         focal: Focal length in pixels.
@@ -33,7 +33,7 @@ class Camera:
     bend: float
 
     def point(self, x: float, y: float, z: float) -> Point:
-        """Projects a point; what lies behind the camera is pulled in front of it."""
+        """Projection of a point; points behind the camera are moved in front of it."""
         z = max(z, _NEAREST)
         scale = self.focal / z
         return (
@@ -42,11 +42,11 @@ class Camera:
         )
 
     def scale(self, z: float) -> float:
-        """Give the pixels of one metre at a distance."""
+        """Pixels per metre at a distance."""
         return self.focal / max(z, _NEAREST)
 
     def strip(self, left: float, right: float, near: float, far: float) -> list[Point]:
-        """Outlines a strip of ground along the street, following the bend."""
+        """Outline of a strip of ground along the street, following the bend."""
         if self.bend == 0.0:
             depths = [near, far]
         else:
@@ -59,7 +59,7 @@ class Camera:
 
 
 class Frame:
-    """The own axes of an object that stands on the ground: length, width and height.
+    """Axes of an object on the ground: length, width and height.
 
     Args:
         camera: The camera.
@@ -74,14 +74,14 @@ class Frame:
         self._sin, self._cos = math.sin(heading), math.cos(heading)
         across, ahead = -(x + camera.bend * z * z), -z
         self.eye_length = across * self._sin + ahead * self._cos
-        """Where the camera is along the object's length."""
+        """Position of the camera along the object's length."""
         self.eye_width = across * self._cos - ahead * self._sin
-        """Where the camera is across the object's width."""
+        """Position of the camera across the object's width."""
         self.eye_height = camera.height
         self.scale = camera.scale(z)
 
     def point(self, length: float, width: float, height: float) -> Point:
-        """Projects a point given on the object's own axes, in metres from its centre on the ground."""
+        """Projection of a point on the object's axes, in metres from its centre on the ground."""
         return self._camera.point(
             self._x + length * self._sin + width * self._cos,
             height,

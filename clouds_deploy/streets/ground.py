@@ -1,4 +1,4 @@
-"""Sky, road, pavements, grass and all that lies flat on them."""
+"""Sky, road, pavements, grass, and markings on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAINT: Color = (232.0, 232.0, 226.0)
 
 
 def draw_sky(canvas: Canvas, dice: Dice) -> None:
-    """Fills the picture with a sky: a gradient, clouds, perhaps a sun or a moon."""
+    """Paints the sky: a gradient, clouds, sometimes a sun or a moon."""
     weather = canvas.weather
     rows = np.linspace(0.0, 1.0, canvas.height, dtype=np.float32) / max(
         canvas.camera.horizon / canvas.height, 0.1
@@ -45,7 +45,7 @@ def draw_sky(canvas: Canvas, dice: Dice) -> None:
 
 
 def draw_ground(canvas: Canvas, layout: Layout, palette: Palette, dice: Dice, clutter: float) -> None:
-    """Lays the street: grass everywhere, then pavements, kerbs, road, tracks and markings on it."""
+    """Paints the ground: grass, then pavements, kerbs, road, tracks and markings on it."""
     snow = canvas.weather.snow
     white: Color = (238.0, 242.0, 248.0)
     road = mix(dice.color(palette.road), white, snow * 0.4)
@@ -155,7 +155,7 @@ def _rails(canvas: Canvas, layout: Layout, middle: float, road: Color) -> None:
 
 
 def _fade(canvas: Canvas) -> None:
-    """Puts the haze of its distance over every row of the ground, all at once."""
+    """Adds haze by distance to every row of the ground."""
     camera, weather = canvas.camera, canvas.weather
     start = max(0, int(camera.horizon))
     rows = np.arange(start, canvas.height, dtype=np.float32) + 0.5

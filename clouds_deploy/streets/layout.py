@@ -1,4 +1,4 @@
-"""The cross-section of a street: what lies where, before anything is drawn."""
+"""The cross-section of a street: positions of its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LANE = 3.3
 
 @dataclass(frozen=True)
 class Lane:
-    """A place where vehicles stand or drive.
+    """A lane for driving or parked vehicles.
 
     Attributes:
         x: Its middle, in metres from the camera.
@@ -31,10 +31,10 @@ class Side:
 
     Attributes:
         sign: -1 left, +1 right.
-        kerb: Where the road ends, x in metres (with its sign).
+        kerb: Edge of the road, x in metres (with its sign).
         verge: Width of the grass strip between kerb and pavement.
         pavement: Width of the pavement.
-        border: Where plots (buildings, walls, fences) begin, x in metres (with its sign).
+        border: Front of the plots (buildings, walls, fences), x in metres (with its sign).
     """
 
     sign: int
@@ -50,12 +50,12 @@ class Layout:
 
     Attributes:
         name: Its kind.
-        lanes: Where vehicles may be.
+        lanes: Lanes of vehicles.
         tram: Middle of the tram track, or None.
         sides: Left and right.
         bend: Curvature, see `Camera`.
-        crossing: Where a crossing street begins and ends (z, metres), or None.
-        far: Where the street ends for the eye.
+        crossing: Near and far edge of a crossing street (z, metres), or None.
+        far: Distance of the street's visible end, in metres.
         country: True outside towns.
     """
 
@@ -70,11 +70,11 @@ class Layout:
 
 
 def sample(name: str, dice: Dice, *, tram: bool) -> Layout:
-    """Makes a street of a kind.
+    """Random street of a kind.
 
     Args:
         name: avenue, narrow, junction, curve, country or square.
-        dice: Chance.
+        dice: Random numbers.
         tram: Whether a tram track runs along it.
 
     Returns:

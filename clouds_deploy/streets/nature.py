@@ -1,4 +1,4 @@
-"""Trees, bushes, hedges and what closes the view at the horizon."""
+"""Trees, bushes, hedges and the backdrop at the horizon."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tree:
 
     @property
     def depth(self) -> float:
-        """Sort key."""
+        """Sort key, in metres."""
         return self.z
 
     @property
@@ -41,7 +41,7 @@ class Tree:
         return (self.x - 1.4, self.x + 1.4, self.z - 1.2, self.z + 1.2, self.height * 0.8)
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paints it."""
+        """Paints the tree."""
         draw_tree(canvas, self.x, self.z, self.height, palette, dice)
 
 
@@ -109,7 +109,7 @@ def _blob(brush: Brush, middle: Point, radius: float, stretch: float, leaf: Colo
 
 
 def draw_backdrop(canvas: Canvas, palette: Palette, dice: Dice, *, country: bool) -> None:
-    """Closes the view at the horizon: hills, woods or the roofs of the town."""
+    """Paints the horizon: hills, woods or the roofs of the town."""
     camera = canvas.camera
     horizon, width = camera.horizon, canvas.width
     if country or dice.chance(0.3):

@@ -1,4 +1,4 @@
-"""People on foot, and those who ride, with what they ride on."""
+"""Pedestrians, and riders with their bicycles and motorcycles."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Sketch:
 
 @dataclass(frozen=True)
 class Person:
-    """Someone on foot.
+    """A pedestrian.
 
     Attributes:
         x: Sideways position in metres.
@@ -88,7 +88,7 @@ class Person:
 
     @property
     def depth(self) -> float:
-        """Sort key."""
+        """Sort key, in metres."""
         return self.z
 
     @property
@@ -97,7 +97,7 @@ class Person:
         return (self.x - 0.25, self.x + 0.25, self.z - 0.2, self.z + 0.2, self.height)
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paints it."""
+        """Paints the pedestrian."""
         sketch = _Sketch(canvas, "person", self.x, self.z, 1.0 if dice.chance(0.5) else -1.0)
         if sketch.scale * self.height < 7.0 or not sketch.in_view:
             return
@@ -164,7 +164,7 @@ class Cycle:
 
     @property
     def depth(self) -> float:
-        """Sort key."""
+        """Sort key, in metres."""
         return self.z
 
     @property
@@ -174,7 +174,7 @@ class Cycle:
         return (self.x - half, self.x + half, self.z - 0.25, self.z + 0.25, 1.7 if self.ridden else 1.0)
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paints it, then its rider."""
+        """Paints the cycle, then its rider."""
         sketch = _Sketch(canvas, self.kind, self.x, self.z, self.turn)
         if sketch.scale * 1.2 < 6.0 or not sketch.in_view:
             return

@@ -1,4 +1,4 @@
-"""One labelled street scene, from a name and two numbers."""
+"""One synthetic, labelled street scene, a function of domain, seed and number."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from clouds_deploy.streets.domains import Domain
 
 DOMAINS = ("game", "imagined", "photo")
-"""The labelled source, the unlabelled stand-in for diffusion images, the unseen target."""
+"""Labelled source, unlabelled substitute for diffusion images, unseen target."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the truth about it.
+    """A picture and its ground truth.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8 train ids 0..18.
-        instances: (H, W) int32; 0 where there is no instance, otherwise a number that one person, rider
-            or vehicle of the scene has to itself. Numbers may be missing (hidden things).
+        instances: (H, W) int32; 0 where there is no instance, otherwise the number of one person, rider
+            or vehicle of the scene. Numbers of hidden things are missing.
     """
 
     image: npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Scene:
 
 
 def render(domain: str, seed: int, index: int, height: int = 128, width: int = 256) -> Scene:
-    """Draws a scene.
+    """Renders a scene.
 
     The same arguments give the same bytes in every process; another size gives the same street.
 
@@ -53,8 +53,8 @@ def render(domain: str, seed: int, index: int, height: int = 128, width: int = 2
         domain: One of `DOMAINS`.
         seed: Of the data set; not negative.
         index: Of the scene in it; not negative.
-        height: Rows, 64 to 1024 make sense.
-        width: Columns, best twice the rows.
+        height: Rows; useful are 64 to 1024.
+        width: Columns; best twice the rows.
 
     Returns:
         The scene.
@@ -101,7 +101,7 @@ def _draw(domain: str, settings: Domain, dice: Dice, height: int, width: int) ->
 
 
 def _shadows(canvas: Canvas, things: list[traffic.Thing]) -> None:
-    """Darkens the ground under and beside things, before anything stands on it."""
+    """Darkens the ground under and beside things, before they are painted."""
     air = canvas.weather
     mask = Image.new("L", (canvas.width, canvas.height), 255)
     draw = ImageDraw.Draw(mask)

@@ -1,4 +1,4 @@
-"""Who is in the street, and where: vehicles, people and street furniture."""
+"""Contents of a street: vehicles, people, street furniture, and what lines it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from clouds_deploy.streets.layout import Lane, Layout, Side
 
 Thing = Vehicle | Cycle | Person | Post | Tree | Plot
-"""What can be sorted by depth and drawn."""
+"""Everything that is sorted by depth and painted."""
 
 _FARTHEST = 48.0
 
 
 class _Lanes:
-    """Keeps account of which stretch of which lane is taken."""
+    """Occupied stretches of the lanes."""
 
     def __init__(self, layout: Layout, dice: Dice) -> None:
         self.layout, self.dice = layout, dice
@@ -46,13 +46,13 @@ class _Lanes:
 
 
 def populate(layout: Layout, domain: Domain, dice: Dice, *, tram: bool) -> list[Thing]:
-    """Puts everything that stands or moves into a street.
+    """Everything that stands or moves in a street.
 
     Args:
         layout: The street.
-        domain: How full it is.
-        dice: Chance.
-        tram: Whether a tram must come along its track.
+        domain: Decides how full it is.
+        dice: Random numbers.
+        tram: Whether there is a tram on its track.
 
     Returns:
         The things, in no order.
@@ -195,13 +195,13 @@ def _furniture(side: Side, layout: Layout, dice: Dice) -> list[Thing]:
 
 
 def plots(layout: Layout, domain: Domain, dice: Dice, sun: float) -> list[Thing]:
-    """Lines both sides of a street with buildings, walls, fences and parks.
+    """Buildings, walls, fences and parks along both sides of a street.
 
     Args:
         layout: The street.
-        domain: How often each kind comes.
-        dice: Chance.
-        sun: Where the light comes from, see `Weather.sun`; it falls on the fronts that face it.
+        domain: Decides how frequent each kind is.
+        dice: Random numbers.
+        sun: Direction of the light, see `Weather.sun`; fronts that face it are bright.
 
     Returns:
         The plots of both sides.

@@ -1,4 +1,4 @@
-"""Cars, trucks, buses and trams: side profiles drawn out to their width."""
+"""Cars, trucks, buses and trams: side profiles extruded to their width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clouds_deploy.streets.domains import Palette
 
 LENGTH = {"car": 4.3, "truck": 8.0, "bus": 11.0, "train": 24.0}
-"""Metres; a vehicle's own length varies a little around it."""
+"""Metres; the length of a vehicle varies a little around it."""
 WIDTH = {"car": 1.8, "truck": 2.4, "bus": 2.5, "train": 2.5}
 
 _GLASS: tuple[Color, ...] = ((48.0, 58.0, 70.0), (28.0, 32.0, 40.0), (95.0, 120.0, 140.0))
@@ -23,8 +23,8 @@ _HEAD: Color = (250.0, 246.0, 225.0)
 _TAIL: Color = (205.0, 25.0, 25.0)
 
 Profile = tuple[tuple[float, float, str], ...]
-"""Corners (length, height) from the tail's foot over the roof to the nose's foot; the word says what the
-edge that starts there is: body, glass, roof or dark. Length in -0.5..0.5, height in metres."""
+"""Corners (length, height) from the lower end of the tail over the roof to the lower end of the nose, and the
+material of the edge that starts there: body, glass, roof or dark. Length -0.5..0.5, height in metres."""
 
 _CARS: tuple[Profile, ...] = (
     (
@@ -86,7 +86,7 @@ class Vehicle:
         )
 
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
-        """Paints it."""
+        """Paints the vehicle."""
         frame = Frame(canvas.camera, self.x, self.z, self.heading)
         if frame.scale * WIDTH[self.kind] < 4.0:
             return
@@ -108,7 +108,7 @@ class Vehicle:
 
 
 class _Body:
-    """Draws solids in a vehicle's frame, only the faces that the camera sees."""
+    """Painter of solids on a vehicle's axes, with only their visible faces."""
 
     def __init__(self, brush: Brush, frame: Frame, length: float, half: float, dice: Dice) -> None:
         self.brush, self.frame, self.dice = brush, frame, dice
@@ -120,7 +120,7 @@ class _Body:
         self.dim = dice.between(0.7, 0.85)
 
     def solid(self, profile: Profile, paint: Color) -> None:
-        """Draws a profile out to the full width: ends and roof, then the side."""
+        """Paints an extruded profile: ends and roof, then the side."""
         frame, half = self.frame, self.half
         corners = [(along * self.length, y, kind) for along, y, kind in profile]
         edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
@@ -152,7 +152,7 @@ class _Body:
     def panel(
         self, l0: float, l1: float, low: float, high: float, color: Color, *, glow: bool = False
     ) -> None:
-        """Draws a rectangle on the visible side; lengths in metres."""
+        """Paints a rectangle on the visible side; lengths in metres."""
         if not self.side_seen:
             return
         point, w = self.frame.point, self.side * self.half
@@ -160,7 +160,7 @@ class _Body:
         self.brush.detail(quad, color, glow=glow)
 
     def plate(self, end: float, left: float, right: float, low: float, high: float, color: Color) -> None:
-        """Draws a rectangle on an end that the camera sees; across in -1..1 of half the width."""
+        """Paints a rectangle on a visible end; `across` is -1..1 of half the width."""
         if (self.frame.eye_length - end) * end <= 0.0:
             return
         point, half = self.frame.point, self.half
@@ -170,7 +170,7 @@ class _Body:
         )
 
     def lights(self, low: float, high: float, *, night_radius: float = 0.7) -> None:
-        """Head lights at the nose, tail lights at the tail."""
+        """Paints head lights and tail lights."""
         for end, color in ((self.length / 2, _HEAD), (-self.length / 2, _TAIL)):
             if (self.frame.eye_length - end) * end <= 0.0:
                 continue
@@ -183,7 +183,7 @@ class _Body:
                 self.brush.lamp(point(end, (a + b) / 2, (low + high) / 2), radius, color)
 
     def wheels(self, spots: tuple[float, ...], radius: float) -> None:
-        """Wheels on the visible side, and the tyres' width under the end that is seen."""
+        """Paints the wheels of the visible side, and the tyres under the visible end."""
         point, half = self.frame.point, self.half
         for end in (self.length / 2, -self.length / 2):
             if (self.frame.eye_length - end) * end > 0.0:

@@ -9,19 +9,19 @@ from clouds_deploy.streets.dice import Color, Dice, mix
 
 @dataclass(frozen=True)
 class Weather:
-    """What the air and the sun do to the paint.
+    """Effects of air and sun on colours.
 
     Attributes:
         name: Its kind.
         light: Factors on red, green and blue of everything that does not glow.
         sky: Colours at the zenith and at the horizon.
         haze: Optical density per metre.
-        haze_color: What far things fade to.
-        clouds: 0..1, how much of the sky they take.
-        night: 0..1, how much lamps and windows shine.
-        wet: 0..1, how much the ground mirrors.
-        snow: 0..1, how much of it lies on the ground and on roofs.
-        shadow: 0..1, how dark cast shadows are.
+        haze_color: Colour that distant things fade to.
+        clouds: Share of the sky, 0..1.
+        night: Brightness of lamps and windows, 0..1.
+        wet: Strength of the ground's reflections, 0..1.
+        snow: Cover of the ground and of roofs, 0..1.
+        shadow: Darkness of cast shadows, 0..1.
         sun: Metres of shadow, to the right, per metre of height.
     """
 
@@ -39,12 +39,12 @@ class Weather:
 
 
 def sample(name: str, dice: Dice, *, vivid: bool) -> Weather:
-    """Makes weather of a kind.
+    """Random weather of a kind.
 
     Args:
         name: clear, overcast, rain, fog, snow, dusk or night.
-        dice: Chance.
-        vivid: A postcard's blue sky and no cast shadows (the game's flat daylight).
+        dice: Random numbers.
+        vivid: Whether the sky is deep blue and shadows are missing (a game's flat daylight).
 
     Returns:
         The weather.

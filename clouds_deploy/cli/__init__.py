@@ -1,19 +1,22 @@
-"""The command line: one thin file a verb, each parse -> api -> render."""
+"""The command line: one file a verb, which reads the arguments, calls the stage and prints its result."""
 
 from __future__ import annotations
 
 import sys
 
 from clouds_deploy.cli.app import app
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, missing_package
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command line; faults of the user's end in two lines and an exit code, never in a traceback."""
+    """Runs the command line; mistakes of the user end in two lines and an exit code."""
     try:
-        app()
+        try:
+            app(prog_name="clouds-deploy")
+        except ModuleNotFoundError as error:
+            raise missing_package(error) or error from error
     except CloudsError as error:
         from rich.markup import escape
 
@@ -24,5 +27,5 @@ def main() -> None:
             console().print(f"  [cyan]hint:[/] {escape(error.hint)}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was complete is kept", file=sys.stderr)  # noqa: T201
+        print("\ninterrupted; finished results are kept", file=sys.stderr)  # noqa: T201
         sys.exit(130)

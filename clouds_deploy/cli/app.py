@@ -1,7 +1,8 @@
-"""The verbs, gathered."""
+"""The command line's application: all verbs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -28,11 +29,13 @@ from clouds_deploy.cli import (
 
 app = typer.Typer(
     name="clouds-deploy",
-    help="CLOUDS (CVPR 2024), from training to proven engines: segmentation that holds up on unseen streets.",
+    help="CLOUDS (CVPR 2024): semantic segmentation that generalizes to unseen streets, from training to "
+    "checked, measured and served engines.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with `clouds-deploy quickstart`. Exit codes: 0 ok, 1 a check failed, 2 usage.",
+    epilog="Start with `clouds-deploy quickstart`. "
+    "Exit codes: 0 success, 1 a check failed, 2 wrong usage or input.",
 )
 
 
@@ -53,20 +56,32 @@ def _options(
     pass
 
 
-app.command(name="quickstart")(quickstart.quickstart)
-app.command(name="doctor")(doctor.doctor)
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(data.app, name="data")
-app.command(name="train")(train.train)
-app.command(name="evaluate")(evaluate.evaluate)
-app.command(name="predict")(predict.predict)
-app.command(name="prompts")(prompts.prompts)
-app.command(name="generate")(generate.generate)
-app.command(name="tune-diffusion")(tune_diffusion.tune_diffusion)
-app.command(name="refine")(refine.refine)
-app.command(name="ablate")(ablate.ablate)
-app.command(name="import")(import_.import_)
-app.command(name="export")(export.export)
-app.command(name="selftest")(selftest.selftest)
-app.command(name="bench")(bench.bench)
-app.command(name="serve")(serve.serve)
+_START, _TRAIN, _USE, _DEPLOY = "Start", "Training", "Images and labels", "Deployment"
+
+_VERBS: dict[str, dict[str, Callable[..., None]]] = {
+    _START: {"quickstart": quickstart.quickstart, "doctor": doctor.doctor},
+    _TRAIN: {
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
+        "import": import_.import_,
+        "ablate": ablate.ablate,
+    },
+    _USE: {
+        "predict": predict.predict,
+        "refine": refine.refine,
+        "prompts": prompts.prompts,
+        "generate": generate.generate,
+        "tune-diffusion": tune_diffusion.tune_diffusion,
+    },
+    _DEPLOY: {
+        "export": export.export,
+        "selftest": selftest.selftest,
+        "bench": bench.bench,
+        "serve": serve.serve,
+    },
+}
+for _panel, _verbs in _VERBS.items():
+    for _name, _verb in _verbs.items():
+        app.command(name=_name, rich_help_panel=_panel)(_verb)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_START)
+app.add_typer(data.app, name="data", rich_help_panel=_START)

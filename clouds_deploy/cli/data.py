@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver, table
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver, table
 
-app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+app = typer.Typer(help="Check datasets.", no_args_is_help=True)
 
 
 @app.callback()
@@ -19,15 +20,18 @@ def _group() -> None:
 
 @app.command("check")
 def check(
-    root: Annotated[Path, typer.Argument(help="The dataset's folder, as its download unpacks.")],
+    root: Annotated[Path, typer.Argument(help="The dataset's folder, as unpacked from its download.")],
     layout: Annotated[
         str | None,
-        typer.Option(help="How it is laid out: cityscapes, folder, ...; default: what it looks like."),
+        typer.Option(help="Its layout: cityscapes, folder, ...", show_default="found out"),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[str | None, typer.Option(help="Check only this split.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Decode every file; count, histogram the labels, and name every bad file."""
+    """Decode every file of a dataset; print counts, a label histogram and every bad file.
+
+    For example: clouds-deploy data check /data/cityscapes
+    """
     from clouds_deploy.data.check import data_check
 
     result = data_check(root, layout=layout, split=split)
@@ -43,7 +47,7 @@ def _render(result: dict[str, Any]) -> None:
         f"{result['images']} images, {result['labels']} label maps ({splits}; layout {result['layout']})"
     )
     if result["left_out"]:
-        typer.echo(f"{result['left_out']} images left out: their pairs are known to be faulty in the release")
+        typer.echo(f"{result['left_out']} images left out: known to be faulty in this release")
     typer.echo(f"sizes: {sizes}")
     rows = [
         [name, f"{entry['share']:.2%}", str(entry["images"])] for name, entry in result["classes"].items()

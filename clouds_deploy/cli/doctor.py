@@ -6,13 +6,14 @@ from typing import Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver
 
 _MARKS = {"ok": "ok  ", "absent": "-   ", "fault": "FAIL"}
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, what works, and the fix for what doesn't."""
+    """Check what is installed and what works, with a fix for each problem."""
     from clouds_deploy.doctor import doctor as run
 
     result = run()

@@ -7,40 +7,66 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, Runner, deliver, table
+from clouds_deploy.cli.newest import newest_model
+from clouds_deploy.cli.options import Json, Runner
+from clouds_deploy.cli.output import deliver, table
+
+_DATA = "Data"
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A finished run, or a bundle.")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="A finished run, or a bundle.", show_default="the newest bundle, else run"),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="The dataset's folder, LAYOUT[@SPLIT]:FOLDER, or shards; none for streets. Repeat it for "
-            "the figures of several domains and their average."
+            help="Folder of a dataset, LAYOUT[@SPLIT]:FOLDER, or shards. Repeat it to evaluate several "
+            "domains and their average.",
+            show_default="synthetic streets, or what the run's recipe names",
+            rich_help_panel=_DATA,
         ),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="The folder's layout; default: the recipe's, or what it looks like.")
+        str | None,
+        typer.Option(
+            help="The folder's layout: cityscapes, folder, ...",
+            show_default="the recipe's, or found out",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="The folder's split.")] = "val",
-    domain: Annotated[str | None, typer.Option(help="streets only: game, imagined or photo.")] = None,
-    images: Annotated[int | None, typer.Option(help="Evaluate on this many images of each only.")] = None,
+    split: Annotated[str, typer.Option(help="The folder's split.", rich_help_panel=_DATA)] = "val",
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Synthetic streets only: game, imagined or photo.", rich_help_panel=_DATA),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Use only this many images of each dataset.", rich_help_panel=_DATA)
+    ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="native (label size) or official (resized labels).")
+        str | None,
+        typer.Option(
+            help="native (at the labels' size) or official (labels resized, as the authors do).",
+            show_default="the recipe's",
+        ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Bundles only: the backend that runs.")] = "onnxruntime",
+    backend: Annotated[str, typer.Option(help="Bundles only: the backend.")] = "onnxruntime",
     out: Annotated[
         str | None,
-        typer.Option(help="Folder for records of what is done; a killed evaluation goes on there."),
+        typer.Option(help="Folder for intermediate results; an interrupted evaluation resumes there."),
     ] = None,
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
-    """Measure mean intersection over union on labelled images."""
+    """Measure the mean intersection over union (mIoU) of a model on labelled images.
+
+    For example: clouds-deploy evaluate runs/tiny --data cityscapes:/data/cityscapes
+    """
     from clouds_deploy.evaluation.job import evaluate as run
 
     result = run(
-        model,
+        model or newest_model(),
         data=data,
         layout=layout,
         split=split,
@@ -69,7 +95,7 @@ def _render(result: dict[str, Any]) -> None:
         ]
         table(f"mIoU in percent ({result['metric']})", ["domain", *_MEANS.values(), "images"], rows)
         return
-    rows = [[name, "not there" if iou is None else f"{iou:.2f}"] for name, iou in result["per_class"].items()]
+    rows = [[name, "absent" if iou is None else f"{iou:.2f}"] for name, iou in result["per_class"].items()]
     table(f"IoU over {result['images']} images ({result['metric']})", ["class", "%"], rows)
     totals = {
         **{label: result[key] for key, label in _MEANS.items()},

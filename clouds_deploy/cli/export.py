@@ -7,60 +7,118 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver, table
+from clouds_deploy.cli.newest import BUNDLES, free_folder, newest_run
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver, table
+
+_GRAPH, _CHECKS, _ENGINES, _TRITON = "Graph", "Checks", "Engines", "Triton"
 
 
 def export(
     run: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="RUN|sam:NAME|RECIPE",
-            help="A finished run, a SAM (sam:sam_tiny), a recipe (--weights random), a bundle (--triton).",
+            help="A finished run; a SAM (sam:sam_tiny); a recipe with --weights random, as a dry run; or a "
+            "bundle with --triton.",
+            show_default="the newest finished run",
         ),
-    ],
-    out: Annotated[Path | None, typer.Option(help="The bundle's folder, or one file: NAME.clouds.")] = None,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(help="Prove it on this runtime, or build it: tensorrt-rtx, tensorrt. Repeatable."),
     ] = None,
-    height: Annotated[int | None, typer.Option(help="Image height; default: the recipe's.")] = None,
-    width: Annotated[int | None, typer.Option(help="Image width; default: the recipe's.")] = None,
-    scores: Annotated[bool, typer.Option("--scores", help="Give class scores as a second output.")] = False,
-    inference: Annotated[
-        str, typer.Option(help="exact (as in the paper) or fast (sums classes at 1/4 size).")
-    ] = "exact",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of images for the gates to look at too.")
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bundle's folder, or one file: NAME.clouds.",
+            show_default="bundles/RUN, with -fp16, -bf16, -int8",
+        ),
     ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Make the graph FP16, with float32 islands.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Make the graph BF16, with float32 islands.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Put the backbone's products into INT8.")] = False,
-    calibrate: Annotated[
-        Path | None, typer.Option(help="Of --int8: folder of images that ranges are taken from.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Labelled images, as for evaluate: the mIoU lost is a gate too.")
-    ] = None,
-    layout: Annotated[str | None, typer.Option(help="Their layout, or `streets`, drawn.")] = None,
-    sm: Annotated[
-        list[str] | None,
-        typer.Option("--sm", help="Build for this compute capability, such as 89. Repeatable."),
-    ] = None,
-    batch: Annotated[str, typer.Option(help="Images an engine takes: least, likeliest, most.")] = "1,1,8",
     weights: Annotated[
         str | None,
-        typer.Option(help="A SAM's weight file. `random`: a dry run of a SAM, or of a recipe."),
+        typer.Option(help="A SAM's weight file; or `random`, for a dry run of a SAM or of a recipe."),
     ] = None,
-    triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository here.")] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(help="Image height of the graph.", show_default="recipe's", rich_help_panel=_GRAPH),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Image width of the graph.", show_default="recipe's", rich_help_panel=_GRAPH),
+    ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Add class scores as a second output.", rich_help_panel=_GRAPH)
+    ] = False,
+    inference: Annotated[
+        str,
+        typer.Option(
+            help="exact (as in the paper) or fast (sums classes at 1/4 size).", rich_help_panel=_GRAPH
+        ),
+    ] = "exact",
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="FP16 graph with float32 islands.", rich_help_panel=_GRAPH)
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="BF16 graph with float32 islands.", rich_help_panel=_GRAPH)
+    ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="INT8 matrix products in the backbone.", rich_help_panel=_GRAPH),
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images to calibrate --int8 with.", rich_help_panel=_GRAPH),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A backend to check the graph on (onnxruntime, openvino), or an engine to build "
+            "(tensorrt-rtx, tensorrt). Repeatable.",
+            show_default="onnxruntime, openvino",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = None,
+    sm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sm",
+            help="TensorRT-RTX: build for this compute capability, such as 89. Repeatable.",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = None,
+    batch: Annotated[
+        str,
+        typer.Option(help="Images per call of an engine: minimum,optimum,maximum.", rich_help_panel=_ENGINES),
+    ] = "1,1,8",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images to check the graph on as well.", rich_help_panel=_CHECKS),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images, as in `evaluate`: the loss of mIoU is checked as well.",
+            rich_help_panel=_CHECKS,
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Their layout; `streets` are synthetic and need no --data.", rich_help_panel=_CHECKS
+        ),
+    ] = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="Write a Triton model repository here.", rich_help_panel=_TRITON)
+    ] = None,
     triton_backend: Annotated[
-        str, typer.Option(help="Of Triton: onnxruntime, openvino or tensorrt.")
+        str, typer.Option(help="onnxruntime, openvino or tensorrt.", rich_help_panel=_TRITON)
     ] = "onnxruntime",
-    triton_sam: Annotated[Path | None, typer.Option(help="A SAM's bundle: Triton refines, too.")] = None,
+    triton_sam: Annotated[
+        Path | None,
+        typer.Option(help="Bundle of a SAM: Triton then refines labels too.", rich_help_panel=_TRITON),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a run or a SAM to ONNX, prove that it still computes the same, and build engines from it.
+    """Export a run or a SAM to ONNX, check that it gives the same results as PyTorch, and build engines.
 
-    For example: clouds-deploy export runs/a --out bundles/a --fp16 --engine tensorrt-rtx --sm 89
+    For example: clouds-deploy export runs/tiny --fp16 --engine tensorrt-rtx --sm 89
     """
     from clouds_deploy.artifacts import kind_of
     from clouds_deploy.bundles.bundle import KIND
@@ -68,15 +126,17 @@ def export(
     from clouds_deploy.errors import CloudsError
     from clouds_deploy.export.export import export as make
 
+    run = run or str(newest_run())
     if triton is not None and kind_of(bundle := unpacked(Path(run))) == KIND:
         deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)
         return
-    if out is None:
-        raise CloudsError("export has no --out", "say where the bundle is to be: --out bundles/a")
     try:
         least, likeliest, most = (int(size) for size in batch.split(","))
     except ValueError:
-        raise CloudsError(f"--batch {batch} is no range", "give three numbers, such as 1,4,8") from None
+        raise CloudsError(f"--batch {batch} is not a range", "give three numbers, such as 1,4,8") from None
+    if out is None:
+        kinds = {"-fp16": fp16, "-bf16": bf16, "-int8": int8}
+        out = free_folder(BUNDLES, _name(run) + "".join(kind for kind, asked in kinds.items() if asked))
 
     result = make(
         run,
@@ -102,6 +162,12 @@ def export(
     deliver(result, as_json, _render)
 
 
+def _name(run: str) -> str:
+    """What a bundle of it is called: `tiny` for runs/tiny, `sam_tiny` for sam:sam_tiny."""
+    path = Path(run.removeprefix("sam:"))
+    return path.stem if path.suffix in (".yaml", ".yml") else path.resolve().name
+
+
 def _triton(bundle: Path, out: Path, backend: str, sam: Path | None) -> dict[str, Any]:
     from clouds_deploy.serving.triton.config import TritonOptions
     from clouds_deploy.serving.triton.repository import write_repository
@@ -113,7 +179,7 @@ def _render_triton(result: dict[str, Any]) -> None:
     for name, backend in result["models"].items():
         typer.echo(f"{name}: {backend}")
     if result["build"]:
-        typer.echo(f"first, in Triton's container on the GPU that serves: sh {result['build']}")
+        typer.echo(f"first build the engine, in Triton's container on the serving GPU: sh {result['build']}")
     typer.echo(f"tritonserver --model-repository={result['repository']}")
 
 
@@ -127,7 +193,7 @@ def _render(result: dict[str, Any]) -> None:
         ]
         for gate in result["gates"]
     ]
-    table("gates", ["gate", "value", "limit", ""], rows)
+    table("Checks", ["check", "value", "limit", ""], rows)
     for engine in result["engines"]:
         where = ", ".join(f"SM {sm}" for sm in engine["sms"]) or "this GPU"
         how = f"built in {engine['seconds']:.1f} s" + (", cached" if engine["cached"] else "")

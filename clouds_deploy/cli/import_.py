@@ -7,32 +7,42 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.newest import RUNS, free_folder
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver
 
 
 def import_(
     checkpoint: Annotated[
         Path, typer.Argument(help="Weights of CLOUDS, FC-CLIP or Mask2Former: .pth, .pkl or .safetensors.")
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder to make.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder.", show_default="runs/CHECKPOINT, runs/CHECKPOINT-2, ..."),
+    ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="What it is a model of, if no published one: a recipe or .yaml file.")
+        str | None,
+        typer.Option(help="The model's recipe (name or .yaml file), if it is not a published model."),
     ] = None,
     skip_backbone: Annotated[
-        bool, typer.Option("--skip-backbone", help="Import the head alone; --recipe names the backbone.")
+        bool, typer.Option("--skip-backbone", help="Import only the head; --recipe names the backbone.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a published checkpoint into a run; every tensor is accounted for by name."""
+    """Convert a published checkpoint into a run; lists every tensor that was not used.
+
+    For example: clouds-deploy import clouds_gta.pth --out runs/official
+    """
     from clouds_deploy.models.importing.checkpoint import import_checkpoint as run
 
-    deliver(run(checkpoint, out=out, recipe=recipe, skip_backbone=skip_backbone), as_json, _render)
+    place = out or free_folder(RUNS, checkpoint.stem)
+    deliver(run(checkpoint, out=place, recipe=recipe, skip_backbone=skip_backbone), as_json, _render)
 
 
 def _render(result: dict[str, Any]) -> None:
     typer.echo(
         f"{result['run']}: {result['head']} head on {result['backbone']}, "
-        f"{result['used']} tensors used, {result['kept_aside']} kept aside"
+        f"{result['used']} tensors used, {result['kept_aside']} kept but not used by this model"
     )
     for theirs, name in result["renamed"].items():
         typer.echo(f"  {name} is read as {theirs}")

@@ -1,29 +1,21 @@
-"""How verbs hand over results: a few lines for people, or one JSON object as the last line of stdout."""
+"""Results on stdout: a few lines for people, or one JSON object in the last line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, last on stdout.")]
-
-Shards = Annotated[
-    bool | None,
-    typer.Option("--shards/--no-shards", help="Write tar shards; default: where shards are read."),
-]
-Runner = Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")]
-
 
 def deliver(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
-    """Print a verb's result.
+    """Prints the result of a command.
 
     Args:
-        result: What the verb's Python function gave.
+        result: The return value of the verb's Python function.
         as_json: Whether to print JSON instead of the rendering.
-        render: Prints the result for people, on stdout.
+        render: Prints the result for people.
     """
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, default=str))
@@ -32,7 +24,7 @@ def deliver(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, A
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a small table on stdout; numbers (every column but the first) stand right."""
+    """Prints a small table on stdout, all columns but the first aligned to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape

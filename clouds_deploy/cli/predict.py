@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, Runner, Shards, deliver
+from clouds_deploy.cli.newest import free_folder, split_model
+from clouds_deploy.cli.options import Json, Runner, Shards
+from clouds_deploy.cli.output import deliver
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A finished run, or a bundle.")],
-    paths: Annotated[
-        list[str], typer.Argument(help="Images, folders, videos; tar shards; s3://... and the like.")
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] PATH",
+            help="A finished run or a bundle (default: the newest bundle, else the newest run); then "
+            "what to label: images, folders, videos, tar shards, s3://... addresses.",
+        ),
     ],
-    out: Annotated[str, typer.Option(help="Folder for label PNGs (train ids) and overlays, or s3://...")],
-    backend: Annotated[str, typer.Option(help="Bundles only: the backend that runs.")] = "onnxruntime",
-    overlays: Annotated[bool, typer.Option(help="Draw overlays with a legend too.")] = True,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder (or s3://...) for label PNGs (train ids) and overlays. An interrupted run resumes.",
+            show_default="predictions/NAME",
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Bundles only: the backend.")] = "onnxruntime",
+    overlays: Annotated[bool, typer.Option(help="Also write overlays with a legend.")] = True,
     confidences: Annotated[
-        bool, typer.Option("--confidences", help="Write how sure the labels are, too, for `refine`.")
+        bool, typer.Option("--confidences", help="Also write the labels' confidences, for `refine`.")
     ] = False,
     shards: Shards = None,
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
-    """Label images, folders and video."""
+    """Label images, folders and videos with a run or a bundle.
+
+    For example: clouds-deploy predict photo.jpg
+    """
     from clouds_deploy.inference.predict import predict as run
 
+    model, paths = split_model(words)
     result = run(
-        model, paths, out=out, backend=backend, overlays=overlays, confidences=confidences, shards=shards,
+        model,
+        paths,
+        out=out or str(free_folder("predictions", _name(paths[0]), resume=True)),
+        backend=backend,
+        overlays=overlays,
+        confidences=confidences,
+        shards=shards,
         runner=runner,
-    )  # fmt: skip
+    )
     deliver(result, as_json, _render)
     if result["failed"]:
         raise typer.Exit(1)
+
+
+def _name(path: str) -> str:
+    from pathlib import Path
+
+    return Path(path).stem or Path(path).resolve().name
 
 
 def _render(result: dict[str, Any]) -> None:

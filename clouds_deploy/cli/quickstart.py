@@ -7,18 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver
 
 
 def quickstart(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of `tiny` and `tiny_joint`."),
+        typer.Argument(metavar="KEY=VALUE", help="Keys of `tiny` and `tiny_joint` to change."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("quickstart"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for all results. An interrupted quickstart resumes.")
+    ] = Path("quickstart"),
     as_json: Json = False,
 ) -> None:
-    """Train, evaluate, export, prove, bench and predict on drawn streets; leaves report.html."""
+    """Run the whole loop on synthetic streets, from training to a benchmark, and write report.html.
+
+    For example: clouds-deploy quickstart --out quickstart
+    """
     from clouds_deploy.studies.quickstart import quickstart as run
 
     deliver(run(out=out, overrides=tuple(overrides or ())), as_json, _render)

@@ -7,35 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver
 
-app = typer.Typer(help="List, show and copy the recipes that come with the package.", no_args_is_help=True)
+app = typer.Typer(help="List, show and copy the recipes of this package.", no_args_is_help=True)
 
 
 @app.command("ls")
 def list_recipes(as_json: Json = False) -> None:
-    """List the recipes."""
-    from clouds_deploy.config.shipped import load_any_recipe, recipe_names
+    """List the recipes and what each is for."""
+    from clouds_deploy.config.shipped import recipes
 
     def render(result: dict[str, Any]) -> None:
         width = max(len(name) for name in result["recipes"])
         for name, description in result["recipes"].items():
             typer.echo(f"{name:<{width}}  {description}")
 
-    deliver(
-        {"recipes": {name: load_any_recipe(name).description for name in recipe_names()}}, as_json, render
-    )
+    deliver(recipes(), as_json, render)
 
 
 @app.command("cat")
 def show_recipe(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a .yaml file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides to apply.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a recipe with every default filled in: all keys there are."""
+    """Show a recipe with all its keys, defaults included."""
     from clouds_deploy.config.shipped import load_any_recipe
 
     resolved = load_any_recipe(recipe, tuple(overrides or ()))
@@ -48,7 +47,7 @@ def copy_recipe(
     destination: Annotated[Path, typer.Argument(help="File or folder to copy it to.")] = Path(),
     as_json: Json = False,
 ) -> None:
-    """Copy a recipe, to edit it and train with the file."""
+    """Copy a recipe to a file that can be edited and given to `train`."""
     from clouds_deploy.config.shipped import copy_recipe as copy
 
     path = copy(recipe, destination)

@@ -2,46 +2,78 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, Runner, Shards, deliver, table
+from clouds_deploy.cli.newest import free_folder
+from clouds_deploy.cli.options import Json, Runner, Shards
+from clouds_deploy.cli.output import deliver, table
+
+_METHOD, _MODEL = "Method", "Model"
 
 
 def refine(
+    images: Annotated[str, typer.Option(help="Folder of images or of tar shards, or s3://...")],
+    labels: Annotated[
+        str, typer.Option(help="Folder of their label PNGs (train ids), or the output of `predict`.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings to change, such as robust.points=5 min_area=3000."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder for the refined labels. An interrupted run resumes.", show_default="refined/IMAGES"
+        ),
+    ] = None,
     sam: Annotated[
         str,
         typer.Option(
-            help="sam_tiny (sam_tiny@384: smaller, quicker), mobile_sam, vit_b, vit_l, vit_h, or a bundle."
+            help="sam_tiny, sam_tiny@384 (smaller images, faster), mobile_sam, vit_b, vit_l, vit_h, or a "
+            "bundle.",
+            rich_help_panel=_MODEL,
         ),
-    ],
-    images: Annotated[str, typer.Option(help="Folder of images or tar shards, or s3://...")],
-    labels: Annotated[str, typer.Option(help="Their label PNGs (train ids), or what `predict` made.")],
-    out: Annotated[str, typer.Option(help="Folder to fill; a killed run goes on there.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. robust.points=5 min_area=3000."),
+    ] = "sam_tiny",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="SAM's weight file, or `random` for a dry run.", rich_help_panel=_MODEL),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="SAM's weight file, or `random` for a dry run.")] = None,
-    mode: Annotated[str, typer.Option(help="robust, or official: the authors' rules.")] = "robust",
-    seed: Annotated[int, typer.Option(help="Of the points that `official` draws.")] = 0,
-    confidences: Annotated[
-        str | None, typer.Option(help="Folder of 8-bit grey PNGs, 255 where the labels are certain.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images that go to SAM together.")] = 8,
-    overlays: Annotated[int, typer.Option(min=0, help="Draw so many images before and after.")] = 4,
     backend: Annotated[
-        str | None, typer.Option(help="Bundles only: onnxruntime (default) or openvino.")
+        str | None,
+        typer.Option(
+            help="Bundles only: onnxruntime or openvino.", show_default="onnxruntime", rich_help_panel=_MODEL
+        ),
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (openvino).")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compute in bfloat16 (openvino).", rich_help_panel=_MODEL)
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call of SAM.", rich_help_panel=_MODEL)] = 8,
+    mode: Annotated[
+        str, typer.Option(help="robust, or official: the authors' rules.", rich_help_panel=_METHOD)
+    ] = "robust",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random points of `official`.", rich_help_panel=_METHOD)
+    ] = 0,
+    confidences: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of 8-bit grey PNGs with the labels' confidences (255: certain).",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    overlays: Annotated[int, typer.Option(min=0, help="Write this many before-and-after images.")] = 4,
     shards: Shards = None,
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
-    """Mend pseudo-labels with SAM.
+    """Refine pseudo-labels with SAM.
 
-    For example: clouds-deploy refine --sam sam_tiny --images images --labels predicted --out refined
+    For example: clouds-deploy refine --images images --labels predictions/images
     """
     from clouds_deploy.refinement.refine import refine as run
 
@@ -49,7 +81,7 @@ def refine(
         sam,
         images=images,
         labels=labels,
-        out=out,
+        out=out or str(free_folder("refined", Path(images).name, resume=True)),
         overrides=tuple(overrides or ()),
         weights=weights,
         mode=mode,
@@ -80,13 +112,15 @@ def _render(result: dict[str, Any]) -> None:
     ]
     rows.append(["all", "", "", *(_percent(result[key]) for key in three)])
     columns = ["class", "before %", "after %", "kept %", "changed %", f"{result['unlabelled_means']} %"]
-    table("Before and after: share of all pixels, and what became of the labels", columns, rows)
+    table("Labels before and after refinement, as shares of all pixels", columns, rows)
     if "units_done" in result:
-        pace = f"{result['units_done']} units now"
+        pace = f"{result['units_done']} units in this run"
     else:
         speed = result["images_per_second"]
-        pace = "nothing was left to do" if speed is None else f"{result['refined']} now, {speed:.1f} images/s"
+        pace = "nothing was left to do"
+        if speed is not None:
+            pace = f"{result['refined']} in this run, {speed:.1f} images/s"
     typer.echo(f"{result['images']} images refined in {result['out']} ({pace})")
-    typer.echo(f"{result['masks_taken']} of {result['prompts']} masks were taken")
+    typer.echo(f"{result['masks_taken']} of {result['prompts']} masks were used")
     for entry in result["failed"]:
         typer.echo(f"FAILED {entry['path']}: {entry['fault']}\n       fix: {entry['fix']}")

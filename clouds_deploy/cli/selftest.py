@@ -7,25 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver, table
+from clouds_deploy.cli.newest import newest_bundle
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver, table
 
 
 def selftest(
-    bundle: Annotated[Path, typer.Argument(help="The bundle of a segmenter or of a SAM.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="The bundle of a segmenter or of a SAM.", show_default="the newest bundle"),
+    ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="onnxruntime, openvino; repeatable. Default: both.")
+        list[str] | None,
+        typer.Option(help="A backend to check. Repeatable.", show_default="all that read the graph"),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (openvino).")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a bundle's reference inputs on this machine and compare with what was packed at its export.
+    """Check a bundle on this machine: its reference images must give the same labels as at its export.
 
-    For example: clouds-deploy selftest bundles/a --backend onnxruntime
+    For example: clouds-deploy selftest bundles/tiny --backend onnxruntime
     """
     from clouds_deploy.inference.selftest import selftest as run
 
-    result = run(bundle, backends=tuple(backend or ()), device=device, precision="bf16" if bf16 else "f32")
+    result = run(
+        bundle or newest_bundle(sam=True),
+        backends=tuple(backend or ()),
+        device=device,
+        precision="bf16" if bf16 else "f32",
+    )
     deliver(result, as_json, _render)
     if not result["passed"]:
         raise typer.Exit(1)

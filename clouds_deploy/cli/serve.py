@@ -7,41 +7,74 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.newest import newest_bundle
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver
+
+_NETWORK, _SAM, _BATCHING, _LIMITS = "Network", "SAM", "Batching", "Limits"
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="What `export` made.")],
-    host: Annotated[str, typer.Option(help="Where to listen; there is no access control.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
-    backend: Annotated[str, typer.Option(help="The backend that runs.")] = "onnxruntime",
-    name: Annotated[str | None, typer.Option(help="The model's name; default: the recipe's.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="The bundle of a segmenter.", show_default="the newest bundle"),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="The backend.")] = "onnxruntime",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads per call of the backend.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name in the KServe protocol.", show_default="the recipe's"),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on. There is no access control.", rich_help_panel=_NETWORK),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0 takes any free port.", rich_help_panel=_NETWORK)
+    ] = 8000,
     sam: Annotated[
-        str, typer.Option(help="Answers clicks and mends labels: sam_tiny, vit_b, ... or none.")
+        str,
+        typer.Option(
+            help="SAM for clicks and refined labels: sam_tiny, vit_b, ..., a bundle, or none.",
+            rich_help_panel=_SAM,
+        ),
     ] = "sam_tiny",
-    sam_weights: Annotated[str | None, typer.Option(help="SAM's weight file, or `random`.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per engine call at most.")] = 8,
+    sam_weights: Annotated[
+        str | None, typer.Option(help="SAM's weight file, or `random`.", rich_help_panel=_SAM)
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Maximum images per call.", rich_help_panel=_BATCHING)
+    ] = 8,
     delay_ms: Annotated[
-        float, typer.Option(min=0, help="How long the first image of a call waits for others.")
+        float,
+        typer.Option(
+            min=0, help="Milliseconds an image waits for others to share its call.", rich_help_panel=_BATCHING
+        ),
     ] = 2.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads per engine call.")] = None,
-    max_mib: Annotated[float, typer.Option(help="Size of a request at most.")] = 16.0,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of an image at most.")] = 2**25,
-    max_seconds: Annotated[float, typer.Option(help="Time for a request at most.")] = 30.0,
-    max_waiting: Annotated[int, typer.Option(help="Requests served at once at most.")] = 128,
+    max_mib: Annotated[
+        float, typer.Option(help="Maximum size of a request in MiB.", rich_help_panel=_LIMITS)
+    ] = 16.0,
+    max_pixels: Annotated[int, typer.Option(help="Maximum pixels of an image.", rich_help_panel=_LIMITS)] = 2
+    ** 25,
+    max_seconds: Annotated[
+        float, typer.Option(help="Maximum time of a request.", rich_help_panel=_LIMITS)
+    ] = 30.0,
+    max_waiting: Annotated[
+        int, typer.Option(help="Maximum number of requests at once.", rich_help_panel=_LIMITS)
+    ] = 128,
     as_json: Json = False,
 ) -> None:
-    """Serve a bundle over HTTP: a page, pictures, KServe v2 tensors, metrics.
+    """Serve a bundle over HTTP: a web page, image and label endpoints, KServe v2, metrics.
 
-    It runs until SIGTERM or Ctrl-C, finishes what it let in, and exits 0. For example:
-    clouds-deploy serve bundles/a --port 8000
+    Runs until SIGTERM or Ctrl-C, answers the requests it has accepted, and exits with 0.
+    For example: clouds-deploy serve bundles/tiny --port 8000
     """
     from clouds_deploy.serving.limits import Limits
     from clouds_deploy.serving.serve import serve as run
 
     limits = Limits(round(max_mib * 2**20), max_pixels, max_seconds, max_waiting)
     result = run(
-        bundle,
+        bundle or newest_bundle(),
         host=host,
         port=port,
         backend=backend,
@@ -65,6 +98,6 @@ def _started(address: str) -> None:
 
 def _render(result: dict[str, Any]) -> None:
     typer.echo(
-        f"stopped: {result['accepted']} requests let in, {result['answered']} answered, "
-        f"{result['refused']} turned away"
+        f"stopped: {result['accepted']} requests accepted, {result['answered']} answered, "
+        f"{result['refused']} refused"
     )

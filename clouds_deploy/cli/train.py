@@ -7,29 +7,46 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.output import Json, deliver
+from clouds_deploy.cli.newest import RUNS, free_folder, last_folder
+from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.output import deliver
+
+DEFAULT = "tiny"
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (`recipes ls`), or a .yaml file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name (see `recipes ls`), or a .yaml file.")
+    ] = DEFAULT,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. train.lr=2e-4 data.root=/data."),
+        typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, such as train.lr=2e-4."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/a"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    init: Annotated[Path | None, typer.Option(help="Start a new run from this run's weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE, runs/RECIPE-2, ...")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or with the recipe's latest run.")
+    ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Start a new run from the weights of this finished run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a segmenter on labelled images.
+    """Train a model from a recipe: a segmenter, or the promptable model `sam_tiny`.
 
-    For example: clouds-deploy train tiny --out runs/tiny
+    For example: clouds-deploy train tiny train.steps=500
     """
     from clouds_deploy.training.train import train as run
 
-    deliver(
-        run(recipe, overrides=tuple(overrides or ()), out=out, resume=resume, init=init), as_json, _render
-    )
+    changes = list(overrides or ())
+    if "=" in recipe:  # only changes were named
+        recipe, changes = DEFAULT, [recipe, *changes]
+    name = Path(recipe).stem
+    if out is None:
+        out = last_folder(RUNS, name) if resume else free_folder(RUNS, name)
+    result = run(recipe, overrides=tuple(changes), out=out, resume=resume, init=init)
+    deliver(result, as_json, _render)
 
 
 def _render(result: dict[str, Any]) -> None:
@@ -39,6 +56,6 @@ def _render(result: dict[str, Any]) -> None:
         score += f", {result['clicks_5']:.1f} from five clicks" if "clicks_5" in result else ""
         typer.echo(f"{result['run']}: {result['steps']} steps, {score}")
         return
-    miou = "without labels to compare with" if result["miou"] is None else f"mIoU {result['miou']:.2f}"
+    miou = "not evaluated, no labels" if result["miou"] is None else f"mIoU {result['miou']:.2f}"
     pace = "" if speed is None else f", {speed:.1f} images/s"
     typer.echo(f"{result['run']}: {result['steps']} steps{pace}, {miou}")

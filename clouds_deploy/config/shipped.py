@@ -26,6 +26,11 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in recipe_folder().glob("*.yaml")))
 
 
+def recipes() -> dict[str, dict[str, str]]:
+    """The shipped recipes: `{"recipes": {name: what it is for}}`."""
+    return {"recipes": {name: load_any_recipe(name).description for name in recipe_names()}}
+
+
 def read_recipe(name_or_path: str) -> str:
     """Read a recipe's text.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,15 @@ SMALL = (
 )
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Type a command, in this process: a fresh one spends seconds on importing torch."""
+    if cwd is not None:
+        before = Path.cwd()
+        os.chdir(cwd)
+        try:
+            return run(*arguments)
+        finally:
+            os.chdir(before)
     words = ["clouds-deploy", *map(str, arguments)]
     out, err, code = io.StringIO(), io.StringIO(), 0
     before, sys.argv = sys.argv, words
@@ -55,20 +63,22 @@ def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cli") / "run"
-    done = run("train", "tiny", *SMALL, "--out", out)
+    """A run, without --out: below a folder that was empty before."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = run("train", "tiny", *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert f"{out}: 2 steps, " in done.stdout
+    assert "runs/tiny: 2 steps, " in done.stdout
     assert "mIoU" in done.stdout
-    return out
+    return folder / "runs" / "tiny"
 
 
 @pytest.fixture(scope="module")
 def bundle(trained: Path) -> Path:
-    out = trained.parent / "bundle"
-    done = run("export", trained, "--out", out)
+    """The newest run's bundle; nothing is named."""
+    done = run("export", "--fp16", cwd=trained.parents[1])
     assert done.returncode == 0, done.stderr
+    assert "newest run, runs/tiny" in done.stderr
     assert "openvino labels equal" in done.stdout
     assert "FAILED" not in done.stdout
-    assert f"{out}: " in done.stdout
-    return out
+    assert "bundles/tiny-fp16: " in done.stdout
+    return trained.parents[1] / "bundles" / "tiny-fp16"

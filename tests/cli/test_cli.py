@@ -46,11 +46,15 @@ def test_the_road_from_run_to_bench(trained: Path, bundle: Path, tmp_path: Path)
         "openvino",
     }
     assert (tmp_path / "b" / "report.html").is_file()
-    done = run("bench", bundle, "--out", tmp_path / "b2", "--seconds", "0.1", "--backend", "onnxruntime")
+    home = bundle.parents[1]
+    done = run("bench", "--suite", "smoke", "--backend", "onnxruntime", cwd=home)
     assert done.returncode == 0, done.stderr
+    assert "newest bundle, bundles/tiny-fp16" in done.stderr
     assert "p50 ms" in done.stdout
-    done = run("predict", bundle, tmp_path / "data" / "images" / "a0.png", "--out", tmp_path / "p2")
+    assert (home / "bench" / "tiny-fp16" / "report.html").is_file()
+    done = run("predict", tmp_path / "data" / "images" / "a0.png", cwd=home)
     assert "1 images" in done.stdout
+    assert (home / "predictions" / "a0" / "labels" / "a0.png").is_file()
 
 
 def test_people_get_a_table(trained: Path) -> None:

@@ -157,7 +157,7 @@ def test_people_are_told(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
         "clouds_deploy.serving.serve.serve", lambda *_, **__: {"accepted": 3, "answered": 3, "refused": 1}
     )
     done = run("serve", small_bundle)
-    assert done.stdout == "stopped: 3 requests let in, 3 answered, 1 turned away\n"
+    assert done.stdout == "stopped: 3 requests accepted, 3 answered, 1 refused\n"
     assert json.loads(run("serve", small_bundle, "--json").stdout)["accepted"] == 3
 
 

@@ -112,17 +112,20 @@ def _command(name: str, function: Callable[..., Any]) -> list[str]:
         kind, told = get_args(parameter.annotation)[:2]
         needed = parameter.default is inspect.Parameter.empty
         if isinstance(told, typer.models.ArgumentInfo):
-            shown = told.metavar or parameter.name.upper() + ("..." if get_origin(kind) is list else "")
-            shown = shown if needed or shown.startswith("[") else f"[{shown}]"
+            shown = told.metavar or parameter.name.upper()
+            shown = shown if needed else f"[{shown}]"
+            shown += "..." if list in (get_origin(kind), *map(get_origin, get_args(kind))) else ""
             usage.append(shown)
-            arguments.append(f"| `{_cell(shown)}` | {_cell(told.help or '')} |")
+            taken = f" Default: {told.show_default}." if isinstance(told.show_default, str) else ""
+            arguments.append(f"| `{_cell(shown)}` | {_cell((told.help or '') + taken)} |")
         elif parameter.name != "as_json":
             flag, names = bool in (kind, *get_args(kind)), option_names(parameter)
             value = "" if flag else f" {told.metavar or _type(kind).partition(' or ')[0].strip('`').upper()}"
             if needed:
                 usage.append(f"{names[0]}{value}")
             shown = ", ".join(f"`{one}`" for one in names)
-            default = "required" if needed else _shown(parameter.default)
+            stated = told.show_default if isinstance(told.show_default, str) else _shown(parameter.default)
+            default = "required" if needed else stated
             options.append(f"| {shown}{value and f' `{value[1:]}`'} | {default} | {_cell(told.help or '')} |")
     lines = [f"## {name}\n", _help(function.__doc__ or ""), ""]
     lines += ["```", " ".join([*usage, *(["[OPTIONS]"] if options else [])]), "```", ""]

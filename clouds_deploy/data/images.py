@@ -247,8 +247,8 @@ def fit_size(
 ) -> tuple[int, int]:
     """Height and width of an image resized with its aspect kept, each at least 1.
 
-    Halves are rounded up, as in the test mapper of the method (docs/method.md 5) and in `ResizeLongestSide`
-    of `segment_anything`.
+    Halves are rounded up, as in the test mapper of the method (docs/explanation/method.md 5) and in
+    `ResizeLongestSide` of `segment_anything`.
 
     Args:
         height: The image's own, in pixels.

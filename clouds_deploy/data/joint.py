@@ -1,4 +1,4 @@
-"""Batches of labelled and generated images together (docs/method.md 3.3 and 3.4).
+"""Batches of labelled and generated images together (docs/explanation/method.md 3.3 and 3.4).
 
 The two kinds keep an exact share: of the first n images of a training, floor(n * share) are generated. So
 what a position holds, and which image of its kind, is a function of the position alone, as resuming needs it.
@@ -121,7 +121,7 @@ def stack_joint(samples: list[Sample]) -> Sample:
 
 
 def generated_share(labelled: int, generated: int, config: SelfTrainingConfig) -> float:
-    """Proportion of generated images among all images of a training (docs/method.md 3.3)."""
+    """Proportion of generated images among all images of a training (docs/explanation/method.md 3.3)."""
     if config.generated_share is not None:
         return config.generated_share
     weight = config.generated_repeat * generated

@@ -1,4 +1,4 @@
-"""Training augmentation of the method, image and label together (docs/method.md 3.4).
+"""Training augmentation of the method, image and label together (docs/explanation/method.md 3.4).
 
 Every random draw comes from the given seed, so an augmented sample is a function of (image, seed). Only the
 pixels of the crop are ever resized and coloured. The colour jitter is SSD's, whose ranges no library
@@ -167,7 +167,7 @@ class _Cut:
 def jitter_colors(image: Tensor, draw: np.random.Generator) -> Tensor:
     """Colour jitter of SSD: brightness, contrast, saturation and hue, each with probability 1/2.
 
-    Contrast comes before or after saturation and hue, at random (docs/method.md 3.4).
+    Contrast comes before or after saturation and hue, at random (docs/explanation/method.md 3.4).
 
     Args:
         image: (3, H, W) uint8 RGB.

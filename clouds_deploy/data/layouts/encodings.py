@@ -1,6 +1,6 @@
 """Encodings of label files: one table each, from raw ids to train ids.
 
-The tables are those of docs/method.md 4, which CLOUDS was trained and evaluated with.
+The tables are those of docs/explanation/method.md 4, which CLOUDS was trained and evaluated with.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ V1_CLASSES: dict[str, tuple[int, str]] = {
     "object--vehicle--motorcycle": (57, "motorcycle"),
     "object--vehicle--bicycle": (52, "bicycle"),
 }
-"""v1.2's name -> its id and its Cityscapes class (docs/method.md 4); every other class is ignored."""
+"""v1.2's name -> its id and its Cityscapes class (docs/explanation/method.md 4); all others are ignored."""
 _V1_COUNT = 66
 
 _MARKINGS = ("marking--", "marking-only--")

@@ -1,8 +1,8 @@
 """What every backbone is: a library's trunk, its four maps, and the normalisation it was trained with.
 
-The method keeps the backbone frozen, in evaluation mode, and adds nothing to it (docs/method.md 2.1).
-Two things may nevertheless learn around a frozen trunk: the pyramid that turns a plain ViT's one map into
-four, and adapters (see `models.clouds.adapters`).
+The method keeps the backbone frozen, in evaluation mode, and adds nothing to it
+(docs/explanation/method.md 2.1). Two things may nevertheless learn around a frozen trunk: the pyramid that
+turns a plain ViT's one map into four, and adapters (see `models.clouds.adapters`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CLIP's image towers by their open_clip names: ConvNeXt, ResNet, and EVA02 (docs/method.md 2.1)."""
+"""CLIP's image towers by their open_clip names: ConvNeXt, ResNet, EVA02 (docs/explanation/method.md 2.1)."""
 
 from __future__ import annotations
 

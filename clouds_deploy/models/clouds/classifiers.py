@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class LinearClassifier(nn.Linear):
-    """The released CLOUDS: one linear layer to the classes and void (docs/method.md 2.3)."""
+    """The released CLOUDS: one linear layer to the classes and void (docs/explanation/method.md 2.3)."""
 
     def forward(  # type: ignore[override]
         self, decoded: Tensor, masks: Tensor, mask_features: Tensor, vocabulary: Tensor | None
@@ -35,8 +35,8 @@ class LinearClassifier(nn.Linear):
 class TextClassifier(nn.Module):
     """FC-CLIP's in-vocabulary head: what is under the mask, compared with embedded class names.
 
-    The vocabulary is an argument of the call, so that an exported engine can change it (docs/method.md
-    section 2.3 b; Yu et al. 2023). Only void is learned.
+    The vocabulary is an argument of the call, so that an exported engine can change it
+    (docs/explanation/method.md 2.3 b; Yu et al. 2023). Only void is learned.
 
     Args:
         width: Channels of queries and mask features.

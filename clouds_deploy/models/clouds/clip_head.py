@@ -1,7 +1,8 @@
-"""What CLIP itself says is under a mask, and how both answers are mixed (docs/method.md 2.5; FC-CLIP).
+"""What CLIP itself says is under a mask, mixed with the head's answer (docs/explanation/method.md 2.5).
 
-The head learns the training's vocabulary; frozen CLIP knows names it never saw in training. Pooling CLIP's
-last feature map over a mask and sending it through CLIP's own projection gives a second opinion on each mask.
+FC-CLIP's geometric ensemble: the head learns the training's vocabulary; frozen CLIP knows names it never saw
+in training. Pooling CLIP's last feature map over a mask and sending it through CLIP's own projection gives a
+second opinion on each mask.
 """
 
 from __future__ import annotations

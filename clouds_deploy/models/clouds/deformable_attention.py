@@ -179,7 +179,7 @@ def best_form(device: torch.device) -> Form:
 
 
 class DeformableAttention(nn.Module):
-    """Multi-scale deformable attention with its projections (docs/method.md 2.2).
+    """Multi-scale deformable attention with its projections (docs/explanation/method.md 2.2).
 
     Args:
         width: Channels of queries and values.

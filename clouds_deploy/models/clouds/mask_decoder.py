@@ -112,7 +112,7 @@ class DecoderLayer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Masked-attention transformer decoder (docs/method.md 2.3; Mask2Former, Cheng et al. 2022).
+    """Masked-attention transformer decoder (docs/explanation/method.md 2.3; Mask2Former, Cheng et al. 2022).
 
     Two rewrites keep it exact and cheaper. Bilinear resizing is linear, so the attention mask of a level
     comes from the mask features resized once to that level, not from each layer's full mask maps. And at

@@ -55,7 +55,7 @@ class EncoderLayer(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """MSDeformAttn pixel decoder (docs/method.md 2.2; Mask2Former, Cheng et al. 2022).
+    """MSDeformAttn pixel decoder (docs/explanation/method.md 2.2; Mask2Former, Cheng et al. 2022).
 
     Args:
         channels: Channels of res2..res5.

@@ -11,8 +11,8 @@ from torch import Tensor
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Encodes every cell of a grid by sines and cosines of its normalised place.
 
-    DETR's encoding with `normalize=True`, as Mask2Former uses it (docs/method.md 2.2): coordinates
-    1..n are divided by n (+1e-6) and scaled to 2 pi; temperature 10000; y first, then x.
+    DETR's encoding with `normalize=True`, as Mask2Former uses it (docs/explanation/method.md 2.2):
+    coordinates 1..n are divided by n (+1e-6) and scaled to 2 pi; temperature 10000; y first, then x.
 
     Args:
         height: Rows of the grid.

@@ -28,7 +28,7 @@ STRIDE = 32
 
 
 class Segmenter(nn.Module):
-    """Mask classification on a foundation model (docs/method.md 2).
+    """Mask classification on a foundation model (docs/explanation/method.md 2).
 
     Args:
         config: The model section of a recipe.
@@ -122,7 +122,7 @@ class Segmenter(nn.Module):
         vocabulary: Tensor | None = None,
         share: Tensor | None = None,
     ) -> Tensor:
-        """Scores every class at every pixel (docs/method.md 5).
+        """Scores every class at every pixel (docs/explanation/method.md 5).
 
         score[c] = sum over queries of softmax(class)[c] * sigmoid(mask).
 

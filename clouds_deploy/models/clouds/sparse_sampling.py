@@ -4,7 +4,7 @@ Bilinear sampling is linear in what is sampled: all of it together is a sparse m
 and head and one entry per neighbour of a sampled place, times the values. So its forward and the gradient of
 the values are sparse-dense products, which MKL does in parallel without ever writing the samples out, and
 the gradient of the entries is a product sampled at the matrix's own places. Measured against the other forms
-in docs/head.md.
+in docs/explanation/head.md.
 
 The operator is registered with PyTorch, so that `torch.compile` keeps it in its graph as it is.
 """

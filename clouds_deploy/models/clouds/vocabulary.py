@@ -28,7 +28,7 @@ TEMPLATES: tuple[str, ...] = (
     *(f"This is a photo of a {size} {{}}." for size in _SIZES),
     *(f"There is a {size} {{}} in the scene." for size in _SIZES),
 )
-"""The 14 ViLD sentences a name is put into (docs/method.md 2.4).
+"""The 14 ViLD sentences a name is put into (docs/explanation/method.md 2.4).
 
 The last full stops are there or missing as FC-CLIP has them: they are tokens, and change the vectors.
 """
@@ -42,7 +42,7 @@ def class_synonyms() -> tuple[tuple[str, ...], ...]:
 
 
 def embed_vocabulary(clip: Any, tokenizer: Any, classes: Sequence[Sequence[str]]) -> Tensor:
-    """Embeds class names with a CLIP text tower (docs/method.md 2.4).
+    """Embeds class names with a CLIP text tower (docs/explanation/method.md 2.4).
 
     Each name goes into every template; the sentences' unit vectors are averaged and made unit again.
 

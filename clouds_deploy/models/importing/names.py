@@ -1,7 +1,8 @@
 """Which tensor of ours is which of theirs.
 
-The layout is the one CLOUDS, FC-CLIP and Mask2Former share (docs/method.md 6). Shapes agree one for
-one, but for attention: theirs stacks the projections of query, key and value, which are three layers here.
+The layout is the one CLOUDS, FC-CLIP and Mask2Former share (docs/explanation/method.md 6). Shapes
+agree one for one, but for attention: theirs stacks the projections of query, key and value, which are three
+layers here.
 """
 
 from __future__ import annotations

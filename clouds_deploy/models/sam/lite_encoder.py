@@ -1,7 +1,8 @@
 """The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that gathers its levels at stride 4.
 
 Why not SAM's own ViT at a small size: on drawn scenes alone, from nothing, it learnt too slowly by far
-(docs/decisions/0005). This network starts from ImageNet weights and costs less.
+(docs/explanation/decisions/0005-sam-tiny-encoder.md). This network starts from ImageNet weights and costs
+less.
 """
 
 from __future__ import annotations

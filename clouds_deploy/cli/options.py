@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object, in the last line of stdout.")
 ]
+Bf16 = Annotated[bool, typer.Option("--bf16", hidden=True, help="The earlier form of --precision bf16.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32 or bf16: what OpenVINO computes in; bf16 needs a processor that has it.")
+]
 Runner = Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")]
 Shards = Annotated[
     bool | None,
     typer.Option("--shards/--no-shards", help="Write tar shards.", show_default="if shards are read"),
 ]
+
+
+def chosen_precision(precision: str, bf16: bool) -> Literal["f32", "bf16"]:
+    """The precision to compute in, by either form of the option.
+
+    Raises:
+        CloudsError: There is no such precision.
+    """
+    from clouds_deploy.console import say
+    from clouds_deploy.errors import CloudsError, nearest
+
+    if bf16:
+        say("  --bf16 is now --precision bf16")
+        return "bf16"
+    if precision not in ("fp32", "f32", "bf16"):
+        raise CloudsError(f"there is no precision `{precision}`", nearest(precision, ("fp32", "bf16")))
+    return "bf16" if precision == "bf16" else "f32"

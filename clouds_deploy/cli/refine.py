@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import free_folder
-from clouds_deploy.cli.options import Json, Runner, Shards
+from clouds_deploy.cli.options import Bf16, Json, Precision, Runner, Shards, chosen_precision
 from clouds_deploy.cli.output import deliver, table
 
 _METHOD, _MODEL = "Method", "Model"
@@ -49,9 +49,8 @@ def refine(
             help="Bundles only: onnxruntime or openvino.", show_default="onnxruntime", rich_help_panel=_MODEL
         ),
     ] = None,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Compute in bfloat16 (openvino).", rich_help_panel=_MODEL)
-    ] = False,
+    precision: Precision = "fp32",
+    bf16: Bf16 = False,
     batch: Annotated[int, typer.Option(min=1, help="Images per call of SAM.", rich_help_panel=_MODEL)] = 8,
     mode: Annotated[
         str, typer.Option(help="robust, or official: the authors' rules.", rich_help_panel=_METHOD)
@@ -90,7 +89,7 @@ def refine(
         batch=batch,
         overlays=overlays,
         backend=backend,
-        precision="bf16" if bf16 else "f32",
+        precision=chosen_precision(precision, bf16),
         shards=shards,
         runner=runner,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import newest_bundle
-from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.options import Bf16, Json, Precision, chosen_precision
 from clouds_deploy.cli.output import deliver, table
 
 
@@ -22,7 +22,8 @@ def selftest(
         typer.Option(help="A backend to check. Repeatable.", show_default="all that read the graph"),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (openvino).")] = False,
+    precision: Precision = "fp32",
+    bf16: Bf16 = False,
     as_json: Json = False,
 ) -> None:
     """Check a bundle on this machine: its reference images must give the same labels as at its export.
@@ -35,7 +36,7 @@ def selftest(
         bundle or newest_bundle(sam=True),
         backends=tuple(backend or ()),
         device=device,
-        precision="bf16" if bf16 else "f32",
+        precision=chosen_precision(precision, bf16),
     )
     deliver(result, as_json, _render)
     if not result["passed"]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import clouds_deploy
 from clouds_deploy.cli import app
+from clouds_deploy.cli.options import chosen_precision
 from clouds_deploy.errors import CloudsError, missing_package
 
 FUNCTIONS = {"import": "import_checkpoint", "data": "data_check"}
@@ -85,3 +86,11 @@ def test_long_help_is_grouped(name: str) -> None:
         alone = [p for p in options if getattr(p, "rich_help_panel", None) is None]
         assert len(alone) <= 10, name
     assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_precision_has_two_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert chosen_precision("fp32", False) == chosen_precision("f32", False) == "f32"
+    assert chosen_precision("bf16", False) == chosen_precision("fp32", True) == "bf16"
+    assert "--precision bf16" in capsys.readouterr().err
+    with pytest.raises(CloudsError, match="no precision `bf61`"):
+        chosen_precision("bf61", False)

@@ -10,14 +10,20 @@ import typer
 from clouds_deploy.cli.newest import RUNS, free_folder, last_folder
 from clouds_deploy.cli.options import Json
 from clouds_deploy.cli.output import deliver
+from clouds_deploy.console import say
 
 DEFAULT = "tiny"
 
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name (see `recipes ls`), or a .yaml file.")
-    ] = DEFAULT,
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe's name (see `recipes ls`), or a .yaml file.",
+            show_default=DEFAULT,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, such as train.lr=2e-4."),
@@ -40,8 +46,11 @@ def train(
     from clouds_deploy.training.train import train as run
 
     changes = list(overrides or ())
-    if "=" in recipe:  # only changes were named
-        recipe, changes = DEFAULT, [recipe, *changes]
+    if recipe and "=" in recipe:  # only changes were named
+        recipe, changes = None, [recipe, *changes]
+    if recipe is None:
+        recipe = DEFAULT
+        say(f"  taking the recipe {recipe}")
     name = Path(recipe).stem
     if out is None:
         out = last_folder(RUNS, name) if resume else free_folder(RUNS, name)

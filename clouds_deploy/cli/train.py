@@ -47,7 +47,7 @@ def train(
 
     changes = list(overrides or ())
     if recipe and "=" in recipe:  # only changes were named
-        recipe, changes = None, [recipe, *changes]
+        changes, recipe = [recipe, *changes], None
     if recipe is None:
         recipe = DEFAULT
         say(f"  taking the recipe {recipe}")

@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
@@ -207,23 +207,25 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_manifest(directory: Path, kind: str, *, ignore: str = "", **facts: Any) -> dict[str, Any]:
+def write_manifest(
+    directory: Path, kind: str, *, ignore: Collection[str] = (), **facts: Any
+) -> dict[str, Any]:
     """Writes the manifest of a directory: every file by size and sha256.
 
     Args:
         directory: A directory whose files are complete; an older manifest in it is replaced.
         kind: What it is: `run`, `bundle`, `bench`, ...
-        ignore: A folder in it that is left out, because it is about to be removed.
+        ignore: Folders in it that are left out, because they are about to be removed or may change.
         facts: What else to record; `inputs` maps the names of inputs to their sha256.
 
     Returns:
         The manifest as written.
     """
-    files = {
-        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / MANIFEST and path.relative_to(directory).parts[0] != ignore
-    }
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if path.is_file() and name.as_posix() != MANIFEST and name.parts[0] not in ignore:
+            files[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     manifest = make_manifest(kind, files, facts)
     write_json(directory / MANIFEST, manifest)
     return manifest

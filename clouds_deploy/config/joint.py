@@ -134,6 +134,11 @@ class SelfTrainingConfig(Section):
     refine: RefineConfig | None = RefineConfig()
 
     @property
+    def trains_itself(self) -> bool:
+        """Whether generated images are trained on at all."""
+        return self.pseudo_labels != "off"
+
+    @property
     def ignores(self) -> bool:
         """Whether pixels of generated images without a label are not known, instead of in no segment."""
         robust = self.refine is not None and self.refine.mode == "robust"

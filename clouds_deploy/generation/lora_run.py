@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,24 @@ from torch import Tensor
 
 from clouds_deploy.artifacts import (
     MANIFEST,
-    atomic_directory,
     read_json,
     read_json_lines,
-    sha256,
     write_json,
     write_manifest,
     write_text,
 )
-from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.painter import LORA, SETTINGS
-from clouds_deploy.models.clouds.store import read_tensors, write_tensors
+from clouds_deploy.models.checkpoints import (
+    CHECKPOINTS,
+    clear_leftovers,
+    newest_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 
-CHECKPOINTS, METRICS, CLASS = "checkpoints", "metrics.jsonl", "class"
-_TENSORS, _STATE = "tensors.safetensors", "state.json"
+METRICS, CLASS = "metrics.jsonl", "class"
+_TENSORS = "tensors.safetensors"
 _KEPT = 2
 """Checkpoints that stay; the one before the newest is for a disk that damages it."""
 
@@ -107,13 +109,9 @@ class LoraRun:
 
     def begin(self) -> None:
         """Write down the settings, and tidy what a killed process left."""
-        for left in (*self.out.glob(".*.tmp-*"), *(self.out / CHECKPOINTS).glob(".*.tmp-*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        clear_leftovers(self.out)
         if not (self.out / SETTINGS).is_file():
             write_json(self.out / SETTINGS, self.settings)
-
-    def _newest_first(self) -> list[Path]:
-        return sorted((self.out / CHECKPOINTS).glob("step_*"), reverse=True)
 
     def save(self, at: Checkpoint, base: str) -> None:
         """Write a checkpoint, which appears whole; older ones go.
@@ -125,16 +123,9 @@ class LoraRun:
         Raises:
             CloudsError: The disk is full; earlier checkpoints are untouched.
         """
-        target = self.out / CHECKPOINTS / f"step_{at.step:08d}"
-        if target.is_dir():  # a damaged one, or one of a moment ago
-            shutil.rmtree(target)
-        with atomic_directory(target) as folder:
-            tensors = {f"lora {name}": t for name, t in at.lora.items()}
-            write_tensors(folder / _TENSORS, {**tensors, **at.moments})
-            state = {"step": at.step, "base": base, "scaler": at.scaler}
-            write_json(folder / _STATE, {**state, "sha256": sha256(folder / _TENSORS)})
-        for old in self._newest_first()[_KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        tensors = {**{f"lora {name}": t for name, t in at.lora.items()}, **at.moments}
+        state = {"base": base, "scaler": at.scaler}
+        save_checkpoint(self.out, at.step, {_TENSORS: tensors}, state, keep=_KEPT)
 
     def load(self, base: str) -> Checkpoint | None:
         """Give the newest checkpoint that holds, if there is one.
@@ -145,24 +136,18 @@ class LoraRun:
         Raises:
             CloudsError: The checkpoint is of another model.
         """
-        for path in self._newest_first():
-            try:
-                state = read_json(path / _STATE)
-                if sha256(path / _TENSORS) != state["sha256"]:
-                    raise CloudsError(f"{_TENSORS} is not what was written")
-                tensors = read_tensors(path / _TENSORS)
-            except (CloudsError, OSError, KeyError, TypeError) as error:
-                warn(f"checkpoint {path} is damaged ({error}); going back to the one before")
-                continue
-            if state["base"] != base:
-                raise CloudsError(
-                    f"the tuning in {self.out} was begun on other weights of {self.settings['model']}",
-                    "put the model back as it was, or start again in another --out",
-                )
-            lora = {k.removeprefix("lora "): t for k, t in tensors.items() if k.startswith("lora ")}
-            moments = {k: t for k, t in tensors.items() if not k.startswith("lora ")}
-            return Checkpoint(state["step"], lora, moments, state["scaler"])
-        return None
+        found = newest_checkpoint(self.out)
+        if found is None:
+            return None
+        if found.state["base"] != base:
+            raise CloudsError(
+                f"the tuning in {self.out} was begun on other weights of {self.settings['model']}",
+                "put the model back as it was, or start again in another --out",
+            )
+        tensors = found.tensors(_TENSORS)
+        lora = {k.removeprefix("lora "): t for k, t in tensors.items() if k.startswith("lora ")}
+        moments = {k: t for k, t in tensors.items() if not k.startswith("lora ")}
+        return Checkpoint(found.step, lora, moments, found.state["scaler"])
 
     def keep_lines(self, step: int) -> None:
         """Drop the losses that were written after a checkpoint of this step."""
@@ -180,6 +165,6 @@ class LoraRun:
 
     def seal(self, **facts: Any) -> dict[str, Any]:
         """Write the manifest, then the checkpoints go; a kill in between leaves a run that is finished."""
-        manifest = write_manifest(self.out, LORA, ignore=CHECKPOINTS, **facts)
-        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        manifest = write_manifest(self.out, LORA, ignore=(CHECKPOINTS,), **facts)
+        remove_checkpoints(self.out)
         return manifest

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.console import console
 from clouds_deploy.errors import CloudsError
 
@@ -104,19 +105,21 @@ class Processes:
             console().quiet = before
 
 
-def open_processes(*, whole_model: bool) -> Processes:
-    """Join the processes that a launcher (`accelerate launch`, `torchrun`) started, if it did.
+def open_processes(device: str = "auto", *, whole_model: bool) -> Processes:
+    """Joins the processes that a launcher (`accelerate launch`, `torchrun`) started, if it did.
 
     Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         whole_model: Whether more than the head is trained: a backbone may have parameters that no loss
             reaches, and DDP must look for them.
 
     Raises:
-        CloudsError: accelerate is missing, or is told to do what this loop does not: FSDP, DeepSpeed.
+        CloudsError: There is no such device; accelerate is missing, or is told to do what this loop does not:
+            FSDP, DeepSpeed.
     """
-    cuda = torch.cuda.is_available()
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(torch.device("cuda" if cuda else "cpu"))
+    own = torch.device(own_device(device))
+    if _world_size() == 1:
+        return Processes(own)
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
@@ -124,7 +127,7 @@ def open_processes(*, whole_model: bool) -> Processes:
             "training in several processes needs accelerate", "pip install 'clouds-deploy[distributed]'"
         ) from error
     options = DistributedDataParallelKwargs(find_unused_parameters=whole_model)
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="no", kwargs_handlers=[options])
+    accelerator = Accelerator(cpu=own.type == "cpu", mixed_precision="no", kwargs_handlers=[options])
     kind = accelerator.distributed_type.value
     if kind not in ("MULTI_GPU", "MULTI_CPU"):
         raise CloudsError(
@@ -134,6 +137,27 @@ def open_processes(*, whole_model: bool) -> Processes:
     return Processes(accelerator.device, accelerator)
 
 
-def local_device() -> str | None:
-    """Name the GPU that a launcher gave to this process; None without any GPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
+def own_device(device: str = "auto") -> str:
+    """Device of this process, `cpu` or `cuda:N`; of several that a launcher started, each has its own GPU.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        CloudsError: There is no such device, or several processes are told to use one GPU.
+    """
+    chosen = resolve_device(device, "torch")
+    if chosen == "cpu" or _world_size() == 1:
+        return chosen
+    if ":" in device:
+        raise CloudsError(f"several processes cannot all train on {device}", "use --device cuda")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a device for manifests: the GPU's product name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clouds_deploy.config.section import make_options
+from clouds_deploy.config.train import TrainOptions
 
-def train(
-    recipe: str | Path,
-    *,
-    overrides: Sequence[str] = (),
-    out: str | Path,
-    resume: bool = False,
-    init: str | Path | None = None,
-) -> dict[str, Any]:
-    """Train a segmenter on labelled images, or a promptable one (`sam_tiny`) on drawn scenes.
 
-    See `training.segmenter.loop.train` and `training.sam.loop.train_sam`.
+def train(recipe: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any]:
+    """Trains a segmenter on labelled images, or a promptable one (`sam_tiny`) on synthetic scenes.
 
     Args:
-        recipe: A shipped recipe's name, or a YAML file.
-        overrides: `key=value` each.
-        out: The run's folder.
-        resume: Go on with the run there.
-        init: Start a new run from this run's weights: a joint stage from its warm-up. A SAM's may be a file.
+        recipe: Name of a shipped recipe, or path of a YAML file.
+        out: Folder of the run.
+        options: Further fields of `config.train.TrainOptions`.
+
+    Returns:
+        What `training.segmenter.loop.train` or `training.sam.loop.train_sam` returns.
+
+    Raises:
+        CloudsError: See there.
     """
     from clouds_deploy.config.shipped import is_sam_recipe, load_recipe, load_sam_recipe
     from clouds_deploy.refinement.build import online_refiner
-    from clouds_deploy.training.processes import local_device
-    from clouds_deploy.training.segmenter.loop import train as run
+    from clouds_deploy.training.processes import own_device
 
-    if is_sam_recipe(str(recipe)):
+    given = make_options(TrainOptions, {"recipe": str(recipe), "out": out, **options})
+    how: dict[str, Any] = {"resume": given.resume, "init": given.init, "device": given.device}
+    if is_sam_recipe(given.recipe):
         from clouds_deploy.training.sam.loop import train_sam
 
-        made = load_sam_recipe(str(recipe), tuple(overrides))
-        return train_sam(made, Path(out), resume=resume, init=Path(init) if init else None)
-    resolved = load_recipe(str(recipe), tuple(overrides))
-    start, mends = Path(init) if init else None, online_refiner(resolved, local_device())
-    return run(resolved, Path(out), resume=resume, init=start, refine=mends)
+        return train_sam(load_sam_recipe(given.recipe, given.overrides), given.out, **how)
+    from clouds_deploy.training.segmenter.loop import train as train_segmenter
+
+    resolved = load_recipe(given.recipe, given.overrides)
+    refiner = online_refiner(resolved, own_device(given.device))
+    return train_segmenter(resolved, given.out, refine=refiner, **how)

@@ -20,12 +20,13 @@ from clouds_deploy.data.images import read_label_ids
 from clouds_deploy.data.joint import generated_share
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE
+from clouds_deploy.models.checkpoints import CHECKPOINTS
 from clouds_deploy.models.clouds.mask_decoder import Prediction
 from clouds_deploy.models.clouds.segmenter import build_segmenter
 from clouds_deploy.models.clouds.store import TRAINED, read_tensors
-from clouds_deploy.training.run import CHECKPOINTS, TEACHER
 from clouds_deploy.training.segmenter import loop
 from clouds_deploy.training.segmenter.criterion import criterion
+from clouds_deploy.training.segmenter.learner import TEACHER
 from clouds_deploy.training.segmenter.loop import train
 from clouds_deploy.training.segmenter.points import uniform_draw
 from clouds_deploy.training.segmenter.pseudo_labels import FOLDER, Labeler, leave_out
@@ -255,7 +256,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 def test_cached_labels_are_on_disk_and_must_be_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(*ROBUST, "joint.pseudo_labels=cached", "train.steps=4", "train.checkpoint_every=1")
-    monkeypatch.setattr(loop, "finish_run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(loop.RunFolder, "finish", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(recipe, tmp_path / "run")
     folder = tmp_path / "run" / FOLDER / "step_00000000"

@@ -17,7 +17,7 @@ from clouds_deploy.inference.segmenter import resize_short_side, torch_predictor
 from clouds_deploy.models.clouds.mask_decoder import Prediction
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import split_state, write_tensors
-from clouds_deploy.training.schedule import lr
+from clouds_deploy.training.schedule import learning_rate
 from clouds_deploy.training.segmenter.criterion import criterion
 from clouds_deploy.training.segmenter.optimizer import (
     build_optimizer,
@@ -48,7 +48,9 @@ def segmenter() -> Segmenter:
 )
 def test_schedule(schedule: str, warmup: int, wanted: list[float]) -> None:
     config = TrainConfig.model_validate({"steps": 4, "lr": 2.0, "schedule": schedule, "warmup_steps": warmup})
-    assert [lr(step, config) for step in range(4)] == pytest.approx([2 * value for value in wanted])
+    assert [learning_rate(step, config) for step in range(4)] == pytest.approx(
+        [2 * value for value in wanted]
+    )
 
 
 def test_weight_decay_spares_norms_and_embeddings(segmenter: Segmenter) -> None:

@@ -15,8 +15,8 @@ import torch
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.checkpoints import CHECKPOINTS
 from clouds_deploy.models.clouds.store import TRAINED, read_tensors
-from clouds_deploy.training.run import CHECKPOINTS
 from clouds_deploy.training.segmenter.loop import train
 from clouds_deploy.training.segmenter.pseudo_labels import FOLDER
 from tests.deadly import wait_until

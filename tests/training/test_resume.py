@@ -12,9 +12,10 @@ import pytest
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.models.checkpoints import CHECKPOINTS
 from clouds_deploy.models.clouds.store import FROZEN, TRAINED, load_run
 from clouds_deploy.training.journal import read_metrics
-from clouds_deploy.training.run import CHECKPOINTS, OPTIMIZER
+from clouds_deploy.training.run import OPTIMIZER
 from clouds_deploy.training.segmenter.loop import train
 from tests.deadly import kill, wait_until
 from tests.training.small import small_recipe, start_training
@@ -132,6 +133,27 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     assert_same(out, undisturbed)
 
 
+def test_an_edited_recipe_damages_no_checkpoint(stopped: Path, tmp_path: Path) -> None:
+    """Another value is named and refused, and the checkpoints stay; a comment changes nothing."""
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    text = (out / "recipe.yaml").read_text()
+    kept = {path.name for path in (out / CHECKPOINTS).iterdir()}
+    (out / "recipe.yaml").write_text(text.replace("lr: 0.001", "lr: 0.5"))
+    with pytest.raises(CloudsError, match=r"changed by you.*with train\.lr=0\.001, not 0\.5"):
+        train(small_recipe("train.lr=0.5"), out, resume=True)
+    assert {path.name for path in (out / CHECKPOINTS).iterdir()} == kept
+    (out / "recipe.yaml").write_text(f"{text}# mine\n")
+    train(small_recipe(), out, resume=True)
+    assert (out / "recipe.yaml").read_text().endswith("# mine\n")
+
+
+def test_damaged_frozen_weights_are_named(stopped: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    (out / FROZEN).write_bytes((out / FROZEN).read_bytes()[:-1] + b"x")
+    with pytest.raises(CloudsError, match=r"frozen\.safetensors is not what was written"):
+        train(small_recipe(), out, resume=True)
+
+
 def test_killed_between_the_last_step_and_the_manifest(
     stopped: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +161,7 @@ def test_killed_between_the_last_step_and_the_manifest(
 
     out = Path(shutil.copytree(stopped, tmp_path / "run"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "finish_run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop.RunFolder, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(small_recipe(), out, resume=True)
     train(small_recipe(), out, resume=True)

@@ -6,9 +6,10 @@ As in the segmenter's loop, every draw is a function of seed and step.
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from clouds_deploy import seeds
-from clouds_deploy.artifacts import (
-    MANIFEST,
-    atomic_directory,
-    read_json,
-    read_manifest,
-    write_json,
-    write_manifest,
-    write_text,
-)
+from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.backends.memory import kept_memory
-from clouds_deploy.config.parse import parse
 from clouds_deploy.config.sam import SamRecipe, SamTrainConfig
 from clouds_deploy.console import progress, say
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.clouds.store import read_tensors, write_tensors
+from clouds_deploy.models.checkpoints import Checkpoint
+from clouds_deploy.models.clouds.store import read_tensors
 from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.models.sam.tiny import build_sam_tiny, initialize
 from clouds_deploy.streets import render
-from clouds_deploy.training.cpu import flushed_denormals
 from clouds_deploy.training.journal import Journal
+from clouds_deploy.training.processes import device_name, own_device
+from clouds_deploy.training.run import OPTIMIZER, RunFolder
 from clouds_deploy.training.sam.dense import DenseHead, dense_loss, region_loss
 from clouds_deploy.training.sam.evaluate import evaluate_sam
 from clouds_deploy.training.sam.forward import decode, fuse_attention, fuse_norms
@@ -46,28 +40,45 @@ from clouds_deploy.training.sam.losses import mask_losses
 from clouds_deploy.training.sam.prompts import CLEAR, corrected, first_prompts
 from clouds_deploy.training.sam.scenes import SamScenes
 from clouds_deploy.training.sam.windows import in_squares, in_windows
+from clouds_deploy.training.schedule import learning_rate
 
 KIND = "sam"
 WEIGHTS = "sam.safetensors"
-RECIPE = "recipe.yaml"
-CHECKPOINTS = "checkpoints"
+_LEARNER = "weights.safetensors"
+_KEPT = 2
+"""Checkpoints that stay, so that a damaged one costs only the steps since the other."""
 _EVALUATION_SEED = 4211
 _LOSSES = ("focal", "dice", "iou_error", "dense")
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers, below 1e-38, count as 0 while something runs.
+
+    They make a convolution's backward pass three times as slow on x86. Only threads that PyTorch starts
+    meanwhile leave them out too.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @kept_memory()
 @flushed_denormals()
 def train_sam(
-    recipe: SamRecipe, out: Path, *, resume: bool = False, init: Path | None = None
+    recipe: SamRecipe, out: Path, *, resume: bool = False, init: Path | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """Train a small SAM into a directory.
+    """Trains a small SAM into a run directory.
 
     Args:
         recipe: The experiment.
-        out: The directory; must not exist, unless it is to be resumed.
-        resume: Go on from its checkpoint; a finished run is left as it is.
-        init: Start from this finished run's weights, or from a safetensors file's; they may have been trained
-            at another `model.image_size`.
+        out: The run directory; must not exist, unless it is to be resumed.
+        resume: Goes on from the run's newest checkpoint that holds. A finished run is left as it is.
+        init: Finished run, or safetensors file, whose weights a new run starts from; they may have been
+            trained at another `model.image_size`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
         run, steps, images_per_second (null when no step was left), iou_1, iou_5, clicks_5, instances.
@@ -76,11 +87,11 @@ def train_sam(
         CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is neither, or
             has another architecture; the loss became NaN; the disk is full.
     """
-    if resume and (out / MANIFEST).is_file():
-        manifest = read_manifest(out, KIND)
-        say(f"{out} is finished already ({manifest['steps']} steps)")
-        return {"run": str(out), "images_per_second": None, **manifest["outcome"]}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = RunFolder(out, recipe, KIND, keep=_KEPT)
+    finished = folder.finished() if resume else None
+    if finished is not None:
+        return {"run": str(out), "images_per_second": None, **finished["outcome"]}
+    place = torch.device(own_device(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.SAM_STEP))
         sam = build_sam_tiny(recipe.model)
@@ -92,22 +103,67 @@ def train_sam(
     fuse_norms(sam.image_encoder)
     trunk = sam.image_encoder.trunk
     sam.image_encoder.freeze(recipe.train.frozen_stages if recipe.train.trunk_lr else len(trunk.blocks))
-    pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(device).train()
-    optimizers = make_optimizers(pupil, recipe.train)
-    step = _resume(out, recipe, pupil, optimizers) if resume else _start(out, recipe)
+    pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(place).train()
+    learner = _Learner(pupil, make_optimizers(pupil, recipe.train), torch.zeros(5, device=place))
+    step = 0
+    if resume:
+        step = learner.restore(folder.resume())
+    else:
+        folder.start(learner.tensors(), learner.facts())
+    say(f"training on {device_name(place)}")
     with Journal(out, step, trained=step == recipe.train.steps) as journal:
-        speed = _train(recipe, out, pupil, optimizers, journal, step, device)
+        speed = _train(recipe, folder, learner, journal, step)
         outcome = _evaluate(recipe, sam)
         journal.write(recipe.train.steps, outcome)
-    write_tensors(out / WEIGHTS, {name: value.cpu() for name, value in sam.state_dict().items()})
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     summary = {"steps": recipe.train.steps, **outcome}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    write_manifest(
-        out, KIND, ignore="tensorboard", steps=recipe.train.steps, recipe=recipe.model_dump(mode="json"),
-        outcome=summary, trained_on=name,
-    )  # fmt: skip
+    folder.finish(
+        WEIGHTS,
+        sam.state_dict(),
+        steps=recipe.train.steps,
+        recipe=recipe.model_dump(mode="json"),
+        outcome=summary,
+        trained_on=device_name(place),
+    )
     return {"run": str(out), "images_per_second": speed, **summary}
+
+
+@dataclass
+class _Learner:
+    """What a SAM's training changes.
+
+    Attributes:
+        pupil: `sam` and `dense`, see `train_step`.
+        optimizers: See `make_optimizers`.
+        window: (5,) float32, sums of losses and gradient norm since the last line of metrics.jsonl.
+    """
+
+    pupil: nn.ModuleDict
+    optimizers: list[torch.optim.Optimizer]
+    window: Tensor
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        moments = {
+            f"{which}:{number}:{slot}": value
+            for which, optimizer in enumerate(self.optimizers)
+            for number, slots in optimizer.state_dict()["state"].items()
+            for slot, value in slots.items()
+        }
+        return {_LEARNER: dict(self.pupil.state_dict()), OPTIMIZER: moments}
+
+    def facts(self) -> dict[str, Any]:
+        return {"window": self.window.tolist()}
+
+    def restore(self, found: Checkpoint) -> int:
+        """Puts all back as it was at a checkpoint, and returns its step."""
+        self.pupil.load_state_dict(found.tensors(_LEARNER))
+        saved = [optimizer.state_dict() for optimizer in self.optimizers]
+        for key, value in found.tensors(OPTIMIZER).items():
+            which, number, slot = key.split(":")
+            saved[int(which)]["state"].setdefault(int(number), {})[slot] = value
+        for optimizer, state in zip(self.optimizers, saved, strict=True):
+            optimizer.load_state_dict(state)
+        self.window.copy_(torch.tensor(found.state["window"]))
+        return found.step
 
 
 def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.optim.Optimizer]:
@@ -136,7 +192,7 @@ def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.opti
 
 
 def _initialize(sam: Any, given: Path) -> None:
-    """Load a finished run's weights, or a file's."""
+    """Loads a finished run's weights, or a file's."""
     if not given.exists():
         raise CloudsError(
             f"there is no {given}", "give --init a finished run of a `kind: sam` recipe, or its weights"
@@ -152,81 +208,12 @@ def _initialize(sam: Any, given: Path) -> None:
         ) from None
 
 
-def learning_rate(step: int, config: SamTrainConfig) -> float:
-    """Give the learning rate of a step, counted from 0: linear warm-up, then a cosine to zero."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-
-def _start(out: Path, recipe: SamRecipe) -> int:
-    if out.exists():
-        raise CloudsError(
-            f"{out} exists already",
-            "choose another --out, or delete it first; an interrupted training goes on with --resume",
-        )
-    with atomic_directory(out) as directory:
-        write_text(directory / RECIPE, recipe.to_yaml())
-    return 0
-
-
-def _save(out: Path, pupil: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> None:
-    """Write a checkpoint, then remove the older ones."""
-    older = list(_checkpoints(out))
-    with atomic_directory(out / CHECKPOINTS / f"step_{step:08d}") as directory:
-        write_tensors(directory / "weights.safetensors", dict(pupil.state_dict()))
-        moments = {
-            f"{which}:{number}:{slot}": value
-            for which, optimizer in enumerate(optimizers)
-            for number, slots in optimizer.state_dict()["state"].items()
-            for slot, value in slots.items()
-        }
-        write_tensors(directory / "optimizer.safetensors", moments)
-        write_json(directory / "state.json", {"step": step})
-    for folder in older:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    """List the whole checkpoints, the newest last."""
-    return sorted(path for path in (out / CHECKPOINTS).glob("step_*") if path.is_dir())
-
-
-def _resume(out: Path, recipe: SamRecipe, pupil: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
-    if not (out / RECIPE).is_file():
-        raise CloudsError(f"there is no run to resume in {out}", "start it without --resume")
-    started = parse(SamRecipe, (out / RECIPE).read_text(encoding="utf-8"), str(out / RECIPE))
-    same = {"train": {"workers"}}
-    if started.model_dump(exclude=same) != recipe.model_dump(exclude=same):
-        raise CloudsError(
-            f"the run in {out} was started with another recipe than `{recipe.name}` is now",
-            "resume it with its own recipe.yaml, or start a new run in another --out",
-        )
-    found = _checkpoints(out)
-    if not found:
-        return 0
-    folder = found[-1]
-    pupil.load_state_dict(read_tensors(folder / "weights.safetensors"))
-    saved = [optimizer.state_dict() for optimizer in optimizers]
-    for key, value in read_tensors(folder / "optimizer.safetensors").items():
-        which, number, slot = key.split(":")
-        saved[int(which)]["state"].setdefault(int(number), {})[slot] = value
-    for optimizer, state in zip(optimizers, saved, strict=True):
-        optimizer.load_state_dict(state)
-    step = int(read_json(folder / "state.json")["step"])
-    say(f"going on from step {step} of {recipe.train.steps}")
-    return step
-
-
 def _train(
-    recipe: SamRecipe,
-    out: Path,
-    pupil: nn.ModuleDict,
-    optimizers: list[torch.optim.Optimizer],
-    journal: Journal,
-    first: int,
-    device: torch.device,
+    recipe: SamRecipe, folder: RunFolder, learner: _Learner, journal: Journal, first: int
 ) -> float | None:
-    config = recipe.train
+    """Does the steps from `first` on; returns images per second, None if no step was left."""
+    config, optimizers, window = recipe.train, learner.optimizers, learner.window
+    device = window.device
     if first == config.steps:
         return None
     loader = DataLoader(
@@ -238,13 +225,13 @@ def _train(
         pin_memory=device.type == "cuda",
         worker_init_fn=_one_thread,
     )
-    begun, window, note = time.perf_counter(), torch.zeros(5, device=device), ""
+    begun, note = time.perf_counter(), ""
     with progress("training", config.steps, "step") as advance:
         for step, batch in enumerate(loader, first):
             moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step, config) * group.get("share", 1.0)
-            losses, norm = train_step(pupil, optimizers, moved, recipe, step)
+            losses, norm = train_step(learner.pupil, optimizers, moved, recipe, step)
             window += torch.cat((losses, norm[None]))
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
@@ -255,9 +242,9 @@ def _train(
                 note = f"focal {means[0]:.3f} dice {means[1]:.3f} dense {means[3]:.3f}"
                 window.zero_()
             if config.eval_every and done % config.eval_every == 0 and done < config.steps:
-                journal.write(done, _evaluate(recipe, pupil["sam"]))
+                journal.write(done, _evaluate(recipe, learner.pupil["sam"]))
             if done % config.checkpoint_every == 0 or done == config.steps:
-                _save(out, pupil, optimizers, done)
+                folder.save(done, learner.tensors(), learner.facts())
             advance(done, note)
     return (config.steps - first) * config.batch_size / (time.perf_counter() - begun)
 

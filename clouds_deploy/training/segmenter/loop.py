@@ -1,8 +1,8 @@
 """The training loop: plain PyTorch, top to bottom.
 
-Every random draw is a function of seed and step (data: of seed and position), so a resumed run takes up the
-same thread and ends, on the same machine, with the same bytes. The device is waited for once a step, for the
-matching; losses are summed there and read when a line is written.
+Every random draw is a function of seed and step (data: of seed and position), so a resumed run ends, on the
+same machine, with the bytes of an undisturbed one. The CPU waits for the device once a step, for the
+matching; losses are summed on the device and read when a line is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clouds_deploy import seeds
-from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, sha256, write_json
+from clouds_deploy.artifacts import read_json, sha256, write_json
 from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import Advance, progress, say, warn
@@ -32,28 +32,27 @@ from clouds_deploy.evaluation.evaluate import Evaluation, Metric, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.inference.segmenter import Predict, torch_predictor
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
-from clouds_deploy.models.clouds.store import KIND, TRAINED, empty_segmenter, fill, load_run
-from clouds_deploy.training.journal import Journal
-from clouds_deploy.training.processes import Processes, open_processes
-from clouds_deploy.training.run import (
-    EVALUATION,
-    Checkpoint,
-    Progress,
-    check_resumable,
-    finish_run,
-    load_checkpoint,
-    save_checkpoint,
-    start_run,
+from clouds_deploy.models.clouds.store import (
+    KIND,
+    RECIPE,
+    TRAINED,
+    empty_segmenter,
+    fill,
+    load_run,
+    split_state,
 )
-from clouds_deploy.training.schedule import lr
-from clouds_deploy.training.segmenter.optimizer import build_optimizer, restore_optimizer
+from clouds_deploy.training.journal import Journal
+from clouds_deploy.training.processes import Processes, device_name, open_processes
+from clouds_deploy.training.run import RunFolder
+from clouds_deploy.training.schedule import learning_rate
+from clouds_deploy.training.segmenter.learner import Learner, Progress, resumed_segmenter
 from clouds_deploy.training.segmenter.pseudo_labels import Labeler, LabelStore, Refine
 from clouds_deploy.training.segmenter.step import MEASURES, Step, trains_more_than_the_head
-from clouds_deploy.training.segmenter.teacher import Teacher
 
 if TYPE_CHECKING:
     from clouds_deploy.data.sources import Source
 
+EVALUATION = "evaluation.json"
 _DIVERGED = "lower train.lr, lengthen train.warmup_steps, or set train.precision=fp32"
 
 
@@ -64,18 +63,20 @@ def train(
     resume: bool = False,
     init: Path | None = None,
     refine: Refine | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
-    """Train a segmenter into a run directory.
+    """Trains a segmenter into a run directory.
 
-    A recipe with a `joint` section trains itself on generated images too (docs/method.md 3.5). Processes that
-    a launcher started share every batch, and the first of them writes; see docs/training.md.
+    With a `joint` section in the recipe it trains itself on generated images too (docs/method.md 3.5).
+    Processes that a launcher started share every batch, and the first of them writes; see docs/training.md.
 
     Args:
         recipe: The experiment.
         out: The run directory; must not exist, unless it is to be resumed.
-        resume: Go on from the run's newest checkpoint that holds. A finished run is left as it is.
+        resume: Goes on from the run's newest checkpoint that holds. A finished run is left as it is.
         init: A finished run whose weights, all of them, a new run starts from.
-        refine: Mends pseudo-labels as the recipe's `joint.refine` says; only for a recipe that has one.
+        refine: Refines pseudo-labels as the recipe's `joint.refine` says; only for a recipe that has one.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
         The final evaluation (see `Evaluation.to_dict`) with `run`, `steps`, and `images_per_second`, which
@@ -86,65 +87,73 @@ def train(
             data or weights cannot be had; the loss became NaN; the disk is full; the processes cannot share
             the batch equally.
     """
-    processes = open_processes(whole_model=trains_more_than_the_head(recipe))
+    processes = open_processes(device, whole_model=trains_more_than_the_head(recipe))
     processes.share(recipe.train.batch_size, recipe.train.accumulate)
+    folder = RunFolder(out, recipe, KIND, keep=recipe.train.keep_checkpoints)
     with processes.one_voice(), kept_memory():
-        return _train(recipe, out, resume, init, refine, processes)
+        finished = folder.finished() if resume else None
+        if finished is not None:
+            return _summary(out, read_json(out / EVALUATION), finished["steps"], None)
+        if resume and init is not None:
+            raise CloudsError(
+                "--resume and --init exclude each other", "a resumed run has weights of its own"
+            )
+        _check_inputs(recipe, refine)
+        found = processes.in_turn(lambda: folder.resume(tidy=processes.first)) if resume else None
+        segmenter, state = resumed_segmenter(folder, found, recipe) if found else _initial(recipe, init)
+        if state.backbone_weights == "random":
+            warn("the backbone's weights are random: good for a dry run only")
+        learner = Learner(segmenter.to(processes.device), recipe)
+        if found is not None:
+            learner.restore(found)
+        elif processes.first:
+            learner.start(folder, state)
+        processes.wait()
+        return _train(folder, recipe, learner, state, refine, processes)
+
+
+def _check_inputs(recipe: Recipe, refine: Refine | None) -> None:
+    """Opens all data before any work, so that what is wrong with it shows first."""
+    sources.train_source(recipe), sources.val_source(recipe)
+    if recipe.joint is not None and recipe.joint.trains_itself:
+        sources.generated_source(recipe)
+        if (recipe.joint.refine is None) != (refine is None):
+            raise ValueError("a refiner belongs to a recipe with `joint.refine`, and to no other")
 
 
 def _train(
+    folder: RunFolder,
     recipe: Recipe,
-    out: Path,
-    resume: bool,
-    init: Path | None,
+    learner: Learner,
+    state: Progress,
     refine: Refine | None,
     processes: Processes,
 ) -> dict[str, Any]:
-    if resume and (out / MANIFEST).is_file():
-        manifest = read_manifest(out, KIND)
-        say(f"{out} is finished already ({manifest['steps']} steps)")
-        return _summary(out, read_json(out / EVALUATION), manifest["steps"], None)
-    if resume and init is not None:
-        raise CloudsError("--resume and --init exclude each other", "a resumed run has weights of its own")
-    sources.train_source(recipe), sources.val_source(recipe)  # what is wrong with the data shows first
-    joint = recipe.joint if recipe.joint is not None and recipe.joint.pseudo_labels != "off" else None
-    if joint is not None:
-        sources.generated_source(recipe)
-        if (joint.refine is None) != (refine is None):
-            raise ValueError("a refiner belongs to a recipe with `joint.refine`, and to no other")
-        if init is None and not resume:
-            warn("self-training starts from a random head; --init RUN starts it from a trained one")
-    moments: dict[str, Tensor] = {}
-    followed: dict[str, Tensor] = {}
-    if resume:
-        found = processes.in_turn(lambda: _newest(out, recipe, processes))
-        segmenter, moments, followed, state = found.segmenter, found.moments, found.teacher, found.progress
-        say(f"going on from step {state.step} of {recipe.train.steps}")
-    else:
-        segmenter, state = _initial(recipe, init)
-    if state.backbone_weights == "random":
-        warn("the backbone's weights are random: good for a dry run only")
-    segmenter.to(processes.device)
-    optimizer = build_optimizer(segmenter, recipe.train)
-    restore_optimizer(optimizer, segmenter, moments, str(out))
+    """Trains what is left, evaluates, and seals the run."""
+    out, device = folder.path, device_name(processes.device)
+    say(f"training on {device}" + (f", {processes.count} processes" if processes.count > 1 else ""))
     labeler = None
-    if joint is not None:
-        teacher = Teacher(segmenter, joint)
-        if resume:
-            teacher.restore(followed, str(out))
-        labeler = Labeler(teacher, refine, processes.device, recipe.train.precision)
-    if not resume and processes.first:
-        start_run(out, recipe, segmenter, optimizer, state, labeler.teacher.state() if labeler else None)
-    processes.wait()
+    if learner.teacher is not None:
+        labeler = Labeler(learner.teacher, refine, processes.device, recipe.train.precision)
     trained = state.step == recipe.train.steps
     with Journal(out, state.step, trained=trained) if processes.first else nullcontext() as journal:
-        run = _Run(recipe, out, segmenter, optimizer, journal, state, processes, labeler)
+        run = _Run(recipe, folder, learner, labeler, journal, state, processes)
         run.train()
         outcome = run.evaluate().to_dict()
     if processes.first:
         write_json(out / EVALUATION, outcome)
-        facts = {"device": _device_name(processes.device), "processes": processes.count}
-        finish_run(out, recipe, segmenter, run.state, **facts)
+        folder.finish(
+            TRAINED,
+            split_state(learner.segmenter)[0],
+            config=recipe.model_dump(mode="json"),
+            seed=recipe.seed,
+            steps=run.state.step,
+            backbone_weights=run.state.backbone_weights,
+            inputs=run.state.inputs,
+            recipe_sha256=sha256(out / RECIPE),
+            device=device,
+            processes=processes.count,
+        )
     processes.wait()
     speed = run.images / run.seconds if run.images else None
     say(
@@ -159,16 +168,12 @@ def _summary(out: Path, outcome: dict[str, Any], steps: int, speed: float | None
     return {"run": str(out), "steps": steps, "images_per_second": speed, **outcome}
 
 
-def _newest(out: Path, recipe: Recipe, processes: Processes) -> Checkpoint:
-    if processes.first:
-        check_resumable(out, recipe)
-    return load_checkpoint(out, recipe)
-
-
 def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
-    """Make the model of step 0: with the recipe's backbone and random decoders, or another run's weights."""
+    """Model of step 0: the recipe's backbone with random decoders, or another run's weights."""
     nothing = (0.0,) * (len(MEASURES) + 1)
     if init is None:
+        if recipe.joint is not None and recipe.joint.trains_itself:
+            warn("self-training starts from a random head; --init RUN starts it from a trained one")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.MODEL))
             segmenter = build_segmenter(recipe.model)
@@ -177,10 +182,6 @@ def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
     segmenter = empty_segmenter(recipe.model, other.backbone.weights)
     fill(segmenter, other.state_dict(), str(init))
     return segmenter, Progress(0, nothing, other.backbone.weights, {"init": sha256(init / TRAINED)})
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 class _Run:
@@ -195,31 +196,25 @@ class _Run:
     def __init__(
         self,
         recipe: Recipe,
-        out: Path,
-        segmenter: Segmenter,
-        optimizer: torch.optim.Optimizer,
+        folder: RunFolder,
+        learner: Learner,
+        labeler: Labeler | None,
         journal: Journal | None,
         state: Progress,
         processes: Processes,
-        labeler: Labeler | None,
     ) -> None:
-        self.recipe = recipe
-        self.labeler = labeler
-        self.processes = processes
+        self.recipe, self.folder, self.learner, self.labeler = recipe, folder, learner, labeler
+        self.journal, self.state, self.processes = journal, state, processes
+        self.segmenter = learner.segmenter
         self.share = processes.share(recipe.train.batch_size, recipe.train.accumulate)
-        self.step = Step(recipe, segmenter, optimizer, labeler, processes)
-        self.out = out
-        self.segmenter = segmenter
-        self.optimizer = optimizer
-        self.journal = journal
-        self.state = state
+        self.step = Step(recipe, learner.segmenter, learner.optimizer, labeler, processes)
         self.images = 0
         self.seconds = 0.0
         sums = state.window if processes.first else [0.0] * len(state.window)
         self.window = torch.tensor(sums, dtype=torch.float64, device=processes.device)
 
     def train(self) -> None:
-        """Do the steps that are left, with a line, an evaluation and a checkpoint when each is due."""
+        """Does the steps that are left, with a line, an evaluation and a checkpoint when each is due."""
         settings = self.recipe.train
         first = self.state.step
         if first == settings.steps:
@@ -253,46 +248,39 @@ class _Run:
                         self.state, step=done, window=tuple([0.0] * len(sums) if line else sums)
                     )
                     if keep and self.processes.first:
-                        save_checkpoint(
-                            self.out,
-                            self.segmenter,
-                            self.optimizer,
-                            self.state,
-                            keep=settings.keep_checkpoints,
-                            teacher=self.labeler.teacher.state() if self.labeler else None,
-                        )
+                        self.learner.save(self.folder, self.state)
                     clock = time.perf_counter()
                     advance(done, note if line else "")
                 else:
                     advance(done)
 
     def _labels_due(self, step: int) -> bool:
-        """Say whether cached labels are made anew before a step."""
+        """Whether cached labels are made anew before a step."""
         joint = self.recipe.joint
         if joint is None or joint.pseudo_labels != "cached":
             return False
         return step == 0 or (joint.refresh_every > 0 and step % joint.refresh_every == 0)
 
     def _batches(self, step: int) -> Iterator[dict[str, Tensor]]:
-        """Give the batches from a step on; cached labels are made first if they are due."""
+        """Batches from a step on; cached labels are made first if they are due."""
         joint = self.recipe.joint
         if self.labeler is None or joint is None:
             return training_batches(self.recipe, step, self.share)
         if joint.pseudo_labels == "online":
             return joint_batches(self.recipe, step, None, self.share)
         made = step - step % joint.refresh_every if joint.refresh_every else 0
-        store = LabelStore(self.out, made)
+        store = LabelStore(self.folder.path, made)
         if self._labels_due(step):
             store.fill(sources.generated_source(self.recipe), self.labeler, self.processes)
         store.check()
         return joint_batches(self.recipe, step, store.read, self.share)
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
-        """Do one optimiser step; `step` counts from 0."""
+        """Does one optimiser step; `step` counts from 0."""
         self.window += self.step(step, batch).double()
 
     def _read_window(self, done: int) -> list[float]:
-        """Bring all processes' sums to the CPU; no line and no checkpoint may hold a NaN."""
+        """Sums of all processes, on the CPU; no line and no checkpoint may hold a NaN."""
         sums: list[float] = self.processes.total(self.window).tolist()
         if not all(map(math.isfinite, sums)):
             raise CloudsError(f"the loss or its gradient became NaN or infinite by step {done}", _DIVERGED)
@@ -300,14 +288,14 @@ class _Run:
 
     def _write_line(self, done: int, sums: list[float], speed: float) -> str:
         means = {name: value / sums[-1] for name, value in zip(MEASURES, sums, strict=False)}
-        rate = lr(done - 1, self.recipe.train)
+        rate = learning_rate(done - 1, self.recipe.train)
         if self.journal is not None:
             self.journal.write(done, {**means, "lr": rate, "images_per_second": round(speed, 2)})
         self.window.zero_()
         return f"loss {means['loss']:.3f}"
 
     def evaluate(self, done: int | None = None) -> Evaluation:
-        """Evaluate on the recipe's validation images and write a line.
+        """Evaluates on the recipe's validation images and writes a line.
 
         Args:
             done: Steps done; None means all of them.
@@ -327,7 +315,7 @@ class _Run:
 def evaluate_share(
     predict: Predict, source: Source, metric: Metric, processes: Processes, progress: Advance | None = None
 ) -> Evaluation:
-    """Evaluate together with other processes, each on some of the images; see `evaluate`.
+    """Evaluates together with other processes, each on some of the images; see `evaluate`.
 
     Returns:
         The counts of all processes, in each of them.

@@ -19,7 +19,7 @@ from clouds_deploy.labels import IGNORE
 from clouds_deploy.models.clouds.mask_decoder import Prediction
 from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.training.processes import Processes
-from clouds_deploy.training.schedule import lr
+from clouds_deploy.training.schedule import learning_rate
 from clouds_deploy.training.segmenter.batch_part import BatchPart, Whole, count_pairs
 from clouds_deploy.training.segmenter.criterion import criterion
 from clouds_deploy.training.segmenter.optimizer import set_lr
@@ -130,7 +130,7 @@ class Step:
                     (parts.sum() * self.processes.count).backward()  # DDP averages; a sum is what is wanted
                 seen += parts.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
-        set_lr(self.optimizer, lr(step, settings))
+        set_lr(self.optimizer, learning_rate(step, settings))
         self.optimizer.step()
         once = float(self.processes.first)
         return torch.stack((seen.sum(), *seen, norm * once, torch.full_like(norm, once)))

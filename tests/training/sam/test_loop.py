@@ -16,9 +16,10 @@ from clouds_deploy.models.sam.build import load_sam
 from clouds_deploy.models.sam.lite_encoder import STRIDE
 from clouds_deploy.training.sam import loop
 from clouds_deploy.training.sam.dense import DenseHead
-from clouds_deploy.training.sam.loop import WEIGHTS, learning_rate, train_sam
+from clouds_deploy.training.sam.loop import WEIGHTS, flushed_denormals, train_sam
 from clouds_deploy.training.sam.losses import mask_losses
 from clouds_deploy.training.sam.scenes import SamScenes
+from clouds_deploy.training.schedule import learning_rate
 
 
 def recipe(*overrides: str) -> SamRecipe:
@@ -30,6 +31,13 @@ def recipe(*overrides: str) -> SamRecipe:
         "train.eval_scenes=2", "train.workers=0",
     )  # fmt: skip
     return load_sam_recipe("sam_tiny", (*small, *overrides))
+
+
+def test_denormal_numbers_become_zero_for_a_while() -> None:
+    tiny = torch.tensor([1e-30])
+    with flushed_denormals():
+        assert (tiny * 1e-9).item() == 0
+    assert (tiny * 1e-9).item() != 0
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +60,15 @@ def test_a_run_holds_what_it_should(finished: Path) -> None:
     assert train_sam(recipe(), finished, resume=True)["images_per_second"] is None
 
 
+@pytest.mark.parametrize("damaged", ["", "weights.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_killed_run_ends_with_the_same_bytes(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    damaged: str,
 ) -> None:
+    """It goes on from the newest checkpoint; if a bit of that was flipped, from the one before."""
     real = loop.train_step
 
     def killed(*given: Any) -> Any:
@@ -67,9 +81,17 @@ def test_a_killed_run_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train_sam(recipe(), out)
     monkeypatch.setattr(loop, "train_step", real)
-    with pytest.raises(CloudsError, match="another recipe"):
+    with pytest.raises(CloudsError, match=r"started with train\.lr=0\.0008, not 1e-05"):
         train_sam(recipe("train.lr=1e-5"), out, resume=True)
+    if damaged:
+        file = out / "checkpoints" / "step_00000002" / damaged
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
     train_sam(recipe(), out, resume=True)
+    shown = capfd.readouterr().err
+    assert ("step_00000002 is damaged" in shown) == bool(damaged)
+    assert f"going on from step {0 if damaged else 2} of 4" in shown
     assert (out / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
     assert (out / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 

@@ -1,4 +1,4 @@
-"""The recipe's section on the joint stage: its constants, as published (docs/method.md 3.3 to 3.6)."""
+"""The recipe's section on self-training; defaults as published (docs/explanation/method.md 3.3 to 3.6)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ PseudoLabels = Annotated[
 
 
 class RobustConfig(Section):
-    """What `mode: robust` does where the authors' rules lose too much (docs/refinement.md).
+    """Refinement with `mode: robust` (docs/guides/refine.md).
 
     Attributes:
-        smallest: Components of at most this share of the image are not prompted for and keep their labels.
-        points: Interior points of a component that make its prompt, beside its box.
-        rating: Masks that SAM predicts a smaller IoU for are refused, and what it has no better answer to is
-            left to the teacher.
-        coverage: A mask that covers a smaller share of its component is refused.
-        purity: A thing's mask (or a pole's, light's or sign's) is refused when the teacher gave less of it,
-            weighed by confidence, to the component's class or to one easily mistaken for it (car, truck, bus,
-            train; person, rider; motorcycle, bicycle).
-        stuff_purity: The same for masks of stuff, whose outlines say less of what they are.
-        growth: A thing's mask of more than this many times its component's pixels is refused.
-        stuff_growth: The same for masks of stuff.
-        border: How far from the borders of its labels the teacher errs, as a share of the image's longer
-            side: the distance over which its error falls to a third.
-        disagreement: What becomes of pixels that a component loses to no other: `ignore` them, or keep the
-            `teacher`'s label.
+        smallest: Largest size of a component, as a share of the image, that SAM is not asked about; it keeps
+            the teacher's label.
+        points: Points inside a component that are given to SAM beside its box.
+        rating: Minimum predicted IoU of a mask; below it the teacher's label stays.
+        coverage: Minimum share of its component that a mask covers; below it the teacher's label stays.
+        purity: Minimum share of a mask that the teacher labelled as the component's class or as one easily
+            mistaken for it (car, truck, bus, train; person, rider; motorcycle, bicycle), weighted by
+            confidence. For things, poles, lights and signs; below it the teacher's label stays.
+        stuff_purity: The same minimum for stuff such as road and sky, whose outlines are less telling.
+        growth: Maximum size of a thing's mask, as a multiple of its component; above it the teacher's label
+            stays.
+        stuff_growth: The same maximum for stuff.
+        border: Distance from label borders over which the teacher's error falls to a third, as a share of the
+            image's longer side.
+        disagreement: Label of the pixels that a component loses and no other wins: `ignore`, or the
+            `teacher`'s.
     """
 
     smallest: Fraction = 0.001
@@ -51,22 +52,21 @@ class RobustConfig(Section):
 
 
 class RefineConfig(Section):
-    """How SAM mends the teacher's labels (docs/method.md 3.6).
+    """How SAM refines the teacher's labels (docs/explanation/method.md 3.6).
 
     Attributes:
-        mode: `official` follows the authors to the letter, `robust` loses nothing small and trusts SAM only
-            where the teacher does not contradict it. All that follows but `seed` and `robust` is of
-            `official`.
-        seed: Of the random points; `robust` draws none.
-        min_area: Connected components of a class of at most this many pixels are not prompted for, counted
-            on an image of `reference_size`; on others in proportion to the area.
-        reference_size: Height and width in pixels that `min_area` was chosen at.
-        points: Random points inside a component that make its prompt.
-        erosion: Side of the square that a component is eroded by before points are drawn, 0 for none; the
-            authors' is 3 where they switch it on.
-        multimask: Whether SAM proposes three masks per prompt, of which the one it rates best is taken.
-        remove_intersections: Whether pixels claimed by several components are taken from all of them.
-        robust: See `RobustConfig`.
+        mode: `official` follows the authors exactly; `robust` keeps small components and takes SAM's masks
+            only where the teacher does not contradict them. The keys below, but `robust`, are of `official`.
+        seed: Seed of the random points.
+        min_area: Largest connected component, in pixels of an image of `reference_size`, that SAM is not
+            asked about; in proportion to the area on images of other sizes.
+        reference_size: Height and width in pixels that `min_area` refers to.
+        points: Random points inside a component that are given to SAM.
+        erosion: Side in pixels of the square that a component is eroded by before points are drawn; 0 for
+            none. The authors use 3 where they switch it on.
+        multimask: Whether SAM proposes three masks for each prompt, of which the best rated one is taken.
+        remove_intersections: Whether pixels that several components claim are taken from all of them.
+        robust: Limits of `mode: robust`.
     """
 
     mode: Literal["robust", "official"] = "robust"
@@ -81,37 +81,37 @@ class RefineConfig(Section):
 
 
 class SelfTrainingConfig(Section):
-    """Joint training on labelled and generated images, stage C (docs/method.md 3.3 and 3.5).
+    """Self-training on labelled and generated images (docs/explanation/method.md 3.3 and 3.5).
 
     Attributes:
-        generated_root: Folder of generated images, which have no labels; null beside drawn streets means
-            streets of `imagined`, drawn too.
-        generated_images: How many of them to use; null means all, of drawn ones as many as labelled ones.
-        source_repeat: How often a labelled image is drawn, relative to the other kind.
-        generated_repeat: How often a generated image is drawn. Published, for 5000 images: 2.0 beside GTA5,
-            0.7 beside SYNTHIA, 0.2 beside Cityscapes, which makes about two images in a batch of eight.
-        generated_share: Share of the images in a batch that are generated, instead of the two before.
-        ema_decay: Share of the teacher's head that stays at each of its updates.
-        ema_every: Steps between these updates, the first at step 0.
-        ema_warmup: Whether the teacher follows more closely at first: after n updates no more than
-            (1 + n) / (10 + n) of it stay.
-        pseudo_labels: `online` labels the generated images anew at each step, as the authors do; `cached`
-            labels all of them at once and reads the labels from disk; `off` trains on the labelled images
-            alone.
-        refresh_every: Steps after which `cached` labels are made anew; 0 keeps those of step 0, which an
-            almost standing teacher allows.
-        teacher_scales: The teacher's scores are averaged over the image at these scales ...
-        teacher_flip: ... and over its mirror images too, each pixel's scores first brought to a sum of 1.
-        min_confidence: A class of an image's labels whose pixels the teacher is less sure of in the mean is
-            left out of them, as not known: in mask classification every wrong segment weighs as much as a
-            right one, however small. 0 leaves out none, as the authors do.
-        sam: The promptable segmenter that refines: a name, see `models.sam.build.load_sam`, or the folder of
-            a SAM's bundle, which runs on an engine. `sam_tiny@384` is quicker.
-        sam_weights: Its weight file; null means those that the package has, which only `sam_tiny` does. A
-            bundle has its own.
-        sam_backend: Bundles only: the runtime, such as `openvino`.
-        sam_precision: Bundles only: what the runtime computes in; `bf16` where it can (`openvino`).
-        refine: See `RefineConfig`; null takes the teacher's labels as they are.
+        generated_root: Folder of generated images without labels; null, with `data.layout: streets`, means
+            synthetic streets of the domain `imagined`.
+        generated_images: Number of generated images to use; null means all, and as many synthetic ones as
+            there are labelled images.
+        source_repeat: Frequency of each labelled image, relative to `generated_repeat`.
+        generated_repeat: Frequency of each generated image, relative to `source_repeat`. Published for 5000
+            images: 2.0 with GTA5, 0.7 with SYNTHIA, 0.2 with Cityscapes; about two images in a batch of
+            eight.
+        generated_share: Share of generated images in a batch; takes the place of both frequencies.
+        ema_decay: Share of the teacher's weights that stays at an update; the rest is the student's.
+        ema_every: Steps between updates of the teacher, the first at step 0.
+        ema_warmup: Whether the teacher follows more closely at first: after n updates at most
+            (1 + n) / (10 + n) of its weights stay.
+        pseudo_labels: `online` labels generated images in each step, as the authors do; `cached` labels all
+            of them at once and reads the labels from disk; `off` trains on labelled images alone.
+        refresh_every: Steps after which `cached` labels are made anew; 0 keeps those of step 0.
+        teacher_scales: Scales of the image that the teacher's scores are averaged over.
+        teacher_flip: Whether the scores are averaged over mirror images too, after each pixel's scores are
+            scaled to a sum of 1.
+        min_confidence: Minimum mean confidence of the teacher in a class of an image; pixels of a class
+            below it have no label. 0 keeps all classes, as the authors do.
+        sam: Promptable segmenter that refines pseudo-labels: a name such as `sam_tiny` or `mobile_sam`, or
+            the folder of a SAM's bundle. `sam_tiny@384` computes at 384 pixels, which is faster.
+        sam_weights: Weight file of the SAM; null means the weights in the package, which only `sam_tiny` has.
+            A bundle has its own.
+        sam_backend: Backend that runs a SAM's bundle, such as `openvino`.
+        sam_precision: Precision that the backend computes a SAM's bundle in; `bf16` with `openvino` only.
+        refine: Refinement of pseudo-labels by SAM; null takes the teacher's labels as they are.
     """
 
     generated_root: Path | None = None
@@ -140,7 +140,7 @@ class SelfTrainingConfig(Section):
 
     @property
     def ignores(self) -> bool:
-        """Whether pixels of generated images without a label are not known, instead of in no segment."""
+        """Whether unlabelled pixels of generated images are left out of the loss; else they are negatives."""
         robust = self.refine is not None and self.refine.mode == "robust"
         return robust or self.min_confidence > 0
 
@@ -149,6 +149,6 @@ class SelfTrainingConfig(Section):
         official = self.refine is not None and self.refine.mode == "official"
         if official and self.min_confidence > 0:
             raise ValueError(
-                "what min_confidence leaves out, refine.mode=official takes for negatives: use one of them"
+                "refine.mode=official counts pixels without a label as negatives: set min_confidence=0"
             )
         return self

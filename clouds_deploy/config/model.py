@@ -1,4 +1,4 @@
-"""The recipe's sections on the segmenter: backbone, decoders, classifier."""
+"""The recipe's sections on the segmenter: backbone, decoders, classification head."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from clouds_deploy.config.section import Fraction, Positive, Section
 
 
 class AdapterConfig(Section):
-    """A few parameters that tune a frozen backbone (see `models.clouds.adapters`).
+    """A few trained parameters that adapt a frozen backbone (see `models.clouds.adapters`).
 
     Attributes:
         kind: `none`; `lora` or `soma`, low-rank updates that are folded into the weights before export; or
             `rein`, learned tokens that refine every block's features and stay in the graph.
         rank: Rank of the updates, or of Rein's tokens.
-        alpha: `lora` only: the update is scaled by alpha / rank.
-        targets: `lora` and `soma`: a regular expression searched in the names of linear layers and
-            convolutions; null means every linear layer and 1x1 convolution.
-        tokens: `rein` only: learned tokens per block, at least 2.
+        alpha: Scale of a LoRA update, which is multiplied by alpha / rank.
+        targets: Regular expression, searched in the names of linear layers and convolutions, of those that
+            `lora` and `soma` adapt; null means every linear layer and 1x1 convolution.
+        tokens: Learned tokens in each block with `rein`, at least 2.
     """
 
     kind: Literal["none", "lora", "soma", "rein"] = "none"
@@ -39,17 +39,18 @@ class AdapterConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The foundation model under the head (docs/explanation/method.md 2.1).
+    """The foundation model whose features the decoders use (docs/explanation/method.md 2.1).
 
     Attributes:
         name: `efficientnet_lite0`, `open_clip/<model>` such as `open_clip/convnext_large_d_320`,
             `timm/<model>`, `segformer/mit_b0` to `mit_b5`, `dinov2/s|b|l|g` or `dinov3/s|b|l|...`.
-        weights: What to load: `default` (the package or hub weights the backbone is known by), an open_clip
-            tag, a file, or `random`; random weights are announced wherever they end up.
-        trainable: False keeps it frozen and in evaluation mode, as the method does.
-        options: Extra constructor arguments of the library's model: open_clip's configuration overrides,
-            timm's keyword arguments, SegformerConfig's (small test models use it).
-        adapter: See `AdapterConfig`; only for a frozen backbone.
+        weights: Weights to load: `default` (those of the package or hub that the backbone is known by), a tag
+            of open_clip, a file, or `random`. Random weights are named in every manifest and report.
+        trainable: Whether the backbone is trained too; false keeps it frozen and in evaluation mode, as the
+            method does.
+        options: Further constructor arguments of the library's model: of open_clip's configuration, timm's
+            keyword arguments or SegformerConfig's.
+        adapter: Trained parameters in a frozen backbone.
     """
 
     name: str = "efficientnet_lite0"
@@ -60,7 +61,14 @@ class BackboneConfig(Section):
 
 
 class PixelDecoderConfig(Section):
-    """The multi-scale deformable attention pixel decoder (docs/explanation/method.md 2.2)."""
+    """The pixel decoder: multi-scale deformable attention (docs/explanation/method.md 2.2).
+
+    Attributes:
+        layers: Number of transformer layers.
+        heads: Attention heads in each layer.
+        points: Sampling points of each head on each feature level.
+        feedforward: Hidden channels of each layer's feed-forward network.
+    """
 
     layers: Positive = 6
     heads: Positive = 8
@@ -69,7 +77,14 @@ class PixelDecoderConfig(Section):
 
 
 class MaskDecoderConfig(Section):
-    """The masked-attention transformer decoder (docs/explanation/method.md 2.3)."""
+    """The transformer decoder with masked attention (docs/explanation/method.md 2.3).
+
+    Attributes:
+        queries: Number of masks that it predicts.
+        layers: Number of transformer layers.
+        heads: Attention heads in each layer.
+        feedforward: Hidden channels of each layer's feed-forward network.
+    """
 
     queries: Positive = 100
     layers: Positive = 9
@@ -81,16 +96,17 @@ class TextConfig(Section):
     """The text head and its vocabulary (docs/explanation/method.md 2.3 b, 2.4 and 2.5).
 
     Attributes:
-        clip: The CLIP whose text tower embeds the class names, `open_clip/<model>`; null means the
+        clip: CLIP model whose text tower embeds the class names, `open_clip/<model>`; null means the
             backbone's own.
-        weights: Of that CLIP, when it is not the backbone's own; as `BackboneConfig.weights`.
-        options: As `BackboneConfig.options`, for the same case.
-        ensemble: Whether inference also asks CLIP itself what is under each mask, and mixes both answers;
-            only with a CLIP ConvNeXt or ResNet as backbone. Off in the released configurations.
-        alpha: CLIP's share for classes seen in training.
-        beta: CLIP's share for classes not seen in training.
-        only_valid: Whether masks without a positive pixel keep the head's answer alone (the released
-            ResNet configurations).
+        weights: Weights of that CLIP model, with the values of `model.backbone.weights`; not for the
+            backbone's own.
+        options: Further constructor arguments of that CLIP model, as in `model.backbone.options`.
+        ensemble: Whether inference also classifies each mask with CLIP's image features and mixes both
+            answers; only with a CLIP ConvNeXt or ResNet as backbone. Off in the released configurations.
+        alpha: Share of CLIP's answer for classes seen in training.
+        beta: Share of CLIP's answer for classes not seen in training.
+        only_valid: Whether masks without a positive pixel keep the head's answer alone, as in the released
+            ResNet configurations.
     """
 
     clip: str | None = None
@@ -103,15 +119,16 @@ class TextConfig(Section):
 
 
 class ModelConfig(Section):
-    """The whole segmenter; the defaults are the published model.
+    """The segmentation model; the defaults are the published model.
 
     Attributes:
-        backbone: See `BackboneConfig`.
+        backbone: Foundation model.
         width: Channels of both decoders; a multiple of both numbers of heads and of 32.
-        pixel_decoder: See `PixelDecoderConfig`.
-        mask_decoder: See `MaskDecoderConfig`.
-        head: How queries become classes; `linear` is the released CLOUDS, `text` compares with class names.
-        text: See `TextConfig`; read with `head: text` only.
+        pixel_decoder: Decoder of features.
+        mask_decoder: Decoder of masks and classes.
+        head: How masks are classified: `linear` as in the released CLOUDS, `text` by comparison with
+            embedded class names.
+        text: Vocabulary of `head: text`.
     """
 
     backbone: BackboneConfig = BackboneConfig()

@@ -1,4 +1,4 @@
-"""Recipes from YAML: read, overridden, checked; errors name the key and its nearest neighbour."""
+"""Recipes from YAML: read, overridden and checked; errors name the key and the nearest known one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Reci
 
 
 def settings(kind: type[S], overrides: tuple[str, ...]) -> S:
-    """Make one section from its defaults and overrides, without a recipe around it.
+    """Returns one section from its defaults and overrides, without a recipe around it.
 
     Args:
         kind: The section.
@@ -38,23 +38,23 @@ def settings(kind: type[S], overrides: tuple[str, ...]) -> S:
 
 
 def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ()) -> S:
-    """Read a recipe and put overrides on top.
+    """Reads a recipe and applies overrides.
 
     Args:
         kind: `Recipe`, or another kind of recipe.
         text: YAML.
-        where: What to call it in errors: a path or a recipe's name.
+        where: Name of the recipe in errors: a path, or a shipped recipe's name.
         overrides: `dotted.key=value` each; the value is YAML.
 
     Raises:
-        CloudsError: Not YAML, not a mapping, an unknown key (with its nearest neighbour), a value of the
-            wrong type or out of range.
+        CloudsError: The text is no YAML or no mapping; a key is unknown (the nearest is suggested); a value
+            is of the wrong type or out of range.
     """
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise CloudsError(
-            f"recipe `{where}` is not valid YAML: {error}", "mend it at the place named"
+            f"recipe `{where}` is not valid YAML: {error}", "correct it at the place named"
         ) from error
     if not isinstance(tree, dict):
         raise CloudsError(
@@ -99,7 +99,7 @@ def _is_number(text: str) -> bool:
 
 
 def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str, ...]:
-    """List every dotted key a recipe may hold, for hints and completion."""
+    """Every dotted key that a recipe may hold, for hints and completion."""
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)

@@ -1,8 +1,8 @@
-"""What a recipe may say: strict, frozen, and documented where it is defined.
+"""The keys of a segmenter's recipe, with their defaults and limits.
 
-A recipe is YAML in the shape of `Recipe`. Unknown keys are errors that name their nearest neighbour, values
-are checked once, here, and the resolved recipe travels in every manifest. Overrides (`train.lr=2e-4`) are
-parsed as YAML too, so they mean the same as in a file.
+A recipe is YAML in the shape of `Recipe`. An unknown key is an error that names the nearest known one, values
+are checked once, here, and every manifest holds the resolved recipe. Overrides (`train.lr=2e-4`) are parsed
+as YAML too, so they mean the same as in a file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from clouds_deploy.config.section import Fraction, Positive, Section
 
 
 class MoreData(Section):
-    """A dataset to train on beside the first.
+    """A further data set to train on.
 
     Attributes:
-        layout: Its layout.
-        root: Its folder.
-        split: Its split.
-        repeat: How often it counts: small sets are drawn from too rarely otherwise.
+        layout: Layout of the folder, such as `cityscapes`.
+        root: Folder of the data set.
+        split: Split to train on.
+        repeat: Times that each of its images comes in a round over all data; above 1 for a small set.
     """
 
     layout: str
@@ -39,18 +39,19 @@ class DataConfig(Section):
     """Where labelled images come from.
 
     Attributes:
-        layout: `streets` (drawn on the fly), or the layout of a folder: `cityscapes`, `folder`, ...
-        root: The folder, for every layout but `streets`.
+        layout: `streets` (synthetic scenes, made while training), or the layout of a folder: `cityscapes`,
+            `folder`, ...
+        root: Folder of the data set; for every layout but `streets`.
         train_split: Split to train on.
-        val_layout: Layout to evaluate on; null means `layout`.
-        val_root: Folder to evaluate on; null means `root`.
+        val_layout: Layout of the data to evaluate on; null means `layout`.
+        val_root: Folder of the data to evaluate on; null means `root`.
         val_split: Split to evaluate on.
-        domain: `streets` only: `game`, `imagined` or `photo`.
-        height: `streets` only: scene height in pixels.
-        width: `streets` only: scene width in pixels.
-        train_images: `streets` only: how many different scenes to train on.
-        val_images: How many images to evaluate on; for a folder, null means all.
-        more: Datasets to train on beside this one, e.g. `data.more=[{layout: cityscapes, root: DIR}]`.
+        domain: Look of the scenes, `streets` only: `game`, `imagined` or `photo`.
+        height: Height of a scene in pixels, `streets` only.
+        width: Width of a scene in pixels, `streets` only.
+        train_images: Number of different scenes to train on, `streets` only.
+        val_images: Number of images to evaluate on; for a folder, null means all.
+        more: Further data sets to train on, such as `data.more=[{layout: cityscapes, root: DIR}]`.
     """
 
     layout: str = "streets"
@@ -68,13 +69,14 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Training augmentation of labelled images (docs/method.md 3.4).
+    """Training augmentation of labelled images (docs/explanation/method.md 3.4).
 
     Attributes:
         crop: Height and width of the training crop in pixels, multiples of 32.
-        base_size: Height and width that scale 1 fits the image into; null keeps each image's own size.
-        scale: Lowest and highest random scale.
-        color_jitter: Whether to apply the SSD colour jitter.
+        base_size: Height and width in pixels that an image is fitted into at scale 1; null keeps each
+            image's own size.
+        scale: Smallest and largest random scale.
+        color_jitter: Whether brightness, contrast, saturation and hue are changed at random, as in SSD.
         flip: Probability of a horizontal flip.
     """
 
@@ -94,16 +96,16 @@ class AugmentConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of matcher and loss (docs/method.md 3.1; Mask2Former).
+    """Weights of matcher and loss (docs/explanation/method.md 3.1; Mask2Former).
 
     Attributes:
-        class_weight: Of the cross-entropy, in cost and loss.
-        mask_weight: Of the point-wise binary cross-entropy.
-        dice_weight: Of the dice loss.
-        void_weight: Cross-entropy weight of the void class.
-        points: Points sampled per mask.
-        oversample: How many times `points` are drawn before the uncertain ones are kept.
-        uncertain: Share of the kept points that are the most uncertain ones.
+        class_weight: Weight of the classes' cross-entropy, in the matcher's cost and in the loss.
+        mask_weight: Weight of the masks' binary cross-entropy at sampled points.
+        dice_weight: Weight of the masks' dice loss at sampled points.
+        void_weight: Weight of the class `no object` in the cross-entropy.
+        points: Points that each mask is compared at.
+        oversample: Candidates for these points, as a multiple of `points`.
+        uncertain: Share of the points that are the most uncertain candidates; the others are random.
     """
 
     class_weight: float = 2.0
@@ -116,24 +118,24 @@ class LossConfig(Section):
 
 
 class TrainConfig(Section):
-    """Warm-up training, stage B (docs/method.md 3.2).
+    """Optimisation (docs/explanation/method.md 3.2).
 
     Attributes:
         steps: Optimiser steps.
-        batch_size: Images per step, of all processes together.
-        accumulate: In how many parts, one after the other, each process computes its images of a step: more
+        batch_size: Images in a step, of all processes together.
+        accumulate: Parts, one after the other, that each process computes its images of a step in. More parts
             need less memory and give the same gradient, to rounding.
-        lr: Learning rate of AdamW.
-        weight_decay: Of AdamW; norms and embeddings get none.
-        clip_norm: Largest norm of the whole gradient.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW; norms and embeddings get none.
+        clip_norm: Largest norm of the whole gradient; a longer one is scaled down to it.
         schedule: `constant`, `poly` (power 0.9 to zero) or `cosine` (to zero).
         warmup_steps: Steps of linear warm-up before the schedule.
-        precision: `fp32`, or `bf16` autocast (the pixel decoder's sampling locations stay fp32).
+        precision: `fp32`, or `bf16` by autocast; sampling locations of the pixel decoder stay in fp32.
         eval_every: Steps between evaluations; 0 evaluates only at the end.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: How many of the newest checkpoints stay on disk until the run is finished.
+        keep_checkpoints: Number of the newest checkpoints that stay on disk until the run is finished.
         log_every: Steps between lines in metrics.jsonl.
-        workers: Data-loading processes.
+        workers: Processes that load data; 0 loads in the training process.
         loss: See `LossConfig`.
     """
 
@@ -163,11 +165,11 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """How the metric is taken (docs/method.md 5).
+    """How a segmenter is evaluated (docs/explanation/method.md 5).
 
     Attributes:
-        short_side: Images are resized so that their short side has this many pixels; null keeps their size.
-        metric: `official` compares at the resized size, `native` at the label's own.
+        short_side: Length in pixels that the short side of an image is resized to; null keeps its size.
+        metric: `official` compares predictions and labels at the resized size, `native` at the label's own.
     """
 
     short_side: Positive | None = 1024
@@ -175,13 +177,13 @@ class EvaluateConfig(Section):
 
 
 class Recipe(Section):
-    """One experiment, from images to engine.
+    """A segmenter: its model, data, training, evaluation and export.
 
     Attributes:
-        name: Its name.
-        description: One line for `recipes ls`.
-        seed: The number every random draw derives from.
-        joint: The joint stage, when the recipe is of one (see `SelfTrainingConfig`).
+        name: Name of the recipe.
+        description: What the recipe is for, in the line that `recipes ls` shows.
+        seed: Number that every random draw derives from.
+        joint: Self-training on generated images; null trains on labelled images alone.
     """
 
     name: str
@@ -196,5 +198,5 @@ class Recipe(Section):
     export: ExportConfig = ExportConfig()
 
     def to_yaml(self) -> str:
-        """Write the recipe out with every default filled in, in the order of this file."""
+        """The recipe as YAML with every default filled in, in the order of this file."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

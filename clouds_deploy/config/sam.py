@@ -1,4 +1,4 @@
-"""What a recipe for a promptable segmenter may say (`kind: sam`)."""
+"""The keys of the recipe of a promptable segmenter (`kind: sam`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SamTinyConfig(Section):
     """`sam_tiny`: SAM's prompt encoder and mask decoder at a small size, on EfficientNet-Lite0.
 
     Attributes:
-        image_size: Side in pixels of the square that the encoder sees once it is trained, a multiple of 32.
+        image_size: Side in pixels of the encoder's square input at inference, a multiple of 32.
         prompt_width: Channels of image embeddings and prompts, a multiple of 32.
         decoder_feedforward: Hidden width of the mask decoder's two-way transformer.
     """
@@ -32,18 +32,18 @@ class SamTinyConfig(Section):
 
 
 class SamDataConfig(Section):
-    """What SAM learns on: drawn scenes, nothing else.
+    """Synthetic scenes that a SAM is trained on.
 
     Attributes:
-        domains: Domains of `streets`, drawn from in turn at random.
-        shapes: Share of the images that show random textured shapes instead.
-        whole: Share of the street images shown whole, as at inference; the others are crops.
-        size: Width in pixels of the images that are trained on, a multiple of 64, at most the model's; they
-            are half as high, like streets, and lie somewhere in the model's square.
-        height: Rows of a street scene before it is scaled; it is twice as wide.
-        views: Samples taken of each street, one after the other: their crops, looks and masks differ.
-        masks: Masks prompted for per image.
-        smallest: Smallest mask, as a share of the image.
+        domains: Domains of synthetic streets; each scene is of a random one.
+        shapes: Share of the images that show random textured shapes instead of a street.
+        whole: Share of the street images that show the whole scene, as at inference; the others are crops.
+        size: Width in pixels of a training image, a multiple of 64, at most `model.image_size`; its height is
+            half of that, and it lies at a random place in the model's square.
+        height: Height in pixels of a street scene before it is scaled; its width is twice that.
+        views: Training images made of each street, with different crops, colours and masks.
+        masks: Masks of each image that SAM is trained to find.
+        smallest: Size of the smallest mask, as a share of the image.
         instances: Share of a street's masks that are instances; the others are connected parts of a class.
     """
 
@@ -63,33 +63,35 @@ class SamTrainConfig(Section):
 
     Attributes:
         steps: Optimiser steps.
-        batch_size: Images per step.
-        optimizer: `adamw`, or `muon` for the matrices and AdamW for the rest.
+        batch_size: Images in a step.
+        optimizer: `adamw`, or `muon` for matrices and AdamW for the other parameters.
         lr: Peak learning rate; it falls as a cosine to zero. Muon's steps are scaled to AdamW's.
-        trunk_lr: Share of it that the image encoder's ImageNet weights get; 0 keeps them.
-        frozen_stages: Stages of the image encoder, the stem with the first, that keep their weights anyway.
-        weight_decay: Norms, biases and embeddings get none.
+        trunk_lr: Learning rate of the image encoder's ImageNet weights, as a share of `lr`; 0 freezes them.
+        frozen_stages: Number of the image encoder's first stages that stay frozen; the stem belongs to the
+            first.
+        weight_decay: Weight decay; norms, biases and embeddings get none.
         warmup_steps: Steps of linear warm-up.
-        clip_norm: Largest norm of the gradient.
-        corrections: Share of the steps whose prompts are corrected, by a point in the error and the mask
-            before, and that learn from the last mask alone.
-        rounds: Most points that correct; how many is drawn for each of those steps.
-        frames: Share of the steps whose images stand letterboxed in a square, as at inference, with a quarter
+        clip_norm: Largest norm of the whole gradient; a longer one is scaled down to it.
+        corrections: Share of the steps with corrected prompts: the mask so far and a point where it is wrong
+            are given to SAM again, and only the last mask counts.
+        rounds: Largest number of correcting points; each of those steps draws its own.
+        frames: Share of the steps whose images are letterboxed in a square, as at inference, with a quarter
             of the masks. In the other steps the mask decoder sees a window around each mask, which costs a
             fraction.
-        wide: Share of the steps with windows of twice the side, for a quarter of the masks.
+        wide: Share of the steps with windows of twice the side and a quarter of the masks.
         window: Side in pixels of that window, a multiple of 4.
-        precision: `fp32`, or `bf16` autocast.
-        dense_weight: Of the loss on class and extent at every place, see `training.sam.dense`; 0 is SAM's own
-            training.
-        head_steps: First steps in which that loss teaches its own layer alone: weights that a training starts
-            from come without it, and a layer that knows nothing would pull the encoder away.
-        focal_weight: Of the focal loss (gamma 2, alpha 0.25), relative to 1 for dice and for the IoU's error.
-        checkpoint_every: Steps between checkpoints; only the newest stays.
+        precision: `fp32`, or `bf16` by autocast.
+        dense_weight: Weight of the auxiliary loss on class and extent at every place (`training.sam.dense`);
+            0 trains as SAM's authors do.
+        head_steps: First steps in which the auxiliary loss trains its own layer alone. That layer starts
+            untrained and would pull a trained encoder away.
+        focal_weight: Weight of the focal loss (gamma 2, alpha 0.25); dice and the error of the predicted IoU
+            have weight 1.
+        checkpoint_every: Steps between checkpoints; the two newest stay until the run is finished.
         log_every: Steps between lines in metrics.jsonl.
         eval_every: Steps between evaluations; 0 evaluates only at the end.
-        eval_scenes: Street scenes of `imagined`, of a seed of their own, in an evaluation.
-        workers: Processes that draw scenes.
+        eval_scenes: Street scenes of the domain `imagined` in an evaluation; training uses other ones.
+        workers: Processes that make scenes.
     """
 
     steps: Positive = 4000
@@ -159,16 +161,16 @@ class SamExportConfig(Section):
 
 
 class SamRecipe(Section):
-    """One training of a small promptable segmenter.
+    """A small promptable segmenter: its model, data and training.
 
     Attributes:
         kind: Always `sam`; a recipe without it is a segmenter's.
-        name: Its name.
-        description: One line for `recipes ls`.
-        seed: The number every random draw derives from.
-        model: See `SamTinyConfig`.
-        data: See `SamDataConfig`.
-        train: See `SamTrainConfig`.
+        name: Name of the recipe.
+        description: What the recipe is for, in the line that `recipes ls` shows.
+        seed: Number that every random draw derives from.
+        model: The model.
+        data: What it is trained on.
+        train: How it is trained.
     """
 
     example: ClassVar[str] = "sam_tiny"
@@ -189,5 +191,5 @@ class SamRecipe(Section):
         return self
 
     def to_yaml(self) -> str:
-        """Write the recipe out with every default filled in."""
+        """The recipe as YAML with every default filled in."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""What a training wrote down as it went: metrics.jsonl always, TensorBoard where it is installed."""
+"""The record of a training: metrics.jsonl always, TensorBoard's files if it is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TENSORBOARD = "tensorboard"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read a run's lines; one that a kill cut short is left out."""
+    """Lines of a run's metrics.jsonl; one that a kill cut short is left out."""
     return read_json_lines(run / METRICS)
 
 
@@ -24,8 +24,8 @@ class Journal:
 
     Args:
         run: The run directory.
-        step: Steps done so far; later lines, of a run that is being resumed, are dropped.
-        trained: Whether no step is left; the final evaluation is then taken again, so its line goes too.
+        step: Steps done so far; later lines, in a run that is being resumed, are removed.
+        trained: Whether no step is left; the final evaluation is repeated then, so its line is removed too.
     """
 
     def __init__(self, run: Path, step: int, *, trained: bool = False) -> None:
@@ -39,11 +39,11 @@ class Journal:
         self._board = _tensorboard(run / TENSORBOARD, step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write one line.
+        """Writes one line.
 
         Args:
             step: Steps done.
-            values: What to record; TensorBoard gets the numbers among them.
+            values: Values by name; TensorBoard gets the numbers among them.
 
         Raises:
             CloudsError: The disk is full or the place cannot be written.
@@ -58,7 +58,7 @@ class Journal:
             raise storage_error(self._path, error) from error
 
     def __enter__(self) -> Journal:
-        """Enter; leaving closes TensorBoard's file."""
+        """The journal itself; leaving closes TensorBoard's file."""
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""One training in several processes: accelerate starts them, and they agree on sums and gradients.
+"""Training in several processes that share every batch: gradients are averaged by accelerate (DDP).
 
 Without a launcher there is one process, and accelerate is not needed.
 """
@@ -21,16 +21,16 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes that train together. The first of them writes; all of them compute.
+    """The processes of one training. All of them compute; the first one writes.
 
     Attributes:
-        count: How many there are.
-        rank: Which of them this one is, from 0.
-        device: What this one computes on.
+        count: Number of processes.
+        rank: Number of this process, from 0.
+        device: Device of this process.
 
     Args:
-        device: See above.
-        accelerator: accelerate's own object, with several processes.
+        device: Device of this process.
+        accelerator: accelerate's `Accelerator`; None with one process.
     """
 
     def __init__(self, device: torch.device, accelerator: Any = None) -> None:
@@ -41,38 +41,38 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Have a module's gradients averaged over the processes as they are computed (DDP)."""
+        """Wraps a module in DDP, which averages its gradients over the processes."""
         return module if self._accelerator is None else self._accelerator.prepare(module)
 
     def alone(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """Keep what a wrapped module adds to its gradients to this process for now."""
+        """Context in which gradients of a wrapped module are not exchanged yet."""
         return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum a tensor, on any device, over the processes."""
+        """Sum of a tensor, on any device, over the processes."""
         if self._accelerator is None:
             return values
         summed: Tensor = self._accelerator.reduce(values.to(self.device), reduction="sum")
         return summed.to(values.device)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Put the processes' tensors, of one shape (N, ...), one behind the other: (count * N, ...)."""
+        """Tensors of all processes, each (N, ...), in order of rank: (count * N, ...)."""
         if self._accelerator is None:
             return values
         together: Tensor = self._accelerator.gather(values)
         return together
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Waits until all processes are here."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
 
     def in_turn(self, do: Callable[[], T]) -> T:
-        """Do the same in all processes, in the first of them before all others."""
+        """Calls a function in all processes, in the first one before all others, and returns its result."""
         if not self.first:
             self.wait()
         done = do()
@@ -81,7 +81,7 @@ class Processes:
         return done
 
     def share(self, batch_size: int, accumulate: int) -> slice:
-        """Say which images of a batch are this process's.
+        """Images of a batch that this process computes.
 
         Raises:
             CloudsError: The batch cannot be cut into equal parts.
@@ -96,7 +96,7 @@ class Processes:
 
     @contextmanager
     def one_voice(self) -> Iterator[None]:
-        """Let only the first process speak to people."""
+        """Only the first process writes to the console meanwhile."""
         before = console().quiet
         console().quiet = before or not self.first
         try:

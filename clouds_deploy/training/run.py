@@ -40,7 +40,7 @@ from clouds_deploy.models.clouds.store import RECIPE, read_tensors, write_tensor
 from clouds_deploy.training.journal import TENSORBOARD
 
 OPTIMIZER = "optimizer.safetensors"
-_MAY_DIFFER = frozenset({"train.workers"})
+_MAY_DIFFER = frozenset({"description", "train.workers"})
 _SHARED = "shared"
 
 

@@ -14,7 +14,7 @@ def learning_rate(step: int, config: TrainConfig | SamTrainConfig) -> float:
     """Learning rate of one optimiser step.
 
     Warm-up multiplies the schedule by 1/warmup_steps, 2/warmup_steps, ..., 1; the schedule itself counts
-    from step 0, as detectron2's warm-up schedules do (docs/method.md 3.2).
+    from step 0, as detectron2's warm-up schedules do (docs/explanation/method.md 3.2).
 
     Args:
         step: 0 for the first step, config.steps - 1 for the last.

@@ -67,8 +67,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains a segmenter into a run directory.
 
-    With a `joint` section in the recipe it trains itself on generated images too (docs/method.md 3.5).
-    Processes that a launcher started share every batch, and the first of them writes; see docs/training.md.
+    With a `joint` section in the recipe it trains itself on generated images too
+    (docs/explanation/method.md 3.5). Processes that a launcher started share every batch, and the first of
+    them writes; see docs/guides/train.md.
 
     Args:
         recipe: The experiment.

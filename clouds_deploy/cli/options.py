@@ -13,6 +13,9 @@ Bf16 = Annotated[bool, typer.Option("--bf16", hidden=True, help="The earlier for
 Precision = Annotated[
     str, typer.Option(help="fp32 or bf16: what OpenVINO computes in; bf16 needs a processor that has it.")
 ]
+Device = Annotated[
+    str, typer.Option(help="auto (a GPU if the backend can use one, else the CPU), cpu, cuda or cuda:N.")
+]
 Runner = Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")]
 Shards = Annotated[
     bool | None,

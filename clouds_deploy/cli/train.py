@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import RUNS, free_folder, last_folder
-from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.options import Device, Json
 from clouds_deploy.cli.output import deliver
 from clouds_deploy.console import say
 
@@ -37,6 +37,7 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Start a new run from the weights of this finished run.")
     ] = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Train a model from a recipe: a segmenter, or the promptable model `sam_tiny`.
@@ -54,7 +55,7 @@ def train(
     name = Path(recipe).stem
     if out is None:
         out = last_folder(RUNS, name) if resume else free_folder(RUNS, name)
-    result = run(recipe, overrides=tuple(changes), out=out, resume=resume, init=init)
+    result = run(recipe, out=out, overrides=changes, resume=resume, init=init, device=device)
     deliver(result, as_json, _render)
 
 

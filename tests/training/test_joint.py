@@ -297,6 +297,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path.write_text(recipe.to_yaml())
     with pytest.raises(CloudsError, match="two classes"):
         clouds_deploy.train(path, out=tmp_path / "run")
+    with pytest.raises(CloudsError, match="there is no device `gpu`"):
+        clouds_deploy.train("tiny", out=tmp_path / "run", device="gpu")
+    with pytest.raises(CloudsError, match=r"no option `resum`(?s:.*)`resume`"):
+        clouds_deploy.train("tiny", out=tmp_path / "run", resum=True)
 
 
 def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Path) -> None:

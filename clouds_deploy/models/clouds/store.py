@@ -1,7 +1,7 @@
-"""A model on disk: two safetensors files, a recipe, and a manifest that vouches for them.
+"""A model on disk: two safetensors files, a recipe, and a manifest with their sha256.
 
-Frozen tensors (the foundation model, hundreds of megabytes) are written once per run; trained tensors (the
-decoders) are what every checkpoint repeats. Loading is strict both ways, and needs no download: the frozen
+Frozen tensors (the foundation model, hundreds of megabytes) are written once in a run, trained tensors (the
+decoders) in every checkpoint. Loading refuses missing and surplus tensors, and needs no download: the frozen
 file holds the backbone, so the network is built with random weights and filled.
 """
 
@@ -30,7 +30,7 @@ TRAINED = "trained.safetensors"
 
 
 def split_state(segmenter: Segmenter) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sort a model's tensors by whether training can move them.
+    """A model's tensors, divided into those that training changes and those that it does not.
 
     A buffer (a norm's running mean) goes with the parameters of the nearest module around it that has any.
 
@@ -57,7 +57,7 @@ def _around(name: str, movable: Mapping[str, bool]) -> bool:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically.
+    """Writes named tensors as safetensors, atomically.
 
     Raises:
         CloudsError: The disk is full or the place cannot be written.
@@ -81,7 +81,7 @@ def _as_os_error(text: str) -> OSError:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file onto the CPU.
+    """Reads a safetensors file onto the CPU.
 
     Raises:
         CloudsError: It is missing or damaged.
@@ -98,7 +98,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def fill(segmenter: Segmenter, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Give a model all its tensors.
+    """Fills a model with all its tensors.
 
     Args:
         segmenter: The model to fill.
@@ -125,19 +125,19 @@ def fill(segmenter: Segmenter, tensors: Mapping[str, Tensor], where: str) -> Non
 
 
 def save_weights(directory: Path, segmenter: Segmenter) -> None:
-    """Write both weight files of a model into a directory; errors as `write_tensors`."""
+    """Writes both weight files of a model into a directory; errors as `write_tensors`."""
     trained, frozen = split_state(segmenter)
     write_tensors(directory / FROZEN, frozen)
     write_tensors(directory / TRAINED, trained)
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Read both weight files of a directory; errors as `read_tensors`."""
+    """Tensors of both weight files of a directory; errors as `read_tensors`."""
     return {**read_tensors(directory / FROZEN), **read_tensors(directory / TRAINED)}
 
 
 def empty_segmenter(config: ModelConfig, provenance: str) -> Segmenter:
-    """Build a model that is about to be filled: nothing is downloaded, no global random state is touched.
+    """Returns a model to be filled: nothing is downloaded, no global random state is changed.
 
     Args:
         config: The model section of the recipe it was trained with.
@@ -155,7 +155,7 @@ def empty_segmenter(config: ModelConfig, provenance: str) -> Segmenter:
 
 @contextmanager
 def random_run(recipe: Recipe) -> Iterator[Path]:
-    """Give what a training of a recipe would leave, untrained and on a random backbone, for a dry run.
+    """A run of a recipe with random weights, untrained, for a dry run.
 
     Args:
         recipe: The recipe.
@@ -177,7 +177,7 @@ def random_run(recipe: Recipe) -> Iterator[Path]:
 
 
 def load_run(directory: Path) -> tuple[Recipe, Segmenter]:
-    """Open a finished run.
+    """Opens a finished run.
 
     Args:
         directory: What `train` made; its manifest must hold.

@@ -1,8 +1,8 @@
-"""A second teacher for SAM's image encoder: at every place, what is there and how far it reaches.
+"""Auxiliary losses for SAM's image encoder: the class at every place, and how far its region extends.
 
-Masks alone teach a small encoder slowly: a few per image, and each says only what one prompt should give.
-The drawn scenes know the class of every pixel and the extent of every region, so while SAM trains a linear
-layer on its image embedding predicts both. It is thrown away afterwards: the model keeps SAM's architecture.
+Masks alone train a small encoder slowly: an image has few, and each is the answer to one prompt. In synthetic
+scenes the class of every pixel and the extent of every region are known, so during training a linear layer on
+the image embedding predicts both. It is removed afterwards: the model keeps SAM's architecture.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from clouds_deploy.labels import IGNORE, NUM_CLASSES
 from clouds_deploy.training.sam.losses import focal_dice
 
 STRIDE = 4
-"""Pixels between the places that are asked."""
+"""Pixels between the places that are predicted."""
 PLACES = 32
-"""Places per image that `region_loss` asks for their region."""
+"""Places in an image whose region `region_loss` predicts."""
 
 
 class DenseHead(nn.Module):
-    """Predict classes and extents from an image embedding.
+    """Predicts classes and extents from an image embedding.
 
     Args:
         width: Channels of the embedding.
@@ -39,7 +39,7 @@ class DenseHead(nn.Module):
         self.project = nn.Conv2d(width, (NUM_CLASSES + 4) * self.fold**2, 1)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Give class logits (B, 19, S/4, S/4) and extents (B, 4, S/4, S/4) in pixels, positive."""
+        """Class logits (B, 19, S/4, S/4) and extents (B, 4, S/4, S/4) in pixels, positive."""
         out = F.pixel_shuffle(self.project(embedding), self.fold)
         return out[:, :NUM_CLASSES], STRIDE * out[:, NUM_CLASSES:].float().clamp(max=8).exp()
 
@@ -47,7 +47,7 @@ class DenseHead(nn.Module):
 def dense_targets(
     labels: npt.NDArray[np.uint8], regions: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Say what `DenseHead` should find.
+    """Targets of `DenseHead`.
 
     Args:
         labels: (H, W) uint8 train ids, 255 where no class is to be learned.
@@ -73,7 +73,7 @@ def dense_targets(
 
 
 def dense_loss(head: nn.Module, embedding: Tensor, classes: Tensor, extents: Tensor) -> Tensor:
-    """Compare what the head finds with the truth.
+    """Loss of the head's predictions.
 
     Args:
         head: A `DenseHead`.
@@ -99,19 +99,19 @@ def dense_loss(head: nn.Module, embedding: Tensor, classes: Tensor, extents: Ten
 
 
 def region_loss(sam: Any, embedding: Tensor, regions: Tensor, generator: torch.Generator) -> Tensor:
-    """Teach SAM's last layers from many places of every image at once.
+    """Loss that trains SAM's last layers at many places of every image at once.
 
     A mask of SAM is the product of a token, put through a small network, with the upscaled embedding. Here
-    the embedding itself at some place stands in for the token, and the mask wanted is the region there. That
-    costs next to nothing, for nothing but the product is done per place, and asks of the embedding what the
-    masks will ask of it: to tell any two regions apart. `PLACES` are drawn per image,
-    and compared at every other pixel of every other row.
+    the embedding at a place takes the role of the token, and the target is the region at that place. Only the
+    product is computed for each place, which is cheap, and the embedding learns to separate regions, as the
+    masks need it. `PLACES` random places of each image are compared at every second pixel of every second
+    row.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
         embedding: (B, C, h, w).
         regions: (B, 4h, 4w) integer, 0 where there is no region.
-        generator: Draws them, on the regions' device.
+        generator: Source of the random places, on the regions' device.
 
     Returns:
         Focal plus dice loss, a mean over places that have a region.

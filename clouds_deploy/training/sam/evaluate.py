@@ -1,4 +1,4 @@
-"""How well a promptable segmenter finds things from one point, from five, and from clicks that correct it."""
+"""Evaluation of a promptable segmenter: from one point, from five, and from clicks that correct it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clouds_deploy.training.sam.forward import chosen, decode, encode
 from clouds_deploy.training.sam.prompts import correction, interior_points, middles
 
 SMALLEST = 0.002
-"""Instances of a smaller share of the image are not asked for."""
+"""Smallest instance that is evaluated, as a share of the image."""
 
 Ask = Callable[[Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor]]
 
 
 def things(scene: Scene, smallest: float = SMALLEST) -> list[Any]:
-    """Give the masks, (H, W) bool each, of a scene's instances that are not too small."""
+    """Masks, (H, W) bool each, of a scene's instances that are not too small."""
     numbers, areas = np.unique(scene.instances, return_counts=True)
     wanted = (numbers > 0) & (areas >= smallest * scene.instances.size)
     return [scene.instances == number for number in numbers[wanted]]
@@ -30,7 +30,7 @@ def things(scene: Scene, smallest: float = SMALLEST) -> list[Any]:
 
 @torch.inference_mode()
 def asked(sam: Any, image: np.ndarray) -> Ask:
-    """Embed an image, as `SamPredictor.set_image` does, and give what answers prompts for it.
+    """Embeds an image, as `SamPredictor.set_image` does, and returns a function that answers prompts for it.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
@@ -38,8 +38,8 @@ def asked(sam: Any, image: np.ndarray) -> Ask:
 
     Returns:
         A function of points (P, N, 2) in pixels of the image, their labels (P, N), 1 foreground and 0
-        background, the mask before, (P, 1, L, L) logits or None, and whether the single mask is wanted or
-        of the three the one rated best. It gives masks (P, H, W) bool on the CPU, and their logits
+        background, the previous mask, (P, 1, L, L) logits or None, and whether to take the single mask
+        instead of the best rated of three. It returns masks (P, H, W) bool on the CPU, and their logits
         (P, 1, L, L).
     """
     side, device = sam.image_encoder.img_size, sam.pixel_mean.device
@@ -64,16 +64,16 @@ def asked(sam: Any, image: np.ndarray) -> Ask:
 
 
 def overlap(found: Tensor, truth: Tensor) -> Tensor:
-    """Give the IoU, (P,), of masks (P, H, W) bool with others."""
+    """IoU, (P,), of masks (P, H, W) bool with others."""
     return (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
 
 
 def click(ask: Ask, truth: Tensor, count: int) -> list[Tensor]:
-    """Ask for things as SAM's own evaluation does by default (SAM, appendix D.1, "Point sampling").
+    """Segments things by clicks, as SAM's own evaluation does (SAM, appendix D.1, "Point sampling").
 
-    The first point lies in the middle of the thing, each later one in the middle of the error of the mask
-    before, which SAM is given too. From the second on the single mask is taken, as SAM has it for several
-    points.
+    The first point lies in the middle of the thing, each later one in the middle of the previous mask's
+    error; SAM gets that mask too. From the second point on the single mask is taken, as SAM does for
+    several points.
 
     Args:
         ask: See `asked`.
@@ -96,18 +96,18 @@ def click(ask: Ask, truth: Tensor, count: int) -> list[Tensor]:
 def evaluate_sam(
     sam: Any, scenes: Iterable[Scene], points: tuple[int, ...] = (1, 5), clicks: int = 5
 ) -> dict[str, float]:
-    """Prompt for every instance and compare the mask that SAM offers.
+    """Mean IoU of the masks that SAM returns for every instance.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
         scenes: Scenes with instances.
-        points: Numbers of points to try: random ones in the thing, all at once, and of the three masks the
-            one rated best.
-        clicks: Points that correct each other, see `click`; 0 leaves them out.
+        points: Numbers of points to evaluate: random ones in the thing, given at once; of the three masks
+            the best rated one counts.
+        clicks: Number of correcting points, see `click`; 0 for no such evaluation.
 
     Returns:
-        Mean IoU over instances in percent as `iou_1`, `iou_5`, ..., `clicks_1` and `clicks_5`, and how many
-        `instances` there were.
+        Mean IoU over instances in percent as `iou_1`, `iou_5`, ..., `clicks_1` and `clicks_5`, and the number
+        of `instances`.
     """
     sums: dict[str, float] = {}
     count = 0

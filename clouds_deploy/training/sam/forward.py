@@ -1,4 +1,4 @@
-"""SAM's modules run so that a batch of images, each with several prompts, can be trained at once."""
+"""SAM's forward pass for a batch of images with several prompts each, as training needs it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clouds_deploy.models.sam.attention import attend, split_heads
 
 
 def fuse_attention(sam: Any) -> None:
-    """Let the mask decoder attend through PyTorch's fused attention: the same numbers, less memory.
+    """Replaces the mask decoder's attention by PyTorch's fused attention: the same numbers, less memory.
 
-    `segment_anything` writes every score of every head out. Its modules and their weights stay.
+    `segment_anything` stores every score of every head. Its modules and their weights stay.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
@@ -30,10 +30,10 @@ def fuse_attention(sam: Any) -> None:
 
 
 def fuse_norms(encoder: Any) -> None:
-    """Let each convolution of `sam_tiny`'s trunk do the normalisation after it: the same numbers.
+    """Folds each normalisation of `sam_tiny`'s trunk into the convolution before it: the same numbers.
 
-    Right where batch normalisation uses its stored statistics, as `LiteEncoder` has it. Modules and weights
-    stay, and both learn.
+    Valid for batch normalisation with stored statistics, as in `LiteEncoder`. Modules and weights stay, and
+    both are trained.
 
     Args:
         encoder: A `LiteEncoder`.
@@ -63,13 +63,13 @@ def _attend(self: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def encode(sam: Any, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-    """Embed a batch of images.
+    """Embeds a batch of images.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
         images: (B, 3, H, W) uint8 RGB.
-        sizes: (B, 2) valid rows and columns; the rest is zero after normalisation, as SAM has it. None means
-            that all is valid.
+        sizes: (B, 2) valid rows and columns; the rest is zero after normalisation, as in SAM. None means that
+            all is valid.
 
     Returns:
         (B, C, h, w) float32.
@@ -79,7 +79,7 @@ def encode(sam: Any, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         places = torch.arange(images.shape[-1], device=images.device)
         valid = (places[None, :, None] < sizes[:, :1, None]) & (places[None, None, :] < sizes[:, 1:, None])
         pixels = pixels * valid[:, None]
-    out: Tensor = sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last))  # quicker
+    out: Tensor = sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last))  # faster
     return out
 
 
@@ -91,7 +91,7 @@ def decode(
     previous: Tensor | None,
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Propose masks for prompts of several images.
+    """Predicts masks for prompts of several images.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
@@ -132,12 +132,12 @@ def decode(
 
 
 def chosen(logits: Tensor, ratings: Tensor, single: bool) -> Tensor:
-    """Choose the mask that a user gets of what `decode` proposes.
+    """Mask that a user gets, of those that `decode` predicts.
 
     Args:
         logits: (P, 4, L, L), the single mask first.
         ratings: (P, 4) predicted IoU.
-        single: Take the single mask, as SAM does for several points; else of the three the one rated best.
+        single: Whether to take the single mask, as SAM does for several points, or the best rated of three.
 
     Returns:
         (P, 1, L, L) logits.

@@ -1,6 +1,7 @@
-"""The training loop of a promptable segmenter, plain PyTorch, resumable to the byte.
+"""The training loop of a promptable segmenter, in plain PyTorch.
 
-As in the segmenter's loop, every draw is a function of seed and step.
+As in the segmenter's loop, every random draw is a function of seed and step, so a resumed run ends with the
+bytes of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class _Learner:
 
 
 def make_optimizers(pupil: nn.Module, config: SamTrainConfig) -> list[torch.optim.Optimizer]:
-    """Give the optimisers of a model: AdamW, before it Muon where the recipe says so."""
+    """Returns the optimisers of a model: AdamW, preceded by Muon if the recipe asks for it."""
     trunk = ".trunk."
     named = [(n, p) for n, p in pupil.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in ("embed", "token"))]
@@ -256,7 +257,7 @@ def train_step(
     recipe: SamRecipe,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Do one optimiser step.
+    """Does one optimiser step.
 
     Args:
         pupil: `sam`, a `segment_anything.modeling.Sam`, and `dense`, its `DenseHead`.
@@ -310,18 +311,18 @@ def train_step(
 
 
 def _quarter(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep a quarter of every image's masks, at least one."""
+    """The batch with a quarter of every image's masks, at least one."""
     return {**batch, "masks": batch["masks"][:, : max(1, batch["masks"].shape[1] // 4)]}
 
 
 @cache
 def _losses(kind: str) -> Callable[..., Tensor]:
-    """Give `mask_losses` for a kind of device: compiled on a GPU, where they are most of a step's traffic."""
+    """`mask_losses`, compiled on a GPU, where they cause most of a step's memory traffic."""
     return torch.compile(mask_losses) if kind == "cuda" else mask_losses
 
 
 def _evaluate(recipe: SamRecipe, sam: nn.Module) -> dict[str, float]:
-    """Evaluate on streets of `imagined`, which training draws too, of other seeds."""
+    """Evaluates on streets of the domain `imagined`, of other seeds than in training."""
     rows = recipe.data.height
     scenes = (
         render("imagined", _EVALUATION_SEED, i, rows, 2 * rows) for i in range(recipe.train.eval_scenes)

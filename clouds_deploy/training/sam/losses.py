@@ -1,4 +1,4 @@
-"""SAM's losses: focal and dice on the best of its masks, and the error of its own rating of them."""
+"""SAM's losses: focal and dice of its best mask, and the error of the predicted IoU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GAMMA, ALPHA = 2.0, 0.25
 
 
 def focal_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare masks, (..., N) logits, with (..., N) targets of 0..1: focal and dice loss, (...) both."""
+    """Focal and dice loss, (...) both, of masks, (..., N) logits, and their targets, (..., N) in 0..1."""
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     missed = (probability - target).abs()
@@ -22,17 +22,17 @@ def focal_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def mask_losses(
     logits: Tensor, truth: Tensor, ratings: Tensor, focal_weight: float, ambiguous: bool = True
 ) -> Tensor:
-    """Compare the proposed masks with the truth (SAM, appendix A, "Losses").
+    """Losses of predicted masks (SAM, appendix A, "Losses").
 
-    The single mask (the first) always counts. Of the three for ambiguous prompts the one with the lowest loss
-    does and, which SAM has not, half and half the one rated best, for that is the one that people get; where
-    nothing is ambiguous, all three do alike.
+    The single mask (the first) always counts. Of the three masks for ambiguous prompts, the one with the
+    lowest loss and the best rated one count half each; SAM trains the former alone, but users get the latter.
+    For an unambiguous prompt all three count alike.
 
     Args:
         logits: (P, 4, L, L) mask logits of any precision, the single mask first.
-        truth: (P, L, L) float, 0..1: the share of each low resolution pixel that the mask covers.
+        truth: (P, L, L) float, 0..1: share of each low-resolution pixel that the mask covers.
         ratings: (P, 4) predicted IoU.
-        focal_weight: Of the focal loss beside dice.
+        focal_weight: Weight of the focal loss; dice has weight 1.
         ambiguous: Whether the prompts may mean several things, as one point does.
 
     Returns:

@@ -15,16 +15,16 @@ from clouds_deploy.training.sam.forward import chosen
 KINDS = ("point", "points", "box", "box and points")
 _CHANCES = (0.2, 0.55, 0.1, 0.15)
 CLEAR = 3
-"""Points, a box's corners among them, from which on a prompt is not ambiguous."""
+"""Number of points, counting a box's corners, from which on a prompt is not ambiguous."""
 
 
 def interior_points(masks: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw random pixels of each mask, with replacement.
+    """Random pixels of each mask, with replacement.
 
     Args:
         masks: (P, H, W) bool, each with at least one pixel.
         count: Points per mask.
-        generator: Where the draws come from, on the masks' device.
+        generator: Source of random numbers, on the masks' device.
 
     Returns:
         (P, count, 2) float32, x and y in pixels, without SAM's shift of a half.
@@ -35,7 +35,7 @@ def interior_points(masks: Tensor, count: int, generator: torch.Generator) -> Te
 
 
 def middles(masks: Tensor) -> Tensor:
-    """Give the pixel of each mask that is farthest from its boundary, the image's edge being one too.
+    """Pixel of each mask that is farthest from its boundary; the image's edge counts as one.
 
     Args:
         masks: (P, H, W) bool, each with at least one pixel.
@@ -53,10 +53,10 @@ def middles(masks: Tensor) -> Tensor:
 
 
 def spans(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Say where masks, (P, H, W) bool with at least one pixel each, begin and end.
+    """First and last rows and columns of masks, (P, H, W) bool with at least one pixel each.
 
     Returns:
-        The first row and column, and one past the last, (P, 2) int64 both.
+        First row and column, and one past the last, (P, 2) int64 both.
     """
     size = torch.tensor(masks.shape[1:], device=masks.device)
     rows, columns = masks.any(2).float(), masks.any(1).float()
@@ -65,7 +65,7 @@ def spans(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """Give each mask's box, its corners moved by noise of a tenth of its sides, 20 pixels at most.
+    """Box of each mask, its corners moved by noise of a tenth of its sides, 20 pixels at most.
 
     Returns:
         (P, 2, 2) float32, top left and bottom right, x and y in pixels.
@@ -82,12 +82,12 @@ def boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
 def first_prompts(
     masks: Tensor, draw: np.random.Generator, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Make the first prompt of every mask; all of a batch are of one kind.
+    """First prompt of every mask; all of a batch are of one kind.
 
     Args:
         masks: (P, H, W) bool, each with at least one pixel.
-        draw: Chooses kind and number.
-        generator: Chooses places.
+        draw: Source of the kind of prompt and the number of points.
+        generator: Source of the places.
 
     Returns:
         points (P, N, 2) float32 and labels (P, N) float32: 1 foreground, 2 and 3 a box's corners, and -1
@@ -111,15 +111,15 @@ def first_prompts(
 def correction(
     points: Tensor, labels: Tensor, truth: Tensor, guess: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Add a point in the error of a mask: foreground where it lacks something, background where it leaks.
+    """Adds a point in a mask's error: foreground where pixels are missing, background where some are wrong.
 
     Args:
         points: (P, N, 2) float32.
         labels: (P, N) float32.
         truth: (P, H, W) bool.
         guess: (P, H, W) bool.
-        generator: Chooses any place in the error; None takes its middle, as SAM's evaluation does. A mask
-            without error gets a point of itself.
+        generator: Source of a random place in the error; None takes its middle, as SAM's evaluation does. A
+            mask without error gets a point in itself.
 
     Returns:
         points (P, N + 1, 2) and labels (P, N + 1).
@@ -141,20 +141,20 @@ def corrected(
     rounds: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Correct the masks of some prompts as a user does: a point in the error, round after round.
+    """Corrects the masks of prompts as a user does: by a point in the error, round after round.
 
-    The first mask to correct is the one of three that is rated best, the later ones the single mask, which
-    SAM gives for several points.
+    The first mask to correct is the best rated of three, the later ones the single mask, which SAM returns
+    for several points.
 
     Args:
-        decode: Maps points, labels and the mask before, (P, 1, L, L) logits or None, to mask logits
+        decode: Maps points, labels and the previous mask, (P, 1, L, L) logits or None, to mask logits
             (P, 4, L, L) and predicted IoU (P, 4).
         points: (P, N, 2) float32.
         labels: (P, N) float32.
         truth: (P, H, W) bool, each with at least one pixel.
-        rounds: How many points to add.
-        generator: Chooses their places: in every other round, by chance, anywhere in the error, as SAM's
-            training does, else in its middle.
+        rounds: Number of points to add.
+        generator: Source of random numbers: with a probability of one half a point lies anywhere in the
+            error, as in SAM's training, else in its middle.
 
     Returns:
         points (P, N + rounds, 2), labels (P, N + rounds), and the mask that the last point corrects,

@@ -1,7 +1,7 @@
-"""Images with many masks, drawn as they are asked for: streets, and random textured shapes.
+"""Synthetic images with many masks, made on demand: streets, and random textured shapes.
 
-Every sample is a function of (recipe, seed, index). The streets come from the domains the recipe names, which
-never include `photo`: the target of the ablation stays unseen by every model.
+Every sample is a function of (recipe, seed, index). The streets are of the recipe's domains, never of
+`photo`: the target of the ablation stays unseen by every model.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Regions = npt.NDArray[np.int32]
 _T = TypeVar("_T", bound=np.generic)
 
 _SEED = 977
-"""Of the street scenes: their own streets, unlike those any recipe evaluates on."""
+"""Added to the run's seed: no recipe evaluates on these street scenes."""
 
 
 class SamScenes(Dataset[dict[str, Tensor]]):
-    """Images, each with masks to prompt for.
+    """Images with masks to prompt for.
 
     Args:
-        config: What to draw.
-        size: Width in pixels of what comes out, twice its height.
-        frame: Side of the square that the model sees once it is trained, in which the images lie.
+        config: The kinds of scenes.
+        size: Width of an image in pixels, twice its height.
+        frame: Side in pixels of the model's square input at inference, in which the images lie.
         seed: The run's seed.
     """
 
@@ -46,7 +46,7 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         self._drawn: tuple[int, tuple[Pixels, Pixels, list[Regions]]] | None = None
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Draw one sample.
+        """One sample.
 
         Returns:
             image (3, S/2, S) uint8 RGB; offset (2,) float32, x and y in pixels of the image in the model's
@@ -97,7 +97,7 @@ class SamScenes(Dataset[dict[str, Tensor]]):
         return image, _cut(whole_labels, box, out), layers, place
 
     def _drawing(self, number: int) -> tuple[Pixels, Pixels, list[Regions]]:
-        """Draw a street; the last one is kept, for samples that lie beside each other share it."""
+        """Street of a number; the last one is kept, because neighbouring samples share it."""
         if self._drawn is None or self._drawn[0] != number:
             domains, rows = self.config.domains, self.config.height
             which = seeds.generator(self.seed, seeds.SCENE_DOMAIN, number).integers(len(domains))
@@ -108,7 +108,7 @@ class SamScenes(Dataset[dict[str, Tensor]]):
 
 
 def street_regions(labels: Pixels, instances: Regions) -> list[Regions]:
-    """Give the things and stuff of a scene as maps of numbers.
+    """Things and stuff of a scene as maps of numbers.
 
     Args:
         labels: (H, W) uint8 train ids.
@@ -124,7 +124,7 @@ def street_regions(labels: Pixels, instances: Regions) -> list[Regions]:
 
 
 def _components(labels: Regions) -> Regions:
-    """Number the 4-connected parts of equal value, from 1; 0 stays 0."""
+    """Numbers the 4-connected parts of equal value, from 1; 0 stays 0."""
     out = np.zeros(labels.shape, np.int32)
     count = 0
     for value, box in enumerate(ndimage.find_objects(labels), 1):
@@ -145,14 +145,15 @@ def _cut(layer: npt.NDArray[_T], box: tuple[int, int, int, int], out: tuple[int,
 def pick_masks(
     layers: list[Regions], count: int, smallest: float, instances: float, draw: np.random.Generator
 ) -> npt.NDArray[np.bool_] | None:
-    """Choose masks of a scene, small ones as often as large ones.
+    """Random masks of a scene, small ones as often as large ones.
 
     Args:
-        layers: Maps of numbers, see `street_regions`: what the first has beyond the last's are instances.
-        count: Masks wanted; the same one comes twice where there are fewer.
+        layers: Maps of numbers, see `street_regions`: numbers of the first above those of the last are
+            instances.
+        count: Number of masks; some come twice if there are fewer.
         smallest: Smallest mask, as a share of the image.
-        instances: Share of the masks that are instances, where there are both.
-        draw: Where the draws come from.
+        instances: Share of the masks that are instances, if there are both kinds.
+        draw: Source of random numbers.
 
     Returns:
         (count, H, W) bool; None where no region is large enough.
@@ -177,7 +178,7 @@ def pick_masks(
 
 
 def _shapes(width: int, height: int, draw: np.random.Generator) -> tuple[Pixels, list[Regions]]:
-    """Draw overlapping polygons and ellipses, each with a texture of its own."""
+    """Overlapping polygons and ellipses with random textures, and the map of their numbers."""
     picture = Image.fromarray(_texture(width, height, draw))
     numbers = Image.new("I", (width, height), 0)
     for number in range(1, int(draw.integers(6, 18))):
@@ -204,7 +205,7 @@ def _shapes(width: int, height: int, draw: np.random.Generator) -> tuple[Pixels,
 
 
 def _texture(width: int, height: int, draw: np.random.Generator) -> Pixels:
-    """Give a (H, W, 3) surface: two colours mixed by blobs, stripes, a gradient or nothing."""
+    """A (H, W, 3) surface: two colours mixed by blobs, stripes, a gradient or nothing."""
     first, second = draw.uniform(0, 255, (2, 3)).astype(np.float32)
     kind = int(draw.integers(4))
     if kind == 0:
@@ -226,7 +227,7 @@ def _texture(width: int, height: int, draw: np.random.Generator) -> Pixels:
 
 
 def _weather(image: Pixels, draw: np.random.Generator) -> Pixels:
-    """Put strong changes of appearance on an image: colours, blur, noise, contrast, grey."""
+    """Changes the appearance of an image strongly: colours, blur, noise, contrast, grey."""
     picture = jitter_colors(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), draw)
     out: Any = picture.permute(1, 2, 0).numpy()
     if draw.random() < 0.15:

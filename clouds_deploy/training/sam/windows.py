@@ -1,6 +1,6 @@
-"""Windows around masks: what the mask decoder sees of an image in most steps of a training.
+"""Windows around masks: the part of an image that the mask decoder sees in most training steps.
 
-Most things in a street are a hundredth of it or less, and the decoder costs what the places it sees cost.
+Most things in a street cover a hundredth of it or less, and the decoder's cost grows with the area it sees.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from clouds_deploy.training.sam.prompts import spans
 def in_windows(
     sam: Any, batch: dict[str, Tensor], side: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Embed images and cut a window around each of their masks.
+    """Embeds images and cuts a window around each of their masks.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
         batch: What `SamScenes` gives, batched.
-        side: Of the windows in pixels.
-        generator: Places them.
+        side: Side of the windows in pixels.
+        generator: Source of their places.
 
     Returns:
         embeddings (B, C, h, w) of the images; and for every mask of theirs, P in all, seen (P, C, side/4,
@@ -41,7 +41,7 @@ def in_windows(
 
 
 def in_squares(sam: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Embed images letterboxed in a square, as at inference.
+    """Embeds images letterboxed in a square, as at inference.
 
     Returns:
         As `in_windows`; seen and masks show the squares, offsets are 0.
@@ -57,17 +57,17 @@ def in_squares(sam: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tens
 
 
 def _owners(masks: Tensor) -> Tensor:
-    """Give the image, by number, of every mask, (P,), of (B, M, H, W)."""
+    """Number of the image of every mask, (P,), of (B, M, H, W)."""
     return torch.arange(len(masks), device=masks.device).repeat_interleave(masks.shape[1])
 
 
 def place_windows(masks: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Choose a window for every mask: all of the mask if it fits, else a part of it.
+    """Window for every mask: around all of the mask if it fits, else around a part of it.
 
     Args:
         masks: (P, H, W) bool, each with at least one pixel; H and W multiples of the encoder's stride.
-        side: Of the windows in pixels, a multiple of the stride.
-        generator: Chooses among the windows that do, on the masks' device.
+        side: Side of the windows in pixels, a multiple of the stride.
+        generator: Source of random places among those that fit, on the masks' device.
 
     Returns:
         (P, 2) int64, top row and left column of each in pixels, multiples of the stride.
@@ -87,7 +87,7 @@ def place_windows(masks: Tensor, side: int, generator: torch.Generator) -> Tenso
 
 
 def cut(maps: Tensor, owner: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Cut windows out of maps.
+    """Cuts windows out of maps.
 
     Args:
         maps: (B, C, h, w).

@@ -1,8 +1,8 @@
 """A part of a step's batch, whose loss is its exact share of the whole batch's loss.
 
-Processes share a batch, and each may cut its share into parts that fit into memory. The losses of all parts
-add up to what one process computes for the whole batch, to rounding: they are divided by the same numbers,
-and every image is looked at in the same places.
+Processes share a batch, and each may divide its share into parts that fit into memory. The losses of all
+parts add up to the loss of the whole batch in one process, to rounding: they are divided by the same numbers,
+and every image is compared at the same points.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clouds_deploy.training.segmenter.points import Draw
 
 @dataclass(frozen=True)
 class Whole:
-    """What parts must know of the batch.
+    """Numbers of the whole batch that its parts need.
 
     Attributes:
         pairs: For each image of the batch, how many pairs a layer has of it: its number of classes, or of
@@ -31,12 +31,12 @@ class Whole:
 
 @dataclass(frozen=True)
 class BatchPart:
-    """Some neighbouring images of a batch.
+    """Neighbouring images of a batch.
 
     Attributes:
         whole: The batch.
-        first: The place of the first of them in the batch.
-        images: How many they are.
+        first: Number of the first image in the batch.
+        images: Number of images.
     """
 
     whole: Whole
@@ -44,10 +44,10 @@ class BatchPart:
     images: int
 
     def drawing(self, draw: Draw) -> Draw:
-        """Give the part's share of the random numbers that are drawn for the batch.
+        """The part's share of the random numbers of the batch.
 
-        All are drawn, and most thrown away: that costs some memory for a moment, and makes the outcome
-        independent of how the batch is cut.
+        All of them are drawn, and most discarded: that needs some memory for a moment, and makes the result
+        independent of how the batch is divided.
         """
         last = self.first + self.images
         before, after = sum(self.whole.pairs[: self.first]), sum(self.whole.pairs[:last])
@@ -63,13 +63,13 @@ class BatchPart:
         return own
 
     def class_weight(self, queries: int, void_weight: float) -> float:
-        """Sum the weights of all queries' classes in a layer, over the batch."""
+        """Sum of the class weights of all queries in a layer, over the batch."""
         pairs = sum(self.whole.pairs)
         return pairs + void_weight * (len(self.whole.pairs) * queries - pairs)
 
 
 def count_pairs(present: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """Count, image by image, the pairs of a layer and the segments.
+    """Number of matched pairs in a layer, and of segments, of each image.
 
     Args:
         present: (B, C) bool, see `points.present_classes`.

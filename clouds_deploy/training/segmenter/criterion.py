@@ -1,7 +1,7 @@
 """The losses of mask classification, with deep supervision (docs/explanation/method.md 3.1; Mask2Former).
 
-Class: cross-entropy of every query, void counted little. Mask: binary cross-entropy and dice of the matched
-pairs, at points. All layers are matched on their own, weigh the same, and are computed together.
+Class: cross-entropy of every query, with a small weight for void. Mask: binary cross-entropy and dice of the
+matched pairs, at points. Each layer is matched by itself; all have the same weight and are computed together.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Losses:
     dice_loss: Tensor
 
     def parts(self, config: LossConfig) -> Tensor:
-        """Weigh and sum over layers: (3,) class, mask and dice; their sum is what training minimises."""
+        """Weighted sums over layers, (3,): class, mask and dice. Training minimises their sum."""
         return torch.stack(
             (
                 config.class_weight * self.class_loss.sum(),
@@ -61,7 +61,7 @@ def criterion(
     ignored: Tensor | None = None,
     part: BatchPart | None = None,
 ) -> Losses:
-    """Match and compare.
+    """Matches queries with segments and returns the losses of all layers.
 
     Args:
         predictions: L layers, the last one last.
@@ -69,11 +69,11 @@ def criterion(
             ignored pixels are in no segment.
         config: Weights and numbers of points.
         draw: The random numbers: a function of seed and step in training, fixed in tests.
-        ignored: (B, H, W) bool, where the labels are not known, which pixels without a label otherwise are
-            (they are in no segment): points there are neither chosen for being uncertain nor counted, and
-            where any is unknown, unmatched queries learn nothing: what they claim may be there. Our addition
-            to the method.
-        part: Which part of a batch this is; the losses are then its share of the batch's losses.
+        ignored: (B, H, W) bool, pixels whose label is unknown; pixels without a label are in no segment
+            otherwise. Points there are neither chosen as uncertain nor counted, and in an image with any,
+            unmatched queries have no class loss, since what they predict may be there. An addition to the
+            published method.
+        part: Part of a batch that this is; the losses are then its share of the batch's losses.
 
     Returns:
         The losses, differentiable.
@@ -123,7 +123,7 @@ def _class_loss(
 ) -> Tensor:
     """Cross-entropy with a weighted mean per layer, as `F.cross_entropy(weight=...)` takes it: (L,).
 
-    Unmatched queries of an image with anything `ignored` add nothing; what the sum is divided by stays.
+    Unmatched queries of an image with `ignored` pixels add nothing; the divisor stays the same.
     """
     logits = torch.stack([p.class_logits.float() for p in predictions])
     layers, images, queries, columns = logits.shape
@@ -143,7 +143,7 @@ def _class_loss(
 
 
 def _matched_masks(predictions: Sequence[Prediction], image: Tensor, query: Tensor) -> Tensor:
-    """Pick each pair's predicted mask: (L * M, 1, h, w) float32."""
+    """Predicted mask of each matched pair: (L * M, 1, h, w) float32."""
     queries = predictions[0].mask_logits.shape[1]
     rows = (image * queries + query).view(len(predictions), -1)
     picked = [p.mask_logits.flatten(0, 1).index_select(0, r) for p, r in zip(predictions, rows, strict=True)]
@@ -151,7 +151,7 @@ def _matched_masks(predictions: Sequence[Prediction], image: Tensor, query: Tens
 
 
 def _dice(inside: Tensor, target: Tensor) -> Tensor:
-    """Give 1 - dice per pair, with 1 added above and below: (N, P) each, 0..1, to (N,)."""
+    """1 - dice of each pair, (N,), of (N, P) in 0..1, with 1 added to numerator and denominator."""
     overlap = 2 * (inside * target).sum(1)
     return 1 - (overlap + 1) / (inside.sum(1) + target.sum(1) + 1)
 

@@ -2,7 +2,7 @@
 
 The cost of every query against all 19 classes is computed on the device for every layer, whether a class is
 in the image or not: shapes then never depend on data, and one transfer brings all of it to the CPU, where
-SciPy solves the assignments. That transfer is the only time a training step waits for the device.
+SciPy solves the assignments. Only for that transfer does a training step wait for the device.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def matching_costs(
     config: LossConfig,
     ignored: Tensor | None = None,
 ) -> Tensor:
-    """Price every query as every class's segment.
+    """Cost of assigning every query to every class's segment.
 
     cost = class_weight * -p(class) + mask_weight * BCE + dice_weight * dice, the latter two over points.
 
@@ -60,7 +60,7 @@ def matching_costs(
         labels: (B, H, W) uint8 label maps.
         points: (L, B, P, 2) places, x then y, 0..1; shared by all masks of an image.
         config: The three weights.
-        ignored: (B, H, W) bool, where the labels are not known: points there count for nothing.
+        ignored: (B, H, W) bool, pixels whose label is unknown: points there do not count.
 
     Returns:
         (L, B, Q, 19) float32; columns of classes that an image does not hold mean nothing.
@@ -101,7 +101,7 @@ def match(
     config: LossConfig,
     ignored: Tensor | None = None,
 ) -> Matches:
-    """Assign a query to every segment of every image, for each layer on its own.
+    """Assigns a query to every segment of every image, for each layer by itself.
 
     Args:
         predictions: As in `matching_costs`; so are the other arguments.
@@ -131,7 +131,7 @@ def match(
 
 
 def solve(costs: npt.NDArray[np.float32], wanted: Sequence[npt.NDArray[np.int64]]) -> Matches:
-    """Solve the assignment of every layer and image.
+    """Solves the assignment problem of every layer and image.
 
     Args:
         costs: (L, B, Q, 19), finite.

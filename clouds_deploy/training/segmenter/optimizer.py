@@ -23,7 +23,7 @@ _EMBEDDINGS = ("query_features", "query_embedding", "level_embedding")
 
 
 def decayed(segmenter: Segmenter) -> dict[str, bool]:
-    """Say for every trainable parameter whether weight decay applies to it.
+    """Whether weight decay applies, for every trainable parameter.
 
     Norm layers, and the mask decoder's query and level embeddings, are exempt (`WEIGHT_DECAY_NORM` and
     `WEIGHT_DECAY_EMBED` of 0). Biases decay, and so does the pixel decoder's level embedding: it is a bare
@@ -42,7 +42,7 @@ def decayed(segmenter: Segmenter) -> dict[str, bool]:
 
 
 def build_optimizer(segmenter: Segmenter, config: TrainConfig) -> torch.optim.AdamW:
-    """Make the optimiser: one group that decays, one that does not; betas and epsilon are PyTorch's."""
+    """AdamW with two groups, with and without weight decay; betas and epsilon are PyTorch's defaults."""
     parameters = dict(segmenter.named_parameters())
     rule = decayed(segmenter)
     groups = [
@@ -53,13 +53,13 @@ def build_optimizer(segmenter: Segmenter, config: TrainConfig) -> torch.optim.Ad
 
 
 def set_lr(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the learning rate of this step."""
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = value
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, segmenter: Segmenter) -> dict[str, Tensor]:
-    """Lay the optimiser's state out by name, `<parameter>:<slot>`, for a checkpoint."""
+    """State of the optimiser by name, `<parameter>:<slot>`, for a checkpoint."""
     state = optimizer.state
     return {
         f"{name}:{slot}": value
@@ -72,7 +72,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, segmenter: Segmenter) ->
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, segmenter: Segmenter, tensors: Mapping[str, Tensor], where: str
 ) -> None:
-    """Put back what `optimizer_tensors` gave.
+    """Restores the state that `optimizer_tensors` returned.
 
     Raises:
         CloudsError: A tensor belongs to no trainable parameter, or has another shape than it.

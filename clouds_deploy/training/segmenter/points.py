@@ -1,7 +1,7 @@
-"""Looking maps up at points: losses see a few thousand places of a mask instead of all of it (PointRend).
+"""Maps sampled at points: losses compare a few thousand points of a mask instead of all pixels (PointRend).
 
-Ground truth stays a label map. The binary mask of a class, sampled bilinearly, is the share of the four
-pixels around a point that carry that class; so masks are never made, however many segments there are.
+Ground truth stays a label map. The binary mask of a class, sampled bilinearly, is the weighted share of the
+four pixels around a point that have that class, so no mask is ever stored.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from clouds_deploy.labels import IGNORE
 
 Draw = Callable[[str, tuple[int, ...]], Tensor]
-"""Gives float32 numbers in 0..1 of a shape for a purpose: `matching`, `candidates` or `anywhere`."""
+"""Returns float32 numbers in 0..1 of a shape for a purpose: `matching`, `candidates` or `anywhere`."""
 
 
 def uniform_draw(generator: torch.Generator) -> Draw:
-    """Draw uniformly from a generator, on its device; the purposes are drawn in a fixed order."""
+    """Uniform numbers of a generator, on its device; purposes are asked for in a fixed order."""
 
     def draw(purpose: str, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device)
@@ -28,7 +28,7 @@ def uniform_draw(generator: torch.Generator) -> Draw:
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Look maps up bilinearly; outside reads zero.
+    """Samples maps bilinearly; outside a map the value is 0.
 
     Args:
         maps: (N, C, h, w) float32.
@@ -42,13 +42,13 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def _corners(labels: Tensor, image: Tensor, points: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Find the labels of the four pixels around each point.
+    """Labels of the four pixels around each point.
 
-    A border of `IGNORE` around the maps stands for everything outside: no index is ever out of range.
+    A border of `IGNORE` around the maps stands for everything outside, so no index is out of range.
 
     Args:
         labels: (B, H, W) uint8.
-        image: (N,) int64, which label map each row of points is of.
+        image: (N,) int64, label map of each row of points.
         points: (N, P, 2), 0..1.
 
     Returns:
@@ -66,7 +66,7 @@ def _corners(labels: Tensor, image: Tensor, points: Tensor) -> tuple[list[Tensor
 
 
 def class_shares(labels: Tensor, points: Tensor, classes: int) -> Tensor:
-    """Sample the binary masks of all classes at an image's points.
+    """Samples the binary masks of all classes at points of each image.
 
     Args:
         labels: (B, H, W) uint8 label maps.
@@ -87,12 +87,12 @@ def class_shares(labels: Tensor, points: Tensor, classes: int) -> Tensor:
 
 
 def segment_shares(labels: Tensor, image: Tensor, label: Tensor, points: Tensor) -> Tensor:
-    """Sample one class's binary mask per row of points.
+    """Samples one class's binary mask for each row of points.
 
     Args:
         labels: (B, H, W) uint8 label maps.
-        image: (N,) int64, whose map a row samples.
-        label: (N,) int64, whose mask a row samples.
+        image: (N,) int64, label map that a row samples.
+        label: (N,) int64, class whose mask a row samples.
         points: (N, P, 2) x then y, 0..1.
 
     Returns:
@@ -106,11 +106,11 @@ def segment_shares(labels: Tensor, image: Tensor, label: Tensor, points: Tensor)
 
 
 def touching(mask: Tensor, image: Tensor, points: Tensor) -> Tensor:
-    """Say of points whether any of the four pixels around them, which a bilinear sample mixes, is in a mask.
+    """Whether any of the four pixels around a point, which a bilinear sample mixes, is in a mask.
 
     Args:
         mask: (B, H, W) bool.
-        image: (N,) int64, whose mask a row of points is of.
+        image: (N,) int64, mask of each row of points.
         points: (N, P, 2) x then y, 0..1.
 
     Returns:
@@ -122,7 +122,7 @@ def touching(mask: Tensor, image: Tensor, points: Tensor) -> Tensor:
 
 
 def present_classes(labels: Tensor, classes: int) -> Tensor:
-    """Say which classes each label map holds.
+    """Classes that each label map contains.
 
     Returns:
         (B, classes) bool.
@@ -140,16 +140,16 @@ def uncertain_points(
     draw: Draw,
     passed_over: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Choose where to look: mostly where the prediction is undecided (PointRend, section 3.1).
+    """Chooses points, most of them where the prediction is uncertain (PointRend, section 3.1).
 
     Args:
         masks: (N, 1, h, w) mask logits.
-        points: How many points to choose per mask.
-        oversample: How many times as many candidates are drawn.
+        points: Points to choose for each mask.
+        oversample: Candidates, as a multiple of `points`.
         uncertain: Share of the chosen points that are the candidates of smallest |logit|; the rest is
             drawn anywhere.
         draw: The random numbers.
-        passed_over: Says of candidates (N, P, 2) which are chosen only when there are no others, (N, P) bool.
+        passed_over: Which of the candidates (N, P, 2) are chosen only when there are no others, (N, P) bool.
 
     Returns:
         (N, points, 2) x then y, 0..1.

@@ -1,4 +1,4 @@
-"""Labels for generated images: the teacher's, mended by a refiner that the caller hands in."""
+"""Labels for generated images: the teacher's, refined by a function that the caller passes in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clouds_deploy.training.segmenter.teacher import Teacher
 
 Floats = npt.NDArray[np.float32]
 Refine = Callable[[Sequence[Pixels], Sequence[Pixels], Sequence[Floats], Sequence[int]], list[Pixels]]
-"""(images, the teacher's labels, its confidences, a number for each) -> label maps with 255 for no label."""
+"""(images, the teacher's labels, its confidences, a number for each) -> label maps, 255 for no label."""
 
 FOLDER = "pseudo_labels"
 _WHOLE = "whole.json"
@@ -29,12 +29,12 @@ _BATCH = 8
 
 
 class Labeler:
-    """The teacher and its refiner.
+    """A teacher with a refiner.
 
     Args:
-        teacher: Who labels.
-        refine: Mends the labels; None takes them as they are.
-        device: Where the teacher computes.
+        teacher: Labels images.
+        refine: Refines the labels; None takes them as they are.
+        device: Device of the teacher.
         precision: `fp32`, or `bf16` autocast.
     """
 
@@ -44,14 +44,14 @@ class Labeler:
         self.teacher, self.refine, self.device, self.half = teacher, refine, device, precision == "bf16"
 
     def __call__(self, clean: Tensor, keys: Sequence[int]) -> Tensor:
-        """Label images.
+        """Labels images.
 
         Args:
-            clean: (G, 3, H, W) uint8 RGB, as the teacher should see them.
-            keys: A number for each, which a refiner that draws points draws them from.
+            clean: (G, 3, H, W) uint8 RGB, without colour jitter.
+            keys: A number for each image, the seed of a refiner's random points.
 
         Returns:
-            (G, H, W) uint8 train ids on the CPU, 255 where there is no label.
+            (G, H, W) uint8 train ids on the CPU, 255 for no label.
         """
         if not len(clean):
             return clean[:, 0].cpu()
@@ -70,15 +70,15 @@ class Labeler:
 
 
 def leave_out(labels: Pixels, confidence: Floats, least: float) -> Pixels:
-    """Leave out the classes of an image that the teacher is not sure of.
+    """Removes the classes of an image that the teacher is not confident in.
 
     Args:
         labels: (H, W) uint8 train ids or 255.
         confidence: (H, W) float32, 0..1.
-        least: Mean confidence over a class's pixels that keeps it, 0..1.
+        least: Minimum mean confidence over a class's pixels, 0..1.
 
     Returns:
-        (H, W) uint8, 255 where a class was left out.
+        (H, W) uint8, 255 where a class was removed.
     """
     count = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     total = np.bincount(labels.ravel(), confidence.ravel().astype(np.float64), minlength=IGNORE + 1)
@@ -88,21 +88,21 @@ def leave_out(labels: Pixels, confidence: Floats, least: float) -> Pixels:
 
 
 class LabelStore:
-    """Pseudo-labels of all generated images on disk, one folder for each time they were made.
+    """Pseudo-labels of all generated images on disk, one folder for each time that they are made.
 
     Args:
         run: The run's directory.
-        step: The step that they were made before.
+        step: Step before which they are made.
     """
 
     def __init__(self, run: Path, step: int) -> None:
         self.folder = run / FOLDER / f"step_{step:08d}"
 
     def fill(self, source: Source, labeler: Labeler, processes: Processes) -> None:
-        """Label every image of a source that has no file yet; a killed call goes on where it was.
+        """Labels every image of a source that has no file yet; a killed call is continued by the next.
 
-        Images go through the teacher in the same groups whatever was done before and whichever process does
-        it, because a group can decide a pixel's last bit.
+        Images are labelled in the same groups whatever was done before and whichever process does it,
+        because a pixel's last bit can depend on the group.
 
         Raises:
             CloudsError: An image cannot be read, or the disk is full.
@@ -128,17 +128,17 @@ class LabelStore:
                 write_png(self._path(source.name(chosen[i])), labels.numpy())
 
     def check(self) -> None:
-        """Refuse a folder that is not whole.
+        """Checks that all labels are there.
 
         Raises:
-            CloudsError: It is not; the teacher that made it is gone.
+            CloudsError: Some are missing; the teacher that made the others does not exist any more.
         """
         if not (self.folder / _WHOLE).is_file():
             raise CloudsError(f"the pseudo-labels in {self.folder} are incomplete", "start the run again")
         read_json(self.folder / _WHOLE)
 
     def read(self, name: str) -> Pixels:
-        """Read the labels of an image, (H, W) uint8; errors as `read_label_ids`."""
+        """Labels of an image, (H, W) uint8; errors as `read_label_ids`."""
         return read_label_ids(self._path(name))
 
     def _path(self, name: str) -> Path:
@@ -146,7 +146,7 @@ class LabelStore:
 
 
 def _of_one_size(images: Sequence[Pixels]) -> list[list[int]]:
-    """Group the images of equal size, so that each group can be stacked."""
+    """Numbers of the images in groups of equal size, which can be stacked."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault(image.shape, []).append(index)

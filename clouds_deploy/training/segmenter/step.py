@@ -1,4 +1,4 @@
-"""One optimiser step: the student sees a batch, the teacher labels the generated part of it meanwhile.
+"""One optimiser step: the student learns from a batch while the teacher labels the generated images in it.
 
 A batch may be computed in parts, by several processes and one after the other; see `batch_part`.
 """
@@ -30,9 +30,9 @@ MEASURES = ("loss", "loss_class", "loss_mask", "loss_dice", "gradient_norm")
 
 
 class _Predictor(nn.Module):
-    """What DDP wraps: the whole student, or its head alone where nothing under it is trained.
+    """The module that DDP wraps: the whole student, or its head alone with a frozen backbone.
 
-    Tensors go in and out, for DDP looks no further.
+    Its inputs and outputs are plain tensors, as DDP requires.
     """
 
     def __init__(self, segmenter: Segmenter, *, whole: bool) -> None:
@@ -54,19 +54,19 @@ class _Predictor(nn.Module):
 
 
 def trains_more_than_the_head(recipe: Recipe) -> bool:
-    """Say whether a recipe trains anything of the backbone, or in it."""
+    """Whether a recipe trains the backbone, or an adapter in it."""
     return recipe.model.backbone.trainable or recipe.model.backbone.adapter.kind != "none"
 
 
 class Step:
-    """Does optimiser steps.
+    """Optimiser steps of a training.
 
     Args:
         recipe: The experiment.
         segmenter: The student.
-        optimizer: Moves it.
+        optimizer: Optimiser of the student.
         labeler: Labels generated images, in self-training.
-        processes: Who computes.
+        processes: The processes of the training.
     """
 
     def __init__(
@@ -86,18 +86,18 @@ class Step:
             self._wrapped = processes.wrap(_Predictor(segmenter, whole=self._whole))
 
     def __call__(self, step: int, batch: dict[str, Tensor]) -> Tensor:
-        """Do one step.
+        """Does one step.
 
         Args:
             step: Counts from 0.
             batch: This process's share, as `training_batches` or `joint_batches` gives it.
 
         Returns:
-            (6,) float32 on the device: what to add, over the processes too, for the sums of `MEASURES` and
-            their count.
+            (6,) float32 on the device: addends to the sums of `MEASURES` and to their count, of all processes
+            together.
 
         Raises:
-            CloudsError: The training has diverged, or what the labels are made with says so.
+            CloudsError: The training has diverged, or the images cannot be labelled.
         """
         recipe, settings = self.recipe, self.recipe.train
         images = batch["image"].to(self.device, non_blocking=True).float()
@@ -137,7 +137,7 @@ class Step:
 
     @contextmanager
     def _gradients(self, *, last: bool) -> Iterator[None]:
-        """Let processes exchange gradients with the last part only."""
+        """Context in which processes exchange gradients, with the last part only."""
         with nullcontext() if last or self._wrapped is None else self.processes.alone(self._wrapped):
             yield
 
@@ -151,7 +151,7 @@ class Step:
         return tuple(Prediction(*pair) for pair in zip(made[::2], made[1::2], strict=True))
 
     def _measure(self, labels: Tensor, prediction: Prediction) -> Whole:
-        """Learn what the parts must know of the whole batch from all processes' labels."""
+        """Numbers of the whole batch that its parts need, from all processes' labels."""
         queries, columns = prediction.class_logits.shape[1:]
         counts = torch.stack(count_pairs(present_classes(labels, columns - 1), queries), 1)
         pairs, segments = self.processes.gather(counts).cpu().unbind(1)
@@ -161,8 +161,11 @@ class Step:
     def _labelled(
         self, step: int, batch: dict[str, Tensor]
     ) -> Iterator[Callable[[], tuple[Tensor, Tensor | None]]]:
-        """Begin to label a batch's generated images beside what is done inside; call what is yielded for
-        labels (B, H, W) uint8, and where they are not known, (B, H, W) bool, if the recipe ignores that.
+        """Labels a batch's generated images in a thread while its body runs.
+
+        Yields:
+            A function that waits for the labels, (B, H, W) uint8, and returns them with the mask of unknown
+            pixels, (B, H, W) bool, if the recipe ignores these.
         """
         joint, labels = self.recipe.joint, batch["labels"]
         if self.labeler is None or joint is None:

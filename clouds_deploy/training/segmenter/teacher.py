@@ -1,6 +1,6 @@
-"""The teacher: an exponential moving average of what the student learns (docs/explanation/method.md 3.5).
+"""The teacher: an exponential moving average of the student (docs/explanation/method.md 3.5).
 
-What stands still is shared, not copied: with a frozen backbone the teacher is a head of its own.
+Frozen weights are shared, not copied: with a frozen backbone only the head exists twice.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from clouds_deploy.models.clouds.segmenter import Segmenter, label_and_trust
 
 
 def decay_at(update: int, config: SelfTrainingConfig) -> float:
-    """Say how much of the teacher stays at an update, counted from 0.
+    """Share of the teacher's weights that stays at an update, counted from 0.
 
-    The first copies the student. After it the share is `ema_decay`; with `ema_warmup` it grows towards that,
-    (1 + n) / (10 + n) after n updates, so that a young teacher is no older than its student.
+    The first update copies the student. Later the share is `ema_decay`; with `ema_warmup` it grows towards
+    that as (1 + n) / (10 + n) after n updates, so that at first the teacher does not lag behind.
     """
     if update == 0:
         return 0.0
@@ -47,7 +47,7 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the student, if an update is due before this step; steps count from 0."""
+        """Moves towards the student, if an update is due before this step; steps count from 0."""
         number, rest = divmod(step, self.config.ema_every)
         if rest:
             return
@@ -60,7 +60,7 @@ class Teacher:
 
     @torch.no_grad()
     def label(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Label images.
+        """Labels images.
 
         Args:
             images: (B, 3, H, W) uint8 RGB on the model's device.
@@ -80,7 +80,7 @@ class Teacher:
         return label_and_trust(torch.stack(views).mean(0))
 
     def _view(self, pictures: Tensor, scale: float, flip: bool) -> Tensor:
-        """Score images seen at another scale, or in a mirror, at their own size: (B, C, H, W)."""
+        """Scores at the images' own size, computed at another scale or on mirror images: (B, C, H, W)."""
         size = pictures.shape[-2:]
         seen = pictures.flip(-1) if flip else pictures
         if scale == 1:
@@ -92,12 +92,12 @@ class Teacher:
         return scores.flip(-1) if flip else scores
 
     def state(self) -> dict[str, Tensor]:
-        """Give the tensors that are the teacher's own, by the student's names."""
+        """Tensors that differ from the student's, by the student's names."""
         return {name: mine for name, mine, _ in self._pairs}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Put back what `state` gave.
+        """Restores the tensors that `state` returned.
 
         Raises:
             CloudsError: The names or the shapes are others.

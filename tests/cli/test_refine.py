@@ -72,7 +72,7 @@ def test_bad_files_make_exit_code_one(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        (("--sam", "sam_tiny@100"), "names no size", "a multiple of 32"),
+        (("--sam", "sam_tiny@100"), "names no input size", "a multiple of 32"),
         (("--sam", "sam_tinny"), "no SAM `sam_tinny`", "`sam_tiny`"),
         (("--sam", "vit_b"), "needs its weights", "sam_vit_b_01ec64.pth"),
         (("--sam", "/tmp"), "/tmp has no manifest.json", "make it again"),

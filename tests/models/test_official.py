@@ -295,7 +295,7 @@ def test_a_mask2former_head_goes_over_a_backbone_of_ours(
     with pytest.raises(CloudsError, match=re.escape("backbone.stem.conv1.weight")) as caught:
         import_checkpoint(path, out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert "--skip-backbone" in caught.value.hint
-    with pytest.raises(CloudsError, match="brings no backbone"):
+    with pytest.raises(CloudsError, match="has no supported backbone"):
         import_checkpoint(path, out=tmp_path / "run", skip_backbone=True)
     result = import_checkpoint(path, out=tmp_path / "run", recipe=CONVNEXT_RECIPE, skip_backbone=True)
     assert result["skipped"] == list(foreign)
@@ -326,7 +326,7 @@ def test_a_recipe_of_another_model_is_refused(small: dict[str, Tensor], tmp_path
     path = save(small, tmp_path / "x.pth")
     model = CONVNEXT_RECIPE.model
     for backbone, message in (
-        (BackboneConfig(), "`efficientnet_lite0` is none"),
+        (BackboneConfig(), "`efficientnet_lite0` is not one"),
         (BackboneConfig(name="open_clip/RN50", options=RESNET), "missing"),
         (model.backbone.model_copy(update={"adapter": {"kind": "lora"}}), "`lora` adapter"),
     ):

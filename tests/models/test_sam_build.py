@@ -120,7 +120,7 @@ def test_the_tiny_one_sees_images_of_any_size(tmp_path: Path) -> None:
     "name", ["sam_tiny@240", "sam_tiny@0", "sam_tiny@", "sam_tiny@-64", "vit_b@1e3", "vit_b@100"]
 )
 def test_sizes_that_a_model_cannot_see(name: str) -> None:
-    with pytest.raises(CloudsError, match=f"`{name}` names no size") as caught:
+    with pytest.raises(CloudsError, match=f"`{name}` names no input size") as caught:
         load_sam(name, "random")
     assert caught.value.hint.endswith("sam_tiny@384" if "tiny" in name else "vit_b@1024")
 

@@ -1,7 +1,7 @@
 """Foundation models behind one small interface: four feature maps at strides 4, 8, 16 and 32.
 
-`build_backbone` takes a recipe's section and gives a `Backbone`; the families live in files of their own and
-their libraries are imported only when one is built.
+`build_backbone` makes a `Backbone` from a recipe's section; each family has its own file, and its library is
+imported only when it is built.
 """
 
 from __future__ import annotations

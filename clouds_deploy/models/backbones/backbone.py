@@ -1,8 +1,8 @@
-"""What every backbone is: a library's trunk, its four maps, and the normalisation it was trained with.
+"""The interface of all backbones: a library's trunk, its four maps, and its normalisation.
 
 The method keeps the backbone frozen, in evaluation mode, and adds nothing to it
-(docs/explanation/method.md 2.1). Two things may nevertheless learn around a frozen trunk: the pyramid that
-turns a plain ViT's one map into four, and adapters (see `models.clouds.adapters`).
+(docs/explanation/method.md 2.1). Two things may still learn around a frozen trunk: the pyramid that turns a plain ViT's one map into
+four, and adapters (see `models.clouds.adapters`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Features = tuple[Tensor, Tensor, Tensor, Tensor]
 """res2, res3, res4, res5: (B, channels[i], H/4, W/4) ... (B, channels[3], H/32, W/32)."""
 
 Taps = Callable[[Any, Tensor], Sequence[Tensor]]
-"""(trunk, normalised image) -> its maps; a function of a module, so that a backbone can be pickled."""
+"""(trunk, normalised image) -> its maps; a module-level function, so that a backbone can be pickled."""
 
 
 class Tower(nn.Module):
-    """Some parts of a library's module, under the names they have there.
+    """Selected parts of a library's module, under their names there.
 
-    A segmenter needs neither CLIP's projection nor a classifier; taking the parts, not cutting the rest off,
-    leaves the library's module whole for whoever else uses it (the text head does).
+    A segmenter needs neither CLIP's projection nor a classifier. The library's module itself stays whole for
+    other users, such as the text head.
 
     Args:
         source: The library's module; not changed, its parts are shared.
-        names: Which of its modules to take.
+        names: Of its selected modules.
     """
 
     def __init__(self, source: nn.Module, names: Iterable[str]) -> None:
@@ -42,17 +42,17 @@ class Backbone(nn.Module):
 
     Args:
         trunk: The library's module, or the parts of it that are used.
-        taps: What turns a normalised image (B, 3, H, W) into the trunk's maps: the four, or one for `neck`.
+        taps: Computes the trunk's maps of a normalised image (B, 3, H, W): four, or one for `neck`.
         channels: Channels of the four maps.
         mean: Per-channel RGB mean, in units of 0..255.
         std: Per-channel RGB standard deviation, in units of 0..255.
-        trainable: False freezes the trunk's parameters and pins its evaluation mode.
-        weights: Where the weights came from, for manifests and reports.
-        neck: What makes four maps of the trunk's last one; it starts random and always learns.
+        trainable: False freezes the trunk's parameters and keeps its evaluation mode.
+        weights: Source of the weights, for manifests and reports.
+        neck: Makes four maps of the trunk's last one; it starts random and always learns.
 
     Attributes:
-        adapter: Modules an adapter adds beside the trunk; None for most kinds.
-        adapted: Whether adapters sit in the trunk, so that gradients must run through it.
+        adapter: Modules that an adapter adds beside the trunk; None for most kinds.
+        adapted: Whether the trunk has adapters, so that gradients must run through it.
     """
 
     mean: Tensor
@@ -85,11 +85,11 @@ class Backbone(nn.Module):
         self.train(trainable)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Switches the mode; a frozen trunk stays in evaluation mode whatever is asked.
+        """Sets the mode; a frozen trunk always stays in evaluation mode.
 
-        So its drop paths never move, with adapters in it or without. Batch normalisation always uses its
+        So its drop paths are never active, with adapters or without. Batch normalisation always uses its
         stored statistics: batches are too small to replace them, and each image's loss would depend on the
-        others of its process. Its scale and shift are trained.
+        others in its process. Its scale and shift are trained.
         """
         super().train(mode and (self.trainable or self.neck is not None))
         self.trunk.train(mode and self.trainable)
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         return self
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Brings an RGB image to the numbers the backbone was trained on.
+        """Normalises an RGB image as in the backbone's training.
 
         Args:
             image: (B, 3, H, W) float, 0..255.

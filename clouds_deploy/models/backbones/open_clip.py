@@ -28,8 +28,8 @@ class Clip(NamedTuple):
 
     Attributes:
         model: open_clip's module, both towers, with `encode_image` and `encode_text`.
-        source: Where its weights came from.
-        ready: Whether it has them; False means a file that may hold no more than the image tower.
+        source: Of its weights.
+        ready: Whether they are loaded; False means a file that may hold only the image tower.
     """
 
     model: Any
@@ -38,12 +38,12 @@ class Clip(NamedTuple):
 
 
 def load_clip(config: BackboneConfig, *, text: bool = True) -> Clip:
-    """Makes the CLIP a recipe names, for the backbone, for the text head, or once for both.
+    """Loads the CLIP of a recipe, for the backbone, for the text head, or once for both.
 
     Args:
         config: `name` is `open_clip/<model>`; `options` override open_clip's model configuration.
-        text: Whether the text tower is wanted. Then a weight file must hold the whole CLIP; otherwise the
-            image tower is enough, and is loaded by `clip_backbone`.
+        text: Whether the text tower is needed. Then a weight file must hold the whole CLIP; otherwise the
+            image tower suffices, and is loaded by `clip_backbone`.
 
     Raises:
         CloudsError: open_clip has no such model, or its weights cannot be had.
@@ -77,7 +77,7 @@ def load_clip(config: BackboneConfig, *, text: bool = True) -> Clip:
 
 
 def clip_tokenizer(config: BackboneConfig) -> Any:
-    """Give the tokenizer that belongs to a CLIP; texts are cut to its context length.
+    """Tokenizer of a CLIP; texts are cut to its context length.
 
     Args:
         config: As in `load_clip`; `options` may shorten the context.
@@ -98,11 +98,11 @@ def _hub_id(name: str, tag: str) -> str:
 
 
 def clip_backbone(config: BackboneConfig, clip: Clip | None = None) -> Backbone:
-    """Takes the image tower of a CLIP; the CLIP itself stays whole.
+    """Backbone from the image tower of a CLIP; the CLIP itself stays whole.
 
     Args:
         config: `name` is `open_clip/<model>`.
-        clip: The CLIP to take it from; None loads it.
+        clip: The CLIP; None loads it.
 
     Raises:
         CloudsError: See `load_clip`; or the model is neither a ConvNeXt nor a ResNet nor an EVA02.
@@ -131,11 +131,11 @@ def clip_backbone(config: BackboneConfig, clip: Clip | None = None) -> Backbone:
 
 
 def convnext_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Taps a timm ConvNeXt after each stage, without any extra norm.
+    """Maps of a timm ConvNeXt after each stage, without any extra norm.
 
-    timm turns every block's channels to the end and back. Here a stage's pixels stay a list of tokens, which
-    is what its norms and linear layers take; only the depthwise convolution sees a map, in the order of
-    memory that it wants anyway.
+    timm transposes the channels of every block to the end and back. Here the pixels of a stage stay a list of
+    tokens, as its norms and linear layers need them; only the depthwise convolution gets a map, in the memory
+    order that suits it.
     """
     x, before = trunk.stem(image), None
     maps = []
@@ -159,7 +159,7 @@ def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _downsample(downsample: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Norms the tokens of the stage before, and halves their map."""
+    """Normalises the tokens of the previous stage, and halves their map."""
     norm, convolution = downsample
     tokens = F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     out: Tensor = convolution(_as_map(tokens, size))
@@ -171,7 +171,7 @@ def _takes_tokens(block: Any) -> bool:
 
 
 def _block_on_tokens(block: Any, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Computes what `timm.models.convnext.ConvNeXtBlock` does, on (B, h * w, C)."""
+    """Equivalent of `timm.models.convnext.ConvNeXtBlock` on (B, h * w, C)."""
     y = block.conv_dw(_as_map(tokens, size))
     y = block.mlp(block.norm(y.permute(0, 2, 3, 1).flatten(1, 2)))
     if block.gamma is not None:
@@ -181,7 +181,7 @@ def _block_on_tokens(block: Any, tokens: Tensor, size: tuple[int, int]) -> Tenso
 
 
 def resnet_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Taps CLIP's ResNet after each layer: three convolutions, an average pool, then the layers."""
+    """Maps of CLIP's ResNet after each layer: three convolutions, an average pool, then the layers."""
     x = image
     for index in (1, 2, 3):
         x = getattr(trunk, f"conv{index}")(x)

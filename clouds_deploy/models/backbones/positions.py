@@ -1,7 +1,7 @@
-"""Learned position embeddings on another grid than they were trained on.
+"""Learned position embeddings, resized to another grid.
 
-Resizing is linear and separable, so it is two small matrix products whose matrices depend only on sizes. An
-exported graph then holds constants there, where the libraries' antialiased cubic resize would be an operator
+Resizing is linear and separable, so it is two small products with matrices that depend only on sizes.
+In an exported graph they are constants, while the libraries' antialiased cubic resize would be an operator
 that TensorRT lacks.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _SHARPNESS = -0.5
-"""Keys' cubic parameter; PyTorch's antialiased `bicubic` takes this one."""
+"""Keys' cubic parameter, as in PyTorch's antialiased `bicubic`."""
 
 
 def _cubic(distance: float) -> float:
@@ -24,11 +24,11 @@ def _cubic(distance: float) -> float:
 
 
 def cubic_weights(old: int, new: int) -> tuple[tuple[float, ...], ...]:
-    """Give the matrix of an antialiased cubic resize along one axis.
+    """Matrix of an antialiased cubic resize along one axis.
 
     Args:
-        old: Samples there are.
-        new: Samples wanted.
+        old: Number of samples before.
+        new: Number of samples afterwards.
 
     Returns:
         (new, old) rows summing to 1; the same numbers as `torch.nn.functional.interpolate` with
@@ -54,12 +54,12 @@ def _matrix(old: int, new: int) -> Tensor:
 
 
 def resample(embedding: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resizes the grid part of a position embedding; what stands before it (class token) stays.
+    """Resizes the grid part of a position embedding; tokens before it (class token) stay.
 
     Args:
         embedding: (1, P + old[0] * old[1], C).
         old: The grid it was trained on: height, width.
-        new: The grid wanted.
+        new: The new grid.
 
     Returns:
         (1, P + new[0] * new[1], C); the argument itself when the grids are the same.

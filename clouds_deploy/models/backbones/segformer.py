@@ -45,7 +45,7 @@ _OLD_NAMES = (
     (r"\.layer_norm_1\.", ".layernorm_before."),
     (r"\.layer_norm_2\.", ".layernorm_after."),
 )
-"""What the hub's files call things, and what transformers 5 does."""
+"""Patterns of names in the hub's files, and their replacements in transformers 5."""
 
 
 def segformer_backbone(config: BackboneConfig) -> Backbone:
@@ -79,7 +79,7 @@ def segformer_backbone(config: BackboneConfig) -> Backbone:
 
 
 def mit_taps(trunk: Any, image: Tensor) -> list[Tensor]:
-    """Taps a Mix Transformer after each stage's norm."""
+    """Maps of a Mix Transformer after each stage's norm."""
     x = image
     maps = []
     for stage in trunk.stages:
@@ -89,7 +89,7 @@ def mit_taps(trunk: Any, image: Tensor) -> list[Tensor]:
 
 
 def new_name(name: str) -> str:
-    """Give the name transformers 5 has for a tensor of the hub's files; other names stay."""
+    """Name in transformers 5 of a tensor of the hub's files; other names stay."""
     for pattern, replacement in _OLD_NAMES:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,6 +1,6 @@
-"""Anything timm has that gives maps at strides 4 to 32 for images of any size, and its plain ViTs.
+"""timm's models with maps at strides 4 to 32 for images of any size, and its plain ViTs.
 
-`timm/<name>` takes timm's own names, tag included: `timm/resnet50.a1_in1k`, `timm/convnext_large.fb_in22k`.
+`timm/<name>` accepts timm's own names, tag included: `timm/resnet50.a1_in1k`, `timm/convnext_large.fb_in22k`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def timm_backbone(config: BackboneConfig) -> Backbone:
 
 
 def features_taps(trunk: nn.Module, image: Tensor) -> list[Tensor]:
-    """Takes the maps that timm's feature extractors give."""
+    """Maps of timm's feature extractors."""
     return list(trunk(image))
 
 
@@ -90,7 +90,7 @@ def _create(name: str, config: BackboneConfig, settings: Any) -> Any:
     if pretrained and not settings.has_weights:
         raise CloudsError(f"timm knows no weights of `{name}`", "give a file, or `random`")
     family = timm.model_entrypoint(name.partition(".")[0]).__module__
-    if family in _PLAIN:  # timm's feature extractors would leave a ViT's last norm out
+    if family in _PLAIN:  # timm's feature extractors would omit a ViT's last norm
         shape: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     else:
         shape = {"features_only": True, "out_indices": (-4, -3, -2, -1)}

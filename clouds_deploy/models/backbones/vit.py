@@ -1,10 +1,10 @@
 """Plain vision transformers: DINOv2, DINOv3, EVA02 and their like, with a simple feature pyramid.
 
-A plain ViT has one map. The pyramid makes four of its last one by transposed convolution, identity and
+A plain ViT has one map. The pyramid turns its last one into four by transposed convolution, identity and
 pooling (Li et al. 2022, "Exploring Plain Vision Transformer Backbones for Object Detection", section 3).
 
-The token grid is H/16 x W/16 whatever the patch: for patch 14 the image is resized by 14/16 inside, so the
-maps have the strides the decoders expect, and a 512x1024 image gives 32x64 tokens.
+The token grid is H/16 x W/16 whatever the patch: for patch 14 the image is resized internally by 14/16, so
+the maps have the strides the decoders expect, and a 512x1024 image gives 32x64 tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEEDED = ("patch_embed", "blocks", "norm")
 
 
 def is_plain_vit(module: Any) -> bool:
-    """Say whether a timm module is a plain ViT: patches, blocks of one width, a norm."""
+    """Whether a timm module is a plain ViT: patches, blocks of one width, a norm."""
     single = all(hasattr(module, name) for name in (*_NEEDED, "cls_token"))
     return single and hasattr(module.patch_embed, "proj") and hasattr(module.patch_embed, "grid_size")
 
@@ -35,9 +35,9 @@ def is_plain_vit(module: Any) -> bool:
 class PlainVit(nn.Module):
     """A timm ViT (`VisionTransformer` or `Eva`) on any grid, without its classifier.
 
-    timm's own dynamic sizes resize position embeddings by an operator that engines lack, and a CLIP from
-    open_clip is built for one size; so the embedding is done here, the blocks are timm's. On the grid the
-    weights were trained on the result is timm's `forward_features`.
+    timm's dynamic sizes resize position embeddings by an operator that TensorRT lacks, and a CLIP from
+    open_clip is built for one size; so the embedding is done here, the blocks are timm's. On the grid of the
+    training the result is that of timm's `forward_features`.
 
     Args:
         source: The timm module; its parts are shared.
@@ -63,7 +63,7 @@ class PlainVit(nn.Module):
         self.prefix = sum(t.shape[1] for t in (self.cls_token, self.reg_token) if t is not None)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Computes the tokens after the last norm.
+        """Tokens after the last norm.
 
         Args:
             image: (B, 3, h, w), sides multiples of the patch.
@@ -85,7 +85,7 @@ class PlainVit(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _embed(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Adds positions to patches (B, N, width) and puts class and register tokens before them."""
+        """Patches (B, N, width) with positions, after class and register tokens."""
         before = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         if self.pos_embed is None:
             return _concatenate(before, x)
@@ -100,7 +100,7 @@ def _concatenate(before: list[Tensor], x: Tensor) -> Tensor:
 
 
 def _any_size(rope: Any) -> Any:
-    """Makes rotary embeddings compute what a grid needs; timm fixes some to the training grid."""
+    """Rotary embeddings for any grid; timm fixes some to the training grid."""
     if rope is None or getattr(rope, "feat_shape", None) is None:
         return rope
     known = inspect.signature(type(rope)).parameters
@@ -109,7 +109,7 @@ def _any_size(rope: Any) -> Any:
 
 
 def vit_taps(trunk: PlainVit, image: Tensor) -> tuple[Tensor]:
-    """Give a plain ViT's last map.
+    """Last map of a plain ViT.
 
     Args:
         trunk: The ViT.
@@ -153,7 +153,7 @@ class SimplePyramid(nn.Module):
         self.up2 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
 
     def forward(self, x: Tensor) -> Features:
-        """Makes the four maps of (B, width, H/16, W/16)."""
+        """Four maps of one (B, width, H/16, W/16)."""
         return self.up4(x), self.up2(x), x, F.max_pool2d(x, 2)
 
 
@@ -165,14 +165,14 @@ def plain_vit(
     *,
     source: str | None,
 ) -> Backbone:
-    """Puts a pyramid on a timm ViT.
+    """Backbone of a timm ViT with a pyramid.
 
     Args:
         source_module: The timm module.
         config: Its `weights` is loaded here when `source` is None.
         mean: See `Backbone`.
         std: See `Backbone`.
-        source: Where the module's weights came from, when it has them.
+        source: Of the module's weights, if they are loaded.
     """
     trunk = PlainVit(source_module)
     weights = source or load_file_or_random(trunk, config)

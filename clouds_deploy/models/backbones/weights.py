@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: a hub, a file, or nowhere because `random` was asked for."""
+"""Weights of backbones: from a hub, from a file, or random on request."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FLAT = re.compile(r"^([a-z]+)_(\d+)\.")
 
 
 def load_file_or_random(trunk: nn.Module, config: BackboneConfig, rename: Rename | None = None) -> str:
-    """Loads a file of the trunk's own tensors, or keeps the random initialisation that was asked for.
+    """Loads a file of the trunk's own tensors, or keeps the random initialisation on request.
 
     Args:
         trunk: The module to fill.
         config: Its `weights` names a file or says `random`.
-        rename: How a name in the file becomes one of the trunk's, where the library changed its names.
+        rename: From a name in the file to the trunk's, if the library changed its names.
 
     Returns:
         The provenance: `random` or `file <name>`.
@@ -50,14 +50,14 @@ def load_file_or_random(trunk: nn.Module, config: BackboneConfig, rename: Rename
 
 
 def load_strict(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Loads what the trunk needs, by exact name or under CLIP's prefixes; all of it must be there.
+    """Loads all tensors of the trunk, by exact name or under CLIP's prefixes.
 
-    What else the file holds (a classifier, a text tower) is left out.
+    Other tensors of the file (a classifier, a text tower) are ignored.
 
     Args:
         trunk: The module to fill.
         state: Named tensors.
-        where: What to call their source in errors.
+        where: Their source, for errors.
 
     Raises:
         CloudsError: A tensor is missing or of another shape; the message names it.
@@ -85,7 +85,7 @@ def load_strict(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> No
 
 
 def _present(prefix: str, name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Finds a tensor; timm's feature extractors call `stages.0.x` `stages_0.x`, its files do not."""
+    """Name of a tensor in the file; timm's feature extractors say `stages_0.x` for a file's `stages.0.x`."""
     for candidate in (prefix + name, prefix + _FLAT.sub(r"\1.\2.", name)):
         if candidate in state:
             return candidate
@@ -93,7 +93,7 @@ def _present(prefix: str, name: str, state: Mapping[str, Tensor]) -> str | None:
 
 
 def hub_error(what: str, source: str, error: Exception) -> CloudsError:
-    """Say that a hub's weights cannot be had, which ones, and the two ways on.
+    """Error about a hub's weights that cannot be downloaded, with two alternatives.
 
     Args:
         what: The model, as the recipe calls it.

@@ -1,1 +1,1 @@
-"""The method's network."""
+"""The CLOUDS network."""

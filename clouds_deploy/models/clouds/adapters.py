@@ -1,12 +1,12 @@
-"""Tune a frozen backbone by a few parameters: low-rank updates that fold away, or tokens that stay.
+"""Adapters that tune a frozen backbone by a few parameters: low-rank updates, or learned tokens.
 
 `lora` (Hu et al. 2021) and `soma` (Yun et al., CVPR 2025) add a low-rank matrix to some weights and are
 folded into them before export, so they cost nothing when deployed. `rein` (Wei et al., CVPR 2024) refines
-what every block gives, by learned tokens; it is written from the paper's equations and stays in the graph.
+the output of every block by learned tokens; it follows the paper's equations and stays in the graph.
 
 A low-rank layer is the library's own module with a few more parameters: its class changes to a subclass whose
 `weight` is the sum, so code that reads the weight instead of calling the layer sees the update as well, and
-every other name stays what it was.
+all other names stay.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UP = "adapter_up"
 
 
 def _updated(layer: nn.Module) -> Tensor:
-    """Give a low-rank layer's weight with the update in it: frozen + scale * up @ down."""
+    """Weight of a low-rank layer with its update: frozen + scale * up @ down."""
     parameters: dict[str, Any] = layer._parameters
     frozen: Tensor = parameters["weight"]
     scale: Any = layer.adapter_scale
@@ -46,7 +46,7 @@ class LowRankLinear(nn.Linear):
     weight = property(_updated)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the frozen weight and the update one after the other, which never forms their sum."""
+        """Applies the frozen weight and the update separately, without forming their sum."""
         parameters: dict[str, Any] = self._parameters
         update: Tensor = F.linear(F.linear(x, parameters[DOWN]), parameters[UP])
         plain: Tensor = F.linear(x, parameters["weight"], self.bias)
@@ -54,13 +54,13 @@ class LowRankLinear(nn.Linear):
 
 
 class LowRankConv2d(nn.Conv2d):
-    """A convolution with a low-rank update of its weight, seen as (out, in/groups * kernel)."""
+    """A convolution with a low-rank update of its weight, viewed as (out, in/groups * kernel)."""
 
     adapter_scale: float
     weight = property(_updated)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves with the sum."""
+        """Convolves with the updated weight."""
         return self._conv_forward(x, _updated(self), self.bias)  # type: ignore[no-any-return]
 
 
@@ -79,7 +79,7 @@ def attach(backbone: Backbone, config: AdapterConfig) -> Backbone:
         The backbone.
 
     Raises:
-        CloudsError: The backbone is trainable, adapters are there already, or `targets` matches no layer.
+        CloudsError: The backbone is trainable, it has adapters already, or `targets` matches no layer.
     """
     if config.kind == "none":
         return backbone
@@ -99,7 +99,7 @@ def attach(backbone: Backbone, config: AdapterConfig) -> Backbone:
 
 
 def _targets(trunk: nn.Module, config: AdapterConfig) -> list[nn.Linear | nn.Conv2d]:
-    """Finds the layers to adapt: those named, or every linear layer and 1x1 convolution."""
+    """Layers to adapt: those named, or every linear layer and 1x1 convolution."""
     layers: list[nn.Linear | nn.Conv2d] = []
     for name, module in trunk.named_modules():
         if type(module) not in _ADAPTED:
@@ -119,7 +119,7 @@ def _targets(trunk: nn.Module, config: AdapterConfig) -> list[nn.Linear | nn.Con
 
 
 def _adapt(layer: nn.Linear | nn.Conv2d, config: AdapterConfig) -> None:
-    """Give one layer its update: zero for LoRA, the weight's minor singular components for SoMA."""
+    """Adds the update to one layer: zero for LoRA, the weight's minor singular components for SoMA."""
     with torch.no_grad():
         frozen = layer.weight.detach().flatten(1)
         rank = min(config.rank, *frozen.shape)
@@ -139,7 +139,7 @@ def _adapt(layer: nn.Linear | nn.Conv2d, config: AdapterConfig) -> None:
 
 
 def _minor_components(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Splits off the smallest singular components of a weight (out, in).
+    """Smallest singular components of a weight (out, in).
 
     Returns:
         up (out, rank) and down (rank, in); their product is U S V over the `rank` smallest singular values,
@@ -157,9 +157,9 @@ def _minor_components(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def unfilled(config: AdapterConfig) -> AdapterConfig:
-    """Give adapters of the same tensors that cost nothing to make, for a model that is about to be filled.
+    """Configuration with the same tensors and a cheap initialisation, for a model that will be filled.
 
-    SoMA's start needs a decomposition of every weight; a model that is loaded needs only its layers.
+    SoMA decomposes every weight at its start; a model that is loaded needs only the layers.
     """
     if config.kind != "soma":
         return config
@@ -169,13 +169,13 @@ def unfilled(config: AdapterConfig) -> AdapterConfig:
 def merge_adapters(module: nn.Module) -> int:
     """Folds every low-rank update inside a module into its weight, for export.
 
-    Afterwards classes, names and graph are those of the plain model; Rein's tokens cannot be folded and stay.
+    Afterwards classes, names and graph are those of the plain model; Rein's tokens cannot be folded.
 
     Args:
-        module: A backbone, a segmenter, anything; changed in place.
+        module: A backbone, a segmenter or any module; changed in place.
 
     Returns:
-        How many layers were folded.
+        Number of folded layers.
     """
     layers = [layer for layer in module.modules() if type(layer) in _PLAIN]
     for layer in layers:
@@ -195,7 +195,7 @@ def merge_adapters(module: nn.Module) -> int:
 
 
 class Rein(nn.Module):
-    """Refine the features after every block by learned tokens (Wei et al., CVPR 2024, equations 3 to 9).
+    """Refinement of features after every block by learned tokens (Wei et al., CVPR 2024, equations 3 to 9).
 
     For block i with features f (N, c) and tokens T = A B (m, c), A (m, r), B (r, c):
 
@@ -203,9 +203,9 @@ class Rein(nn.Module):
         d = S[:, 1:] (T[1:] W_T + b_T)
         f <- f + (d + f) W_f + b_f
 
-    A query that matches the first token is so left alone by d. W_T, b_T, W_f and b_f are shared by all blocks
-    of one width; W_f and b_f start at zero, so the first step sees the plain backbone. The paper's link from
-    tokens to the decoder's queries is not made.
+    Features that match the first token get no d. W_T, b_T, W_f and b_f are shared by all blocks
+    of one width; W_f and b_f start at zero, so the first step has the plain backbone. The paper's link from
+    tokens to the decoder's queries is missing.
 
     Args:
         widths: Channels of the features after each block.
@@ -228,7 +228,7 @@ class Rein(nn.Module):
         """Refines the features after one block.
 
         Args:
-            index: Which block.
+            index: Of the block.
             features: (B, N, c).
 
         Returns:
@@ -241,7 +241,7 @@ class Rein(nn.Module):
         return features + self.feature_map[str(width)](delta + features)  # type: ignore[no-any-return]
 
     def after_block(self, index: int, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Refines a block's output, as a forward hook; maps (B, c, h, w) are read as sequences of pixels."""
+        """Refines a block's output, as a forward hook; maps (B, c, h, w) become sequences of pixels."""
         if output.ndim == 3:
             return self.refine(index, output)
         pixels = self.refine(index, output.flatten(2).transpose(1, 2))
@@ -249,7 +249,7 @@ class Rein(nn.Module):
 
 
 def _refine(backbone: Backbone, config: AdapterConfig) -> Rein:
-    """Hooks token refinement on every block of a trunk: what stands in a list called `blocks` or `layerN`."""
+    """Adds token refinement to every block of a trunk: the members of lists called `blocks` or `layerN`."""
     blocks = [
         block
         for name, module in backbone.trunk.named_modules()
@@ -266,7 +266,7 @@ def _refine(backbone: Backbone, config: AdapterConfig) -> Rein:
 
 
 def _widths(backbone: Backbone, blocks: list[nn.Module]) -> list[int]:
-    """Finds the channels each block puts out, by running a small image through."""
+    """Output channels of each block, found by running a small image."""
     widths = [0] * len(blocks)
 
     def note(index: int, block: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""How a query becomes a class: by a linear layer, or by likeness to the names of classes.
+"""Classification of queries: by a linear layer, or by similarity to class names.
 
-Both heads answer the same call, so the mask decoder need not know which it has.
+Both heads have the same signature, so the mask decoder can use either.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class LinearClassifier(nn.Linear):
 
 
 class TextClassifier(nn.Module):
-    """FC-CLIP's in-vocabulary head: what is under the mask, compared with embedded class names.
+    """FC-CLIP's in-vocabulary head: features under the mask, compared with embedded class names.
 
-    The vocabulary is an argument of the call, so that an exported engine can change it
+    The vocabulary is an argument of the call, so that an exported graph can change it
     (docs/explanation/method.md 2.3 b; Yu et al. 2023). Only void is learned.
 
     Args:
@@ -63,7 +63,7 @@ class TextClassifier(nn.Module):
 
         Args:
             decoded: (B, Q, width) normalised query features.
-            masks: (B, Q, H/4, W/4) mask logits; their sign says which pixels are pooled, without gradient.
+            masks: (B, Q, H/4, W/4) mask logits; pixels with a positive one are pooled, without gradient.
             mask_features: (B, width, H/4, W/4).
             vocabulary: (C, S, dimension) unit vectors: S synonyms for each of C classes.
 
@@ -88,13 +88,13 @@ def pool_masks(features: Tensor, masks: Tensor) -> Tensor:
         (B, Q, C); zero for an empty mask.
     """
     inside = (masks > 0).to(features.dtype).flatten(2)
-    # the published 1e-8 in the denominator does the same, but exporters take it for an added zero
+    # the published 1e-8 in the denominator does the same, but exporters treat it as an added zero
     share = inside / inside.sum(dim=2, keepdim=True).clamp(min=1)
     return torch.bmm(share, features.flatten(2).transpose(1, 2))
 
 
 def vocabulary_logits(embedded: Tensor, vocabulary: Tensor, scale: Tensor, void: Tensor) -> Tensor:
-    """Compares unit vectors with a vocabulary and void.
+    """Logits of unit vectors for a vocabulary and void.
 
     Args:
         embedded: (B, Q, D) unit vectors.
@@ -112,7 +112,7 @@ def vocabulary_logits(embedded: Tensor, vocabulary: Tensor, scale: Tensor, void:
 
 
 def class_logits(embedded: Tensor, vocabulary: Tensor, temperature: Tensor) -> Tensor:
-    """Give (B, Q, C) logits: the best synonym of each class; arguments as `vocabulary_logits`."""
+    """Logits (B, Q, C) by the best synonym of each class; arguments as `vocabulary_logits`."""
     synonyms = vocabulary.shape[1]
     likeness = torch.matmul(embedded, vocabulary.flatten(0, 1).transpose(0, 1)) * temperature
     return torch.amax(likeness.unflatten(-1, (-1, synonyms)), dim=-1)

@@ -1,8 +1,7 @@
-"""What CLIP itself says is under a mask, mixed with the head's answer (docs/explanation/method.md 2.5).
+"""CLIP's own classification of masks, and its ensemble with the head (FC-CLIP).
 
-FC-CLIP's geometric ensemble: the head learns the training's vocabulary; frozen CLIP knows names it never saw
-in training. Pooling CLIP's last feature map over a mask and sending it through CLIP's own projection gives a
-second opinion on each mask.
+See docs/explanation/method.md 2.5. The head learns the training's vocabulary; frozen CLIP also knows names that the training lacks. Pooling
+CLIP's last feature map over a mask and applying CLIP's own projection gives a second classification.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from clouds_deploy.models.clouds.classifiers import class_logits, pool_masks
 
 
 class ConvNextHead(nn.Module):
-    """CLIP ConvNeXt's way from a pooled feature to the joint space: norm, then a small MLP.
+    """CLIP ConvNeXt's projection of a pooled feature to the joint space: norm, then a small MLP.
 
     Args:
         visual: open_clip's image tower; its parts are shared, not copied.
@@ -30,7 +29,7 @@ class ConvNextHead(nn.Module):
         self.project = visual.head
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Embeds what is under each mask.
+        """Embeddings of the features under each mask.
 
         Args:
             features: (B, C, h, w), the last map.
@@ -48,7 +47,7 @@ class ConvNextHead(nn.Module):
 class ResNetHead(nn.Module):
     """CLIP ResNet's attention pool with the masks as attention masks: one pooling a mask.
 
-    A mask without a positive pixel looks everywhere, where the published code gets NaN.
+    A mask without a positive pixel attends everywhere; the published code gets NaN.
 
     Args:
         visual: open_clip's image tower; its pool is shared, not copied.
@@ -59,7 +58,7 @@ class ResNetHead(nn.Module):
         self.pool = visual.attnpool
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Embeds what is under each mask; arguments and result as `ConvNextHead.forward`."""
+        """Embeddings of the features under each mask; arguments and result as `ConvNextHead.forward`."""
         pool = self.pool
         channels, height, width = features.shape[1:]
         queries, heads = masks.shape[1], pool.num_heads
@@ -85,14 +84,14 @@ class ResNetHead(nn.Module):
 
 
 class GeometricEnsemble(nn.Module):
-    """Mix the head's and CLIP's class probabilities by a weighted geometric mean.
+    """Weighted geometric mean of the head's and CLIP's class probabilities.
 
     Args:
         clip: An open_clip model with a ConvNeXt or ResNet image tower.
-        seen: (C,) bool, which classes of the vocabulary share a name with a class of the training.
+        seen: (C,) bool, classes of the vocabulary that share a name with a class of the training.
         alpha: CLIP's share for those, 0..1.
         beta: CLIP's share for the others, 0..1.
-        only_valid: Whether a mask without a positive pixel keeps the head's answer alone.
+        only_valid: Whether a mask without a positive pixel keeps the head's probabilities alone.
 
     Raises:
         CloudsError: The image tower is of another kind.
@@ -125,14 +124,14 @@ class GeometricEnsemble(nn.Module):
         vocabulary: Tensor,
         share: Tensor | None = None,
     ) -> Tensor:
-        """Mixes.
+        """Combines both classifications.
 
         Args:
             logits: (B, Q, C + 1) of the head, void last.
             masks: (B, Q, H/4, W/4) mask logits.
             features: (B, channels, h, w), CLIP's last map (res5).
             vocabulary: (C, S, D) unit vectors.
-            share: (C,) CLIP's share for each class, 0..1; None means that of the training's vocabulary.
+            share: (C,) CLIP's share for each class, 0..1; None means the shares of the training's vocabulary.
 
         Returns:
             (B, Q, C + 1) logits whose softmax is the mixed distribution; void keeps the head's probability.
@@ -146,5 +145,5 @@ class GeometricEnsemble(nn.Module):
             share = share * (small.flatten(2).amax(dim=2, keepdim=True) > 0).to(share.dtype)
         mixed = (ours * (1 - share) + theirs * share).softmax(-1)
         void = logits.softmax(-1)[..., -1:]
-        # FC-CLIP adds 1e-8 here, which ONNX optimisers take for 0 and drop: log(0) would be left.
+        # FC-CLIP adds 1e-8 here, which ONNX optimisers round to 0 and drop: log(0) would remain
         return torch.cat((mixed * (1 - void), void), dim=-1).clamp(min=1e-8).log()

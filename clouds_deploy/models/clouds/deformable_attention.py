@@ -1,10 +1,10 @@
 """Multi-scale deformable attention in interchangeable forms, without a compiled extension.
 
-Every query looks at a few learned places on each feature map instead of at all of it (Deformable DETR, Zhu
-et al. 2021, equation 3). The forms below compute the same numbers; they differ in what runs and compiles
-well. `grid_sample` is the usual one; `gather` spells the bilinear lookup out in index arithmetic, because
-TensorRT 10.14 to 11.1 at least miscompile the other; `sparse` makes the lookup a sparse matrix product, which
-is the quickest on a CPU, eager or compiled, forward and backward.
+Every query attends to a few learned positions on each feature map instead of all of it (Deformable DETR, Zhu
+et al. 2021, equation 3). The forms below give the same results with different speed and compatibility:
+`grid_sample` is the usual one; `gather` spells out the bilinear lookup as index arithmetic, because at least
+TensorRT 10.14 to 11.1 miscompile the former; `sparse` makes the lookup a sparse matrix product, which is the
+fastest on a CPU, eager or compiled, forward and backward.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Shapes = Sequence[tuple[int, int]]
 Offsets = tuple[Tensor, Tensor]
 Form = Literal["grid_sample", "gather", "sparse"]
 BORDER = 2
-"""Rows and columns of zeros around a map: what lies outside is clamped into them."""
+"""Rows and columns of zeros around a map; positions outside are clamped into them."""
 
 
 def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor) -> Tensor:
-    """Samples by `torch.nn.functional.grid_sample`.
+    """Deformable sampling by `torch.nn.functional.grid_sample`.
 
     Args:
         value: (B, sum of h*w, heads, D): all levels flattened, one after the other.
         shapes: (h, w) of every level.
         centers: (N, 2) x then y of every query, 0..1 within each level.
-        offsets: How far from there to look, x and y, each (B, N, heads, levels, points) in pixels of the
-            level; outside reads zero.
+        offsets: From the centres, x and y, each (B, N, heads, levels, points) in pixels of the
+            level; outside is zero.
         weights: (B, N, heads, levels, points), summing to 1 over levels and points.
 
     Returns:
@@ -47,7 +47,7 @@ def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets
     for level, (height, width) in enumerate(shapes):
         rows = value[:, start : start + height * width].permute(0, 2, 3, 1)
         maps = rows.reshape(batch * heads, depth, height, width)
-        moved = [  # sizes stay numbers: a tensor of them would be a copy that a CUDA graph cannot record
+        moved = [  # sizes as numbers: a tensor of them would be a copy that a CUDA graph cannot record
             centers[:, axis].view(1, queries, 1, 1) + offset[:, :, :, level] / size
             for axis, offset, size in zip((0, 1), offsets, (width, height), strict=True)
         ]
@@ -66,7 +66,7 @@ def sample_grid(value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets
 def sample_gather(
     value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
 ) -> Tensor:
-    """Samples by gathering the four neighbours of every place; arguments and result as `sample_grid`."""
+    """Deformable sampling by gathering four neighbours; arguments and result as `sample_grid`."""
     batch, queries, heads, levels, points = weights.shape
     depth, entries = value.shape[-1], levels * points
     rows = _bordered(value, shapes)
@@ -82,7 +82,7 @@ def sample_gather(
 def sample_sparse(
     value: Tensor, shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
 ) -> Tensor:
-    """Samples by a product with the sparse matrix of all neighbours; otherwise as `sample_grid`."""
+    """Deformable sampling by a sparse matrix product; arguments and result as `sample_grid`."""
     batch, queries, heads, levels, points = weights.shape
     parts = _neighbours(shapes, centers, offsets, weights)
     entries = len(parts) * levels * points
@@ -93,7 +93,7 @@ def sample_sparse(
 
 
 def _bordered(value: Tensor, shapes: Shapes) -> Tensor:
-    """Puts zeros around each level's map, up to one width for all, and gives rows of D.
+    """Rows of D values of all maps, each padded with zeros to one common width.
 
     The rows of (B, (sum of h + 2 * BORDER) * width * heads, D), all images one after the other.
     """
@@ -116,10 +116,10 @@ def _wide(shapes: Shapes) -> int:
 def _neighbours(
     shapes: Shapes, centers: Tensor, offsets: Offsets, weights: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Finds the four neighbours of every place.
+    """The four neighbours of every sampled position.
 
-    What is known without running, a query's own pixel, stays apart as a whole number: what is left to
-    compute is a few pixels large, and survives half precision.
+    A query's own pixel, which is known in advance, is kept separately as a whole number: the computed
+    rest is a few pixels large, and precise enough in half precision.
 
     Returns:
         For each of the four: index (B, N, heads, levels, points) int32 into the rows of `_bordered`; weight
@@ -138,7 +138,7 @@ def _neighbours(
         low = moved.floor()
         shares.append(moved - low)
         corner = low.to(torch.int32) + pixel[None, :, None, :, None, axis].to(torch.int32)
-        # one pixel inside the border is far enough: both neighbours are zeros
+        # one pixel inside the border is enough: both neighbours are zeros
         corners.append(torch.minimum(corner.clamp(min=-BORDER), sizes[:, axis].view(1, 1, 1, -1, 1)))
     lines = [height + 2 * BORDER for height, _ in shapes]
     starts = [sum(lines[:level]) for level in range(len(lines))]
@@ -166,11 +166,11 @@ SAMPLERS: dict[str, Callable[[Tensor, Shapes, Tensor, Offsets, Tensor], Tensor]]
 }
 
 
-_MKL = torch.backends.mkl.is_available()  # torch.compile cannot look it up itself
+_MKL = torch.backends.mkl.is_available()  # torch.compile cannot evaluate it
 
 
 def best_form(device: torch.device) -> Form:
-    """Chooses the form that PyTorch runs fastest on a device, for training and inference alike.
+    """Form that is fastest in PyTorch on a device, for training and inference.
 
     Returns:
         `sparse` on a CPU whose PyTorch has MKL, otherwise `grid_sample`. Graphs are exported with `gather`.
@@ -185,10 +185,10 @@ class DeformableAttention(nn.Module):
         width: Channels of queries and values.
         heads: Attention heads; divides `width`.
         levels: Feature maps.
-        points: Sampled places per head, level and query.
+        points: Sampled positions per head, level and query.
 
     Attributes:
-        form: The form to use; None means `best_form` of the device.
+        form: The form in use; None means `best_form` of the device.
     """
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
@@ -202,7 +202,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts as a compass: head k looks in direction k, point p at distance p (Deformable DETR)."""
+        """Initialises: head k attends in direction k, point p at distance p (Deformable DETR)."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         compass = torch.stack((angle.cos(), angle.sin()), dim=1)
@@ -218,7 +218,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, value: Tensor, centers: Tensor, shapes: Shapes) -> Tensor:
-        """Attends.
+        """Attention of all queries.
 
         Args:
             query: (B, N, width), positions already added.
@@ -227,12 +227,12 @@ class DeformableAttention(nn.Module):
             shapes: (h, w) of every level.
 
         Returns:
-            (B, N, width). Locations and weights are float32 whatever the autocast precision.
+            (B, N, width). Positions and weights are float32 under any autocast.
         """
         batch, queries, width = query.shape
         split = (batch, queries, self.heads, self.levels, self.points)
         values = self.value_projection(value).view(batch, -1, self.heads, width // self.heads)
-        layer = self.sampling_offsets  # x and y interleaved, as published; apart they need no slicing
+        layer = self.sampling_offsets  # x and y interleaved, as published; separate products need no slicing
         weight, bias = layer.weight.view(-1, 2, width), layer.bias.view(-1, 2)
         x, y = (F.linear(query, weight[:, i], bias[:, i]).float().view(split) for i in (0, 1))
         weights = self.attention_weights(query).float().view(batch, queries, self.heads, -1).softmax(-1)

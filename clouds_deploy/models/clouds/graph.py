@@ -1,7 +1,7 @@
-"""The segmenter as it is deployed: bytes in, labels out.
+"""Deployed form of the segmenter: bytes in, labels out.
 
-Normalisation and argmax are part of the network here, so that no runtime, in whatever language, needs a copy
-of the preprocessing. This module is what is exported, and what the exported graph is compared with.
+Normalisation and argmax are part of the network, so that no program, in any language, needs a copy of the
+preprocessing. This module is exported, and the exported graph is compared with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from clouds_deploy.models.clouds.segmenter import STRIDE, Inference, Segmenter, 
 
 
 class SegmenterGraph(nn.Module):
-    """A segmenter behind the graph's contract.
+    """A segmenter with the inputs and outputs of the graph.
 
     The first operation is the cast to float, before any transpose, and the last one the cast to uint8: the
     TensorRT family accepts uint8 at a graph's edge only next to a cast.
@@ -21,7 +21,7 @@ class SegmenterGraph(nn.Module):
     Args:
         segmenter: The trained model, in evaluation mode.
         inference: As in `Segmenter.scores`.
-        scores: Whether to give the class scores too.
+        scores: Whether to return the class scores too.
     """
 
     def __init__(self, segmenter: Segmenter, *, inference: Inference = "exact", scores: bool = False) -> None:
@@ -32,7 +32,7 @@ class SegmenterGraph(nn.Module):
         self.eval()
 
     def extra_inputs(self) -> dict[str, Tensor]:
-        """Give the inputs beside the image, by name, with the values the segmenter was trained with.
+        """Inputs besides the image, by name, with the values of the training.
 
         Returns:
             Nothing for the linear head; for the text head `vocabulary` (C, S, D) and, with the geometric
@@ -41,7 +41,7 @@ class SegmenterGraph(nn.Module):
         segmenter = self.segmenter
         if segmenter.vocabulary is None:
             return {}
-        # copies: the exporter would take a buffer's own tensor for a constant
+        # copies: the exporter would treat a buffer's own tensor as a constant
         vocabulary = segmenter.vocabulary.clone()
         if segmenter.ensemble is None:
             return {VOCABULARY: vocabulary}
@@ -50,7 +50,7 @@ class SegmenterGraph(nn.Module):
     def forward(
         self, image: Tensor, vocabulary: Tensor | None = None, share: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Labels images.
+        """Label maps of images.
 
         Args:
             image: (B, H, W, 3) uint8 RGB; H and W multiples of 32.
@@ -59,7 +59,7 @@ class SegmenterGraph(nn.Module):
             share: (C,) 0..1, CLIP's share for each class, geometric ensemble only.
 
         Returns:
-            labels (B, H, W) uint8 train ids (or places in the vocabulary) and, where asked, scores
+            labels (B, H, W) uint8 train ids (or indices of the vocabulary) and, on request, scores
             (B, C, H/4, W/4) float32, C = 19 unless another vocabulary is given: for every class the sum over
             queries of softmax(class) * sigmoid(mask), at the masks' own size.
         """

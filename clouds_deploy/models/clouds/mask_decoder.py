@@ -1,4 +1,4 @@
-"""The mask decoder: queries that each find one segment, by looking only inside their last guess of it."""
+"""The mask decoder: queries that each find one segment, attending only inside their previous mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVELS = 3
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the queries say after one layer.
+    """Prediction of all queries after one layer.
 
     Attributes:
         class_logits: (B, Q, classes + 1); the last column is void.
@@ -30,7 +30,7 @@ class Prediction:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with a boolean mask, in operations that export without surprises."""
+    """Multi-head attention with a boolean mask, in operations that export well."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class Attention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Attends.
+        """Attention of queries to keys.
 
         Args:
             query: (B, Q, width).
             key: (B, N, width).
             value: (B, N, width).
-            allowed: (B, Q, N) bool, True where a query may look; None lets it look everywhere.
+            allowed: (B, Q, N) bool, True where a query may attend; None means everywhere.
 
         Returns:
             (B, Q, width).
@@ -114,15 +114,15 @@ class DecoderLayer(nn.Module):
 class MaskDecoder(nn.Module):
     """Masked-attention transformer decoder (docs/explanation/method.md 2.3; Mask2Former, Cheng et al. 2022).
 
-    Two rewrites keep it exact and cheaper. Bilinear resizing is linear, so the attention mask of a level
+    Two exact rewrites make it cheaper. Bilinear resizing is linear, so the attention mask of a level
     comes from the mask features resized once to that level, not from each layer's full mask maps. And at
-    inference only the last layer's full-size masks are made.
+    inference only the last layer's full-size masks are computed.
 
     Args:
         width: Channels of queries, memory and mask features.
         classes: Number of classes without void.
         config: See `MaskDecoderConfig`.
-        classifier: What turns queries into classes; None means a linear layer.
+        classifier: Of the queries; None means a linear layer.
     """
 
     def __init__(
@@ -148,17 +148,17 @@ class MaskDecoder(nn.Module):
         every_layer: bool,
         vocabulary: Tensor | None = None,
     ) -> tuple[Prediction, ...]:
-        """Let the queries find their segments.
+        """Predicts the segments.
 
         Args:
             mask_features: (B, width, H/4, W/4).
             maps: (B, width, h, w) at strides 32, 16, 8.
-            every_layer: True gives the prediction before the first and after every layer (deep
-                supervision), False the last one only.
+            every_layer: Whether to return the predictions before the first and after every layer (deep
+                supervision), or only the last one.
             vocabulary: (C, S, D) class embeddings, for the text head.
 
         Returns:
-            Predictions, the last one last.
+            Predictions in the order of the layers.
         """
         keys, values, small = self._memory(mask_features, maps)
         x = self.query_features.unsqueeze(0).expand(mask_features.shape[0], -1, -1)
@@ -179,7 +179,7 @@ class MaskDecoder(nn.Module):
     def _memory(
         self, mask_features: Tensor, maps: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Prepares each level once: keys and values (B, N, width), resized mask features (B, width, N)."""
+        """For each level keys and values (B, N, width), and resized mask features (B, width, N)."""
         keys, values, small = [], [], []
         for level, feature_map in enumerate(maps):
             height, width = int(feature_map.shape[2]), int(feature_map.shape[3])
@@ -194,16 +194,16 @@ class MaskDecoder(nn.Module):
 
     @staticmethod
     def allowed(embedded: Tensor, features: Tensor) -> Tensor:
-        """Say where each query may look: inside its mask, or everywhere when its mask is empty.
+        """Pixels that each query may attend to: those of its mask, or all if its mask is empty.
 
         Args:
             embedded: (B, Q, width) mask embeddings.
             features: (B, width, N) mask features at the level's size.
 
         Returns:
-            (B, Q, N) bool. sigmoid(logit) >= 0.5 is logit >= 0; the fully blocked row is reopened by
-            arithmetic, not by indexing, so that shapes never depend on data, and found by its largest
-            logit, so that the exported graph reduces floats and no integers.
+            (B, Q, N) bool. sigmoid(logit) >= 0.5 is logit >= 0; an empty mask is replaced by
+            arithmetic, not by indexing, so that shapes never depend on data, and is recognised by its largest
+            logit, so that the exported graph reduces floats, not integers.
         """
         logits = torch.bmm(embedded, features)
         return ~(logits < 0) | (logits.amax(dim=2, keepdim=True) < 0)

@@ -1,4 +1,4 @@
-"""Names of the segmenter graph's inputs and outputs, free of torch for whatever runs a graph."""
+"""Names of the segmenter graph's inputs and outputs; without torch, for whatever runs a graph."""
 
 from __future__ import annotations
 

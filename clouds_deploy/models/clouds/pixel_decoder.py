@@ -1,4 +1,4 @@
-"""The pixel decoder: it lets the coarse feature maps talk to each other, then adds the finest one."""
+"""The pixel decoder: attention across the coarse feature maps, then the sum with the finest one."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ class PixelDecoder(nn.Module):
         ]
 
     def forward(self, features: Features) -> tuple[Tensor, list[Tensor]]:
-        """Decodes pixels.
+        """Per-pixel features of an image.
 
         Args:
-            features: res2..res5 as `Backbone.forward` gives them.
+            features: res2..res5 as from `Backbone.forward`.
 
         Returns:
             mask features (B, width, H/4, W/4), and the maps (B, width, ...) at strides 32, 16, 8.

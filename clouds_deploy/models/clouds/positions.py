@@ -1,4 +1,4 @@
-"""Where a feature stands in the image, as numbers a transformer can read."""
+"""Position encodings of feature maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Encodes every cell of a grid by sines and cosines of its normalised place.
+    """Sines and cosines of the normalised position of every cell of a grid.
 
     DETR's encoding with `normalize=True`, as Mask2Former uses it (docs/explanation/method.md 2.2):
     coordinates 1..n are divided by n (+1e-6) and scaled to 2 pi; temperature 10000; y first, then x.
@@ -18,7 +18,7 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device)
         height: Rows of the grid.
         width: Columns of the grid.
         channels: Channels of the encoding, a multiple of 4.
-        device: Where to make it.
+        device: Of the result.
 
     Returns:
         (height * width, channels) float32.
@@ -38,7 +38,7 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device)
 
 
 def cell_centers(height: int, width: int, device: torch.device) -> Tensor:
-    """Give the centres of a grid's cells.
+    """Centres of a grid's cells.
 
     Returns:
         (height * width, 2) float32, x then y, each in 0..1.

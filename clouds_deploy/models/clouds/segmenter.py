@@ -34,7 +34,7 @@ class Segmenter(nn.Module):
         config: The model section of a recipe.
         backbone: The backbone that section names, already loaded.
         vocabulary: (C, S, D) class embeddings, for the text head; see `models.clouds.vocabulary`.
-        ensemble: CLIP's second opinion at inference, for the text head.
+        ensemble: With CLIP's own classification at inference, for the text head.
     """
 
     vocabulary: Tensor | None
@@ -83,7 +83,7 @@ class Segmenter(nn.Module):
 
         Args:
             image: (B, 3, H, W) RGB float, 0..255; any H and W (padded to multiples of 32 inside).
-            every_layer: As in `MaskDecoder.forward`; False is inference, where the ensemble has its say.
+            every_layer: As in `MaskDecoder.forward`; False is inference, with the ensemble.
             vocabulary: (C, S, D), text head: other classes than those it was trained with.
             share: (C,) as in `GeometricEnsemble.forward`, for such a vocabulary.
 
@@ -109,7 +109,7 @@ class Segmenter(nn.Module):
         every_layer: bool = False,
         vocabulary: Tensor | None = None,
     ) -> tuple[Prediction, ...]:
-        """Runs both decoders on feature maps, as `Backbone.forward` gives them."""
+        """Runs both decoders on feature maps from `Backbone.forward`."""
         mask_features, maps = self.pixel_decoder((res2, res3, res4, res5))
         return self.mask_decoder(  # type: ignore[no-any-return]
             mask_features, maps, every_layer=every_layer, vocabulary=vocabulary
@@ -122,7 +122,7 @@ class Segmenter(nn.Module):
         vocabulary: Tensor | None = None,
         share: Tensor | None = None,
     ) -> Tensor:
-        """Scores every class at every pixel (docs/explanation/method.md 5).
+        """Scores of every class at every pixel (docs/explanation/method.md 5).
 
         score[c] = sum over queries of softmax(class)[c] * sigmoid(mask).
 
@@ -143,19 +143,19 @@ class Segmenter(nn.Module):
         return class_scores(prediction, padded, inference)[:, :, :height, :width]
 
     def set_form(self, form: Form) -> Segmenter:
-        """Chooses the form of deformable attention; all forms give the same numbers."""
+        """Sets the form of deformable attention; all forms give the same results."""
         for module in self.modules():
             if isinstance(module, DeformableAttention):
                 module.form = form
         return self
 
     def trainable_parameters(self) -> int:
-        """Counts the parameters that training moves."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def class_scores(prediction: Prediction, size: tuple[int, int], inference: Inference = "exact") -> Tensor:
-    """Turns segments into class scores per pixel; see `Segmenter.scores`.
+    """Class scores per pixel of predicted segments; see `Segmenter.scores`.
 
     Args:
         prediction: The last layer's prediction.
@@ -175,14 +175,14 @@ def class_scores(prediction: Prediction, size: tuple[int, int], inference: Infer
 
 
 def label_and_trust(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the label map and how sure the model is of it.
+    """Label map and its confidence.
 
     Args:
         scores: (B, C, H, W) as from `Segmenter.scores`, not negative.
 
     Returns:
         labels (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the best class's share of the sum of
-        all scores, for masks that overlap or leave gaps make this sum more or less than one.
+        all scores, because masks that overlap or leave gaps make this sum more or less than one.
     """
     best, labels = scores.max(1)
     return labels.to(torch.uint8), best / scores.sum(1).clamp(min=1e-6)
@@ -210,7 +210,7 @@ def embed_names(config: ModelConfig, classes: Sequence[Sequence[str]]) -> Tensor
         (C, S, D) float32 unit vectors.
 
     Raises:
-        CloudsError: The head is linear; the tower's weights are random, and so another tower each time; see
+        CloudsError: The head is linear; the tower's weights are random, and so different each time; see
             `load_clip` and `embed_vocabulary`.
     """
     if config.head != "text":
@@ -218,14 +218,14 @@ def embed_names(config: ModelConfig, classes: Sequence[Sequence[str]]) -> Tensor
     source = _names_from(config)
     if source.weights == "random":
         raise CloudsError(
-            "the run's text tower had random weights: names embedded anew would not fit it",
+            "the run's text tower had random weights: newly embedded names would not fit it",
             "use a run with real CLIP weights",
         )
     return embed_vocabulary(load_clip(source).model, clip_tokenizer(source), classes)
 
 
 def _names_from(config: ModelConfig) -> BackboneConfig:
-    """Say which CLIP embeds the class names: the backbone's own, unless the recipe names another."""
+    """CLIP that embeds the class names: the backbone's, unless the recipe names another."""
     text = config.text
     own = text.clip is None or text.clip == config.backbone.name
     source = (
@@ -235,7 +235,7 @@ def _names_from(config: ModelConfig) -> BackboneConfig:
     )
     if not source.name.startswith(CLIP_PREFIX):
         raise CloudsError(
-            f"the text head has no CLIP to take names from: `{source.name}` is none",
+            f"the text head has no CLIP to take names from: `{source.name}` is not one",
             "set model.text.clip=open_clip/<model>",
         )
     return source

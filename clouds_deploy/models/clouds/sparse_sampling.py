@@ -1,10 +1,10 @@
-"""Sums of sampled rows as one sparse matrix product, the quickest way on a CPU.
+"""Sums of sampled rows as one sparse matrix product, the fastest way on a CPU.
 
-Bilinear sampling is linear in what is sampled: all of it together is a sparse matrix, with one row per query
-and head and one entry per neighbour of a sampled place, times the values. So its forward and the gradient of
-the values are sparse-dense products, which MKL does in parallel without ever writing the samples out, and
-the gradient of the entries is a product sampled at the matrix's own places. Measured against the other forms
-in docs/explanation/head.md.
+Bilinear sampling is linear in the sampled values: it is the product of a sparse matrix, with one row per
+query and head and one entry per neighbour of a sampled position, and the values. So its forward and the
+gradient of the values are sparse-dense products, which MKL computes in parallel without storing the samples,
+and the gradient of the entries is a product sampled at the matrix's entries. docs/explanation/head.md
+compares it with the other forms.
 
 The operator is registered with PyTorch, so that `torch.compile` keeps it in its graph as it is.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 @torch.library.custom_op("clouds_deploy::sum_rows", mutates_args=())
 def sum_rows(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Adds up weighted rows.
+    """Weighted sums of rows.
 
     Args:
         rows: (R, D) float32.
@@ -52,7 +52,7 @@ def _(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("clouds_deploy::sum_rows_backward", mutates_args=())
 def sum_rows_backward(gradient: Tensor, rows: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the gradients of `sum_rows` with respect to rows (R, D) and weight (M, K)."""
+    """Gradients of `sum_rows` with respect to rows (R, D) and weight (M, K)."""
     count, entries = index.shape
     columns, order = torch.sort(index.reshape(-1))
     starts = torch.searchsorted(
@@ -83,4 +83,4 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
 
 sum_rows.register_autograd(_backward, setup_context=_keep)
 for _operator in (sum_rows, sum_rows_backward):
-    _operator.register_autocast("cpu", torch.float32)  # sparse products know no shorter type
+    _operator.register_autocast("cpu", torch.float32)  # sparse products have no shorter type

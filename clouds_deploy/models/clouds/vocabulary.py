@@ -1,7 +1,7 @@
-"""Class names as vectors: what the text head compares queries with.
+"""Class names as vectors, which the text head compares queries with.
 
 A vocabulary is a tensor (C, S, D): for each of C classes, S unit vectors, one a synonym. Classes with fewer
-synonyms repeat their first one, which changes nothing, because a class scores by its best synonym.
+synonyms repeat their first one, which changes nothing, because the best synonym decides.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ TEMPLATES: tuple[str, ...] = (
     *(f"This is a photo of a {size} {{}}." for size in _SIZES),
     *(f"There is a {size} {{}} in the scene." for size in _SIZES),
 )
-"""The 14 ViLD sentences a name is put into (docs/explanation/method.md 2.4).
+"""The 14 ViLD sentences around a name (docs/explanation/method.md 2.4).
 
-The last full stops are there or missing as FC-CLIP has them: they are tokens, and change the vectors.
+The final full stops are present or missing as in FC-CLIP: they are tokens, and change the vectors.
 """
 
 _BATCH = 128
 
 
 def class_synonyms() -> tuple[tuple[str, ...], ...]:
-    """Give the synonyms of the 19 classes, as published."""
+    """Synonyms of the 19 classes, as published."""
     return tuple(c.synonyms for c in CLASSES)
 
 
 def embed_vocabulary(clip: Any, tokenizer: Any, classes: Sequence[Sequence[str]]) -> Tensor:
     """Embeds class names with a CLIP text tower (docs/explanation/method.md 2.4).
 
-    Each name goes into every template; the sentences' unit vectors are averaged and made unit again.
+    Each name goes into every template; the sentences' unit vectors are averaged and normalised again.
 
     Args:
-        clip: An open_clip model; its own `encode_text` is called.
+        clip: An open_clip model; its `encode_text` is called.
         tokenizer: The tokenizer that belongs to it.
         classes: For each class its synonyms, at least one.
 
@@ -75,7 +75,7 @@ def embed_vocabulary(clip: Any, tokenizer: Any, classes: Sequence[Sequence[str]]
 
 
 def pad_synonyms(names: Tensor, counts: Sequence[int]) -> Tensor:
-    """Turns a flat list of name vectors into a vocabulary.
+    """Vocabulary from a flat list of name vectors.
 
     Args:
         names: (sum of counts, D).

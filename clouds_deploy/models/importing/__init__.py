@@ -1,4 +1,4 @@
-"""Import what others trained: checkpoints of CLOUDS, FC-CLIP and Mask2Former, strictly and without loss.
+"""Strict and lossless import of checkpoints of CLOUDS, FC-CLIP and Mask2Former.
 
 The released loaders skip silently what does not fit; this one accounts for every tensor by name
 (docs/explanation/method.md 6).

@@ -1,4 +1,4 @@
-"""From a foreign checkpoint to a run directory, and back without a changed bit."""
+"""Conversion of a foreign checkpoint to a run directory, and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from clouds_deploy.models.importing.names import CLIP, OLD_QUERIES, QUERIES, joi
 from clouds_deploy.models.weights import read_weight_file, shapes_of
 
 ASIDE = "clip.safetensors"
-"""What a checkpoint holds and a segmenter does not use, under its official names."""
+"""Tensors of a checkpoint that a segmenter does not use, under their official names."""
 
 DROPPED = ("sem_seg_head_ema.", "sam.sam.")
-"""The teacher and SAM, which a checkpoint may carry from training; neither is part of the model."""
+"""Prefixes of the teacher and SAM, which a checkpoint may hold from its training; not part of the model."""
 
 
 def import_checkpoint(
@@ -51,19 +51,19 @@ def import_checkpoint(
     recipe: str | Path | Recipe | None = None,
     skip_backbone: bool = False,
 ) -> dict[str, Any]:
-    """Turns a checkpoint of CLOUDS, FC-CLIP or Mask2Former into a run.
+    """Imports a checkpoint of CLOUDS, FC-CLIP or Mask2Former as a run.
 
     Every tensor is accounted for by name; nothing is written unless all fit. No tensor is loaded into a
-    network on the way, so a checkpoint mapped into memory is imported in the memory of one weight file.
+    network, so a checkpoint mapped into memory needs the memory of one weight file.
 
     Args:
         checkpoint: The weight file; see `read_weight_file`.
-        out: The run's folder to make.
-        recipe: What the checkpoint must be a model of, where that is not a published one: a recipe,
-            a shipped one's name, or a YAML file; its `model` section is binding, and the run keeps the rest.
+        out: The run's folder.
+        recipe: Of the checkpoint's model, where that is not a published one: a recipe, a shipped one's
+            name, or a YAML file; its `model` section is binding, and the run keeps the rest.
             None detects head, backbone and number of queries.
         skip_backbone: Import the head of a checkpoint whose backbone is not one of ours (Mask2Former's
-            ResNet and Swin); the recipe's backbone then stands under it, with the weights the recipe names.
+            ResNet and Swin); the recipe's backbone then takes its place, with the weights named there.
 
     Returns:
         `run`, `file`, `sha256`, `head`, `backbone`, `tensors` (in the file), `used`, `kept_aside`, and the
@@ -71,7 +71,7 @@ def import_checkpoint(
 
     Raises:
         CloudsError: The file can't be read; it is no such checkpoint; it does not fit, with every missing,
-            unexpected and misshapen name; its backbone is not ours; `out` exists.
+            unexpected and misshapen name; its backbone is not supported; `out` exists.
     """
     path, out = Path(checkpoint), Path(out)
     if recipe is not None and not isinstance(recipe, Recipe):
@@ -145,17 +145,17 @@ def import_checkpoint(
 
 
 def to_official(run: Path) -> dict[str, Tensor]:
-    """Give back the checkpoint a run was imported from.
+    """Checkpoint that a run was imported from.
 
     Args:
-        run: What `import_checkpoint` made.
+        run: The result of `import_checkpoint`.
 
     Returns:
-        The imported tensors by their names in the file, bit for bit; without those that were dropped or
-        skipped.
+        The imported tensors by their names in the file (see `read_weight_file`), bit for bit; without those
+        that were dropped or skipped.
 
     Raises:
-        CloudsError: It is no run, or not an imported one.
+        CloudsError: It is not a run, or not an imported one.
     """
     facts = read_manifest(run, KIND).get("imported")
     if facts is None:
@@ -170,24 +170,24 @@ def to_official(run: Path) -> dict[str, Tensor]:
 def _foreign_backbone(
     state: Mapping[str, Tensor], path: Path, recipe: Recipe | None, skip: bool
 ) -> list[str]:
-    """Names the tensors of a backbone that is none of ours, if that may be skipped."""
+    """Names of an unsupported backbone's tensors, if they may be skipped."""
     foreign = [name for name in state if name.startswith("backbone.") and not name.startswith(CLIP)]
     if any(name.startswith(CLIP) for name in state):
-        return []  # a stray name beside a CLIP is an unexpected one
+        return []  # any other name beside a CLIP is unexpected
     if foreign and not skip:
         raise CloudsError(
-            f"the backbone of {path} (`{foreign[0]}` and {len(foreign) - 1} more) is none of ours",
-            "import the head alone: --skip-backbone, and --recipe to name the backbone that stands under it",
+            f"the backbone of {path} (`{foreign[0]}` and {len(foreign) - 1} more) is not supported",
+            "import the head alone: --skip-backbone, and --recipe to name the backbone in its place",
         )
     if recipe is None:
         raise CloudsError(
-            f"{path} brings no backbone of ours", "name one in a recipe, and give that with --recipe"
+            f"{path} has no supported backbone", "name one in a recipe, and give that with --recipe"
         )
     return foreign
 
 
 def _detect_model(state: Mapping[str, Tensor], head: Head) -> ModelConfig:
-    """Describes a published model: all constants are the paper's, but for backbone, head and queries."""
+    """Configuration of a published model: the paper's, except for backbone, head and queries."""
     width = ModelConfig().width
     embeddings = [state[n] for n in (QUERIES, QUERIES.replace("feat", "embed")) if n in state]
     counts = [len(e) for e in embeddings if e.ndim == 2 and e.shape[1] == width]
@@ -227,6 +227,6 @@ def _check_numbers(
     ]
     if wrong:
         raise CloudsError(
-            f"{path} holds weights that are no floating-point numbers:\n  " + "\n  ".join(wrong),
-            "quantised checkpoints can't be imported; give the one it was made from",
+            f"{path} holds weights that are not floating-point numbers:\n  " + "\n  ".join(wrong),
+            "quantised checkpoints can't be imported; give the original",
         )

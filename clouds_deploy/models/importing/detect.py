@@ -1,4 +1,4 @@
-"""What a checkpoint is, seen from its names and shapes alone: which head, which backbone."""
+"""Detection of a checkpoint's head and backbone from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ CONVNEXTS = {
     "convnext_xxlarge": "laion2b_s34b_b82k_augreg_soup",
 }
 RESNETS = dict.fromkeys(("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"), "openai")
-"""The CLIPs the layout is published for, and the weights each was trained on, for recipes made from it.
+"""The CLIPs that checkpoints of this layout are published for, and the weights that each was trained from.
 
-Models that differ in their image size only share all shapes; the first such one stands here.
+Models that differ only in their image size have the same shapes; the first of them is listed.
 """
 
 
 def detect_head(names: Mapping[str, Any]) -> Head:
-    """Tell which head a checkpoint has.
+    """Head of a checkpoint.
 
     Args:
         names: By official names.
 
     Raises:
-        CloudsError: It has none, or CLOUDS' unreleased mixture of the two.
+        CloudsError: It has none, or CLOUDS' unpublished mixture of the two.
     """
     linear = [f"{PREDICTOR}class_embed.{part}" in names for part in ("weight", "bias")]
     text = [name for name in names if name.startswith(f"{PREDICTOR}class_embed.layers.")]
@@ -52,24 +52,24 @@ def detect_head(names: Mapping[str, Any]) -> Head:
     if pooled:
         return "text"
     raise CloudsError(
-        f"the checkpoint has no `{PREDICTOR}class_embed`: it is none of CLOUDS, FC-CLIP or Mask2Former",
+        f"the checkpoint has no `{PREDICTOR}class_embed`: it is not one of CLOUDS, FC-CLIP or Mask2Former",
         f"it begins with `{next(iter(names))}`; weights of a backbone alone go into model.backbone.weights",
     )
 
 
 def detect_backbone(shapes: Shapes, *, text: bool = False) -> str:
-    """Tell which CLIP a checkpoint holds: the one all of whose tensors it has, or the nearest.
+    """CLIP of a checkpoint: the one whose tensors it all has, or the nearest.
 
     Args:
         shapes: By official names.
-        text: Whether its text tower will be used. OpenAI's has another activation (QuickGELU) than open_clip
-            gives its ResNets unless it loads the weights itself; shapes don't tell, so the name must.
+        text: Whether its text tower will be used. OpenAI's has another activation (QuickGELU) than
+            open_clip's ResNets without OpenAI's weights; shapes do not show it, so the name must.
 
     Returns:
         A name for `BackboneConfig.name`.
 
     Raises:
-        CloudsError: It is no CLIP that is known, or nearer to none than by half of its tensors.
+        CloudsError: It is not a known CLIP, and differs from each in more than half of the tensors.
     """
     inside = {n.removeprefix(CLIP): s for n, s in shapes.items() if n.startswith(CLIP)}
     if any(name.startswith("visual.trunk.") for name in inside):
@@ -100,12 +100,12 @@ def detect_backbone(shapes: Shapes, *, text: bool = False) -> str:
 
 
 def published_weights(backbone: str) -> str:
-    """Give the open_clip tag a published backbone was loaded with, or `default`."""
+    """open_clip tag that a published backbone was loaded with, or `default`."""
     return {**CONVNEXTS, **RESNETS}.get(backbone.removeprefix(PREFIX).removesuffix("-quickgelu"), "default")
 
 
 def clip_on_meta(config: BackboneConfig) -> Any:
-    """Builds a CLIP that has names and shapes but no memory: open_clip's module on the meta device.
+    """CLIP with names and shapes but no memory: open_clip's module on the meta device.
 
     Raises:
         CloudsError: open_clip has no such model.
@@ -115,7 +115,7 @@ def clip_on_meta(config: BackboneConfig) -> Any:
     name = config.name.removeprefix(PREFIX)
     if not config.name.startswith(PREFIX) or name not in open_clip.list_models():
         raise CloudsError(
-            f"the checkpoint holds a CLIP, and `{config.name}` is none",
+            f"the checkpoint holds a CLIP, and `{config.name}` is not one",
             "set model.backbone.name to the open_clip model it was trained with",
         )
     level = logging.root.level

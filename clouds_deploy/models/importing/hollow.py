@@ -1,4 +1,4 @@
-"""A model with names and shapes but no memory, and the one tensor of a run that no checkpoint holds."""
+"""A model with names and shapes but no memory, and the vocabulary, which no checkpoint holds."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
     """Builds a model on the meta device.
 
     Args:
-        model: What to build.
-        clip: The CLIP it stands on, on the meta device too. None for a head that comes without one: then the
-            recipe's backbone is built with its weights, and the decoders alone are hollow.
+        model: Its configuration.
+        clip: Its CLIP, on the meta device too. None for a head without one: then the recipe's backbone is
+            built with its weights, and only the decoders are on the meta device.
 
     Raises:
         CloudsError: See `build_backbone`; or the text head has no CLIP.
@@ -51,11 +51,11 @@ def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
 
 
 def own_vocabulary(backbone: BackboneConfig, state: Mapping[str, Tensor]) -> Tensor:
-    """Embeds the Cityscapes classes with the text tower that a checkpoint brings.
+    """Vectors of the Cityscapes classes from the text tower of a checkpoint.
 
     Args:
-        backbone: Names the CLIP.
-        state: The checkpoint's tensors, all of that CLIP's among them.
+        backbone: Configuration of the CLIP.
+        state: The checkpoint's tensors, including all of that CLIP.
 
     Returns:
         (19, S, D) unit vectors; see `models.clouds.vocabulary`.

@@ -1,4 +1,4 @@
-"""The complete list of tensors a checkpoint must hold, and the report on one that does not."""
+"""Complete list of the tensors of a checkpoint, and the report on one that differs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from clouds_deploy.models.weights import Faults, Shape, Shapes, compare
 
 @dataclass(frozen=True)
 class Layout:
-    """What a checkpoint must hold, by official names.
+    """Required tensors of a checkpoint, by official names.
 
     Attributes:
         shapes: Shape of every tensor; None admits any.
-        parts: Those the segmenter uses, with our names (see `official_parts`); the others are kept aside.
+        parts: Those that the segmenter uses, with our names (see `official_parts`); the others are stored
+            separately.
         optional: Those that may be missing.
     """
 
@@ -27,7 +28,7 @@ class Layout:
 
     @property
     def aside(self) -> tuple[str, ...]:
-        """Names what the segmenter does not use: the text tower, CLIP's projection, the loss's weights."""
+        """Names that the segmenter does not use: text tower, CLIP's projection, weights of the loss."""
         return tuple(name for name in self.shapes if name not in self.parts)
 
     def faults(self, found: Shapes) -> Faults:
@@ -36,17 +37,17 @@ class Layout:
 
 
 def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
-    """Lists what a checkpoint of a model holds.
+    """Layout of a model's checkpoint.
 
     Args:
         ours: Shapes of `Segmenter.state_dict()`, with either head.
-        clip: Shapes of the whole CLIP's `state_dict()`; None when the checkpoint's backbone is no CLIP
+        clip: Shapes of the whole CLIP's `state_dict()`; None if the checkpoint's backbone is not a CLIP
             (Mask2Former), and only the head is expected.
-        head: Which head.
+        head: Kind of the head.
 
     Returns:
         The layout of CLOUDS (linear head), FC-CLIP (text head) or Mask2Former (no CLIP). Any number of
-        classes is admitted with the text head, whose classes are no part of the weights.
+        classes is admitted with the text head, whose classes are not part of the weights.
     """
     parts = official_parts(name for name in ours if clip is not None or not name.startswith("backbone."))
     shapes: dict[str, Shape | None] = {}
@@ -63,7 +64,7 @@ def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
 
 
 def require(found: Shapes, layout: Layout, where: str) -> None:
-    """Refuses a checkpoint that is not exactly what a layout says.
+    """Raises an error for a checkpoint that differs from a layout.
 
     Raises:
         CloudsError: Its message names every missing, unexpected and misshapen tensor.
@@ -79,4 +80,4 @@ def require(found: Shapes, layout: Layout, where: str) -> None:
             f"it was trained on {classes[0] - 1} classes, and a linear head knows no others; "
             f"here they are the {expected[0] - 1} of Cityscapes"
         )
-    raise CloudsError(f"{where} does not hold the model it should:\n{faults}", hint)
+    raise CloudsError(f"{where} does not hold this model:\n{faults}", hint)

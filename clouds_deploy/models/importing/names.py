@@ -1,8 +1,7 @@
-"""Which tensor of ours is which of theirs.
+"""Names of our tensors in official checkpoints.
 
-The layout is the one CLOUDS, FC-CLIP and Mask2Former share (docs/explanation/method.md 6). Shapes
-agree one for one, but for attention: theirs stacks the projections of query, key and value, which are three
-layers here.
+CLOUDS, FC-CLIP and Mask2Former share one layout (docs/explanation/method.md 6). Shapes are equal, except
+for attention: theirs stacks the projections of query, key and value, which are three layers here.
 """
 
 from __future__ import annotations
@@ -87,11 +86,11 @@ _RULES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where one of our tensors stands in theirs.
+    """Place of one of our tensors in an official checkpoint.
 
     Attributes:
-        name: Their tensor.
-        part: Which third of it along axis 0, or None for all of it.
+        name: The official tensor.
+        part: Number of its third along axis 0, or None for all of it.
     """
 
     name: str
@@ -99,13 +98,13 @@ class Place:
 
 
 def place(name: str) -> Place | None:
-    """Finds where a tensor of ours stands in the official layout.
+    """Place of one of our tensors in the official layout.
 
     Args:
         name: A name of `Segmenter.state_dict()`, either head, CLIP backbone.
 
     Returns:
-        None when the official layout has no such tensor.
+        None if the official layout has no such tensor.
     """
     for pattern, replacement in _RULES:
         match = re.fullmatch(pattern, name)
@@ -113,7 +112,7 @@ def place(name: str) -> Place | None:
             continue
         theirs = match.expand(replacement)
         if ".layers." in theirs and theirs.startswith((f"{PREDICTOR}mask_embed", f"{PREDICTOR}class_embed")):
-            # our perceptron counts its activations, theirs does not
+            # our perceptron numbers its activations too, theirs does not
             theirs = re.sub(r"(?<=\.layers\.)\d+", lambda index: str(int(index[0]) // 2), theirs)
         stacked = next((word for word in match.groups() if word in _STACKED), None)
         return Place(theirs, None if stacked is None else _STACKED[stacked])
@@ -121,13 +120,13 @@ def place(name: str) -> Place | None:
 
 
 def official_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Say for each official tensor which of ours make it up.
+    """Our tensors that each official tensor consists of.
 
     Args:
-        names: Ours; those the official layout does not have are left out.
+        names: Ours; those without a place in the official layout are left out.
 
     Returns:
-        Our names by official name, in the order they are stacked along axis 0.
+        Our names by official name, in the order of their stack along axis 0.
     """
     found: dict[str, list[tuple[int, str]]] = {}
     for name in names:
@@ -138,7 +137,7 @@ def official_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def split(tensors: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Turns official tensors into ours, as views; `parts` is from `official_parts`."""
+    """Our tensors from official ones, as views; `parts` is from `official_parts`."""
     return {
         name: piece
         for theirs, ours in parts.items()
@@ -149,7 +148,7 @@ def split(tensors: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -
 
 
 def join(tensors: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Turns our tensors into official ones: the inverse of `split`, bit for bit."""
+    """Official tensors from ours: the inverse of `split`, bit for bit."""
     return {
         theirs: torch.cat([tensors[name] for name in ours]) if len(ours) > 1 else tensors[ours[0]]
         for theirs, ours in parts.items()

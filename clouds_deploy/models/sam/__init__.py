@@ -1,1 +1,1 @@
-"""The Segment Anything models: promptable segmenters that mend pseudo-labels."""
+"""The Segment Anything models: promptable segmenters that refine pseudo-labels."""

@@ -1,4 +1,4 @@
-"""Segment Anything's prompt encoder and mask decoder around any image encoder."""
+"""Segment Anything's prompt encoder and mask decoder with any image encoder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VIT = {
 
 
 def build_vit_sam(structure: VitStructure, image_size: int = FULL_SIZE) -> Any:
-    """Puts an official SAM together, untrained.
+    """Builds an official SAM, untrained.
 
     Args:
         structure: Its image encoder.
@@ -73,7 +73,7 @@ def build_vit_sam(structure: VitStructure, image_size: int = FULL_SIZE) -> Any:
 
 
 def build_mobile_sam(image_size: int = FULL_SIZE) -> Any:
-    """Puts MobileSAM together, untrained; see `build_vit_sam`.
+    """Builds MobileSAM, untrained; see `build_vit_sam`.
 
     Source: MobileSAM (Zhang et al., 2023), section 3: TinyViT for the image encoder, the rest as in SAM.
     """

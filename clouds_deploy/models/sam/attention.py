@@ -1,4 +1,4 @@
-"""Attention as each reader wants it: fused for PyTorch, spelled out for an exported graph."""
+"""Attention: fused in PyTorch, spelled out in exported graphs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Attends with heads apart, and puts the heads together again.
+    """Attention with separate heads, which are joined afterwards.
 
-    In an exported graph the fused call would become two multiplications with the scale's root, one of all
-    keys, and fixed strides; three plain operations are what the engines' own fusions look for.
+    In an exported graph the fused call would become two multiplications by the root of the scale, one of all
+    keys, and fixed strides; the fusions of TensorRT and others expect three plain operations.
 
     Args:
         q: (B, heads, N, D).
@@ -29,28 +29,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = 
         y = (scores if bias is None else scores + bias).softmax(-1) @ v
     else:
         if k.shape[-1] != width:
-            v = F.pad(v, (0, k.shape[-1] - width))  # the fused kernels want one width
+            v = F.pad(v, (0, k.shape[-1] - width))  # the fused kernels need one width
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :width]
     return y.transpose(1, 2).reshape(-1, q.shape[2], heads * width)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Takes the heads apart: (B, N, heads * D) to (B, heads, N, D)."""
+    """Separates the heads: (B, N, heads * D) to (B, heads, N, D)."""
     return x.reshape(-1, x.shape[1], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def attend_across(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attends with heads together, where one side is a few tokens and the other a whole image.
+    """Attention with joined heads, between a few tokens and a whole image.
 
-    With heads of a few channels, as in SAM's decoder, products of one head are too thin to be quick, and so
-    is a softmax over a few tokens in a row. So the short side's heads are laid out as blocks of one matrix,
-    which multiplies for all heads at once, and the image's places always lie in a row.
+    With heads of a few channels, as in SAM's decoder, matrix products of single heads are slow, and so
+    is a softmax over rows of a few tokens. So the heads of the short side become blocks of one matrix,
+    which multiplies for all heads at once, and the softmax always runs along the image.
 
     Args:
-        q: (P, N, heads * D), or (1, N, heads * D), which all share.
+        q: (P, N, heads * D), or (1, N, heads * D), shared by all.
         k: (P, M, heads * D), or (1, M, heads * D).
         v: As k.
-        heads: Their number.
+        heads: Number of heads.
 
     Returns:
         (P, N, heads * D).
@@ -69,5 +69,5 @@ def attend_across(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def _spread(x: Tensor, blocks: Tensor) -> Tensor:
-    """Give every head rows of its own, zero in the others' channels: (P, N, C) to (P, heads * N, C)."""
+    """Rows for each head, zero in the others' channels: (P, N, C) to (P, heads * N, C)."""
     return (x[:, None] * blocks).flatten(1, 2)

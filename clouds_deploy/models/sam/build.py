@@ -1,4 +1,4 @@
-"""A SAM by its name, with the weights that it was trained to."""
+"""A SAM by its name, with trained weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHIPPED = "sam_tiny.safetensors"
 
 @dataclass(frozen=True)
 class Official:
-    """Where published weights are.
+    """Source of published weights.
 
     Attributes:
-        file: Their name as published.
-        url: Where to get them.
+        file: Their published file name.
+        url: Address of the download.
     """
 
     file: str
@@ -39,7 +39,7 @@ NAMES = (*OFFICIAL, SAM_TINY)
 
 @dataclass(frozen=True)
 class SamModel:
-    """A SAM and where it is from.
+    """A SAM and the source of its weights.
 
     Attributes:
         sam: A `segment_anything.modeling.Sam` in evaluation mode, without gradients.
@@ -56,7 +56,7 @@ class SamModel:
     image_size: int
 
     def describe(self) -> dict[str, Any]:
-        """Say what it is, for manifests and reports."""
+        """Description for manifests and reports."""
         return {
             "sam": self.name,
             "weights": self.source,
@@ -66,17 +66,17 @@ class SamModel:
 
 
 def load_sam(name: str, weights: str | Path | None = None) -> SamModel:
-    """Builds a SAM and loads its weights, all of them and nothing else.
+    """Builds a SAM and loads its weights strictly.
 
     Args:
-        name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`, and where it is to see another size than
-            the one it was trained for, `@` and the side in pixels of the square that its image encoder sees,
-            a multiple of 16 (32 for `sam_tiny`): `sam_tiny@384`. Weights of a ViT fit no other size.
-        weights: A `.pth`, `.pt` or `.safetensors` file; `random` for a dry run, which is said aloud; None for
-            those shipped with the package, which only `sam_tiny` has.
+        name: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` or `sam_tiny`; for another input size than that of
+            its training followed by `@` and the side in pixels of the square that its image encoder sees,
+            a multiple of 16 (32 for `sam_tiny`): `sam_tiny@384`. Weights of a ViT fit one size only.
+        weights: A file, see `models.weights`; `random` for a dry run, with a warning; None for
+            the weights shipped with the package, which only `sam_tiny` has.
 
     Raises:
-        CloudsError: There is no such model, it cannot see this size, no weights were given (the message says
+        CloudsError: There is no such model, the size is impossible, no weights were given (the message says
             where to get them), the file cannot be read, or it does not hold exactly this model.
     """
     name, image_size = _split(name)
@@ -84,7 +84,7 @@ def load_sam(name: str, weights: str | Path | None = None) -> SamModel:
         from clouds_deploy.console import warn
 
         sam = build(name, image_size)
-        warn(f"`{name}` has random weights: its masks mean nothing")
+        warn(f"`{name}` has random weights: its masks are meaningless")
         return _finish(sam, name, RANDOM, None)
     path, source = _locate(name, weights)
 
@@ -93,14 +93,14 @@ def load_sam(name: str, weights: str | Path | None = None) -> SamModel:
     from clouds_deploy.artifacts import sha256
     from clouds_deploy.models.sam.weights import fill
 
-    with torch.device("meta"):  # the file's tensors take the places of these, which need no memory
+    with torch.device("meta"):  # the file's tensors replace these, which need no memory
         sam = build(name, image_size)
     fill(sam, path)
     return _finish(sam, name, source, sha256(path))
 
 
 def load_seeded(name: str, weights: str | Path | None = None, seed: int = 0) -> SamModel:
-    """Loads a SAM as `load_sam` does; random weights are a seed's, and torch's random state is kept."""
+    """Loads a SAM as `load_sam` does; random weights depend on `seed`, and torch's random state is kept."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -109,7 +109,7 @@ def load_seeded(name: str, weights: str | Path | None = None, seed: int = 0) -> 
 
 
 def build(name: str, image_size: int | None = None) -> Any:
-    """Builds an untrained SAM, one of `NAMES`; None is the size that its weights were trained for."""
+    """Builds an untrained SAM, one of `NAMES`; without a size for that of its training."""
     from clouds_deploy.models.sam.assembly import FULL_SIZE, VIT, build_mobile_sam, build_vit_sam
 
     if name == SAM_TINY:
@@ -126,7 +126,7 @@ def build(name: str, image_size: int | None = None) -> Any:
 
 
 def _split(name: str) -> tuple[str, int | None]:
-    """Takes a name apart from the size after it."""
+    """Name and size of `name@size`."""
     plain, at, side = name.partition("@")
     if plain not in NAMES:
         raise CloudsError(f"there is no SAM `{plain}`", nearest(plain, NAMES))
@@ -136,14 +136,14 @@ def _split(name: str) -> tuple[str, int | None]:
     size = int(side) if side.isascii() and side.isdigit() else 0
     if size < step or size % step:
         raise CloudsError(
-            f"`{name}` names no size that `{plain}` can see",
+            f"`{name}` names no input size that `{plain}` can have",
             f"give a multiple of {step} after the @, such as {plain}@{example}",
         )
     return plain, size
 
 
 def shipped_weights() -> Path:
-    """Say where the package has the weights of `sam_tiny`, whether they are there or not."""
+    """Path of the shipped weights of `sam_tiny`, whether they exist or not."""
     return Path(__file__).parents[2] / "assets" / SHIPPED
 
 
@@ -160,7 +160,7 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Path, str]:
     path = shipped_weights()
     if not path.is_file():
         raise CloudsError(
-            f"this package holds no weights of `{name}`: {path} is missing",
+            f"this package has no weights of `{name}`: {path} is missing",
             "install the package again, train them, or give a file's path, or `random` for a dry run",
         )
     return path, f"package {path.name}"

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder and mask decoder as they are deployed: many prompts of many images in one batch."""
+"""Deployed form of SAM's prompt encoder and mask decoder: prompts of several images in one batch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from clouds_deploy.models.sam.two_way import TwoWay
 
 
 class Angles(nn.Module):
-    """Where points are, as the angles whose sines and cosines SAM knows them by.
+    """Angles whose sines and cosines encode the positions of points.
 
-    A module of its own, so that exported graphs name what it does: a pixel of a large square needs more
-    digits than half precision has, bfloat16 knows every other one from 256 on.
+    A module of its own, so that its operations have a name in exported graphs and stay in float32: half
+    precision has too few digits for the pixels of a large square, bfloat16 only every other one above 256.
 
     Args:
-        side: Of the square in pixels.
+        side: Of the square, in pixels.
     """
 
     def __init__(self, side: int) -> None:
@@ -29,15 +29,15 @@ class Angles(nn.Module):
         self.side = side
 
     def forward(self, points: Tensor, frequencies: Tensor) -> Tensor:
-        """Turns (P, N, 2), x and y in pixels, by frequencies (2, C/2) into (P, N, C/2) radians."""
+        """Angles (P, N, C/2) in radians of points (P, N, 2), x and y in pixels, for frequencies (2, C/2)."""
         return 2 * math.pi * ((2 * ((points + 0.5) / self.side) - 1) @ frequencies)
 
 
 class SamDecoder(nn.Module):
-    """A SAM's prompt encoder and mask decoder behind the graph's contract.
+    """Prompt encoder and mask decoder of a SAM with the inputs and outputs of the decoder graph.
 
-    What does not depend on the prompt is computed once per image and gathered: the image's side of the first
-    layer. Of the four masks and scores only the three proposals are computed.
+    Whatever does not depend on the prompt, the image's part of the first layer, is computed once per image
+    and gathered. Of the four masks and scores only the three proposals are computed.
 
     Source: SAM (Kirillov et al., 2023), section 3 and appendix A "Prompt encoder" and "Lightweight mask
     decoder"; `SamPredictor.predict_torch(multimask_output=True)` of `segment_anything`.
@@ -68,15 +68,15 @@ class SamDecoder(nn.Module):
         """Proposes masks.
 
         Args:
-            image_embeddings: (B, C, h, w) float32, what `SamEncoder` gave.
+            image_embeddings: (B, C, h, w) float32, the result of `SamEncoder`.
             image_index: (P,) int64, each prompt's image, 0..B-1.
             point_coords: (P, N, 2) float32, x and y in pixels of the S x S square.
             point_labels: (P, N) float32 or integer: 1 foreground, 0 background, 2 and 3 a box's corners,
-                -1 padding. SAM wants one padding point in a prompt without a box.
+                -1 padding. SAM needs one padding point in a prompt without a box.
             mask_input: (P, 1, 4h, 4w) float32 logits of an earlier mask; not in exported graphs.
 
         Returns:
-            masks (P, 3, 4h, 4w) float32 logits, and iou_predictions (P, 3), each mask's guessed IoU.
+            masks (P, 3, 4h, 4w) float32 logits, and iou_predictions (P, 3), each mask's predicted IoU.
         """
         height, width = image_embeddings.shape[-2:]
         if mask_input is None:
@@ -97,7 +97,7 @@ class SamDecoder(nn.Module):
         return masks, scores
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Give each point its position and its kind, (P, N, C); padding has a kind only."""
+        """Embeddings (P, N, C) of points by position and kind; padding has a kind only."""
         labels = labels.float()
         angles = self.angles(points, self.prompts.pe_layer.positional_encoding_gaussian_matrix)
         places = torch.cat((angles.sin(), angles.cos()), -1)
@@ -108,17 +108,17 @@ class SamDecoder(nn.Module):
         return torch.where((labels >= BACKGROUND)[..., None], places, 0.0) + kind
 
     def _embed_masks(self, masks: Tensor) -> Tensor:
-        """Embeds earlier masks, (P, 1, 4h, 4w) to (P, C, h, w)."""
+        """Embeddings (P, C, h, w) of earlier masks (P, 1, 4h, 4w)."""
         first, first_norm, act, second, second_norm, _, last = self.prompts.mask_downscaling
         x = act(channels_first_norm(first_norm, first(masks)))
         out: Tensor = last(act(channels_first_norm(second_norm, second(x))))
         return out
 
     def _masks(self, tokens: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Multiplies the proposals' tokens, (P, 3, C), with the upscaled image, (P, h*w, C) before.
+        """Products of the proposals' tokens (P, 3, C) and the upscaled image, before upscaling (P, h*w, C).
 
-        Both transposed convolutions have no overlap: each is a linear layer that gives a place its four
-        parts. So the parts are put in their order only when three channels are left.
+        Both transposed convolutions have no overlap: each is a linear layer that makes four pixels of one.
+        So the pixels are sorted only at the end, when three channels are left.
         """
         first, norm, act, second, last_act = self.decoder.output_upscaling
         fine = _quarters(first, pixels).unflatten(-1, (4, -1))
@@ -132,6 +132,6 @@ class SamDecoder(nn.Module):
 
 
 def _quarters(layer: Any, x: Tensor) -> Tensor:
-    """Applies a transposed convolution of kernel and stride 2 to places, (..., C) to (..., 4 * C')."""
+    """Transposed convolution of kernel and stride 2 on pixels, (..., C) to (..., 4 * C')."""
     weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.weight.shape[0])
     return F.linear(x, weight, layer.bias.repeat(4))

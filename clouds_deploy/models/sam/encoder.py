@@ -1,4 +1,4 @@
-"""SAM's image encoder as it is deployed: bytes in, embeddings out."""
+"""Deployed form of SAM's image encoder: bytes in, embeddings out."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from clouds_deploy.models.sam.vit_encoder import AttentionForm, VitEncoder
 
 
 class SamEncoder(nn.Module):
-    """A SAM's image encoder behind the graph's contract.
+    """Image encoder of a SAM with the inputs and outputs of the encoder graph.
 
-    Normalisation and SAM's padding are part of the graph, so that a caller only resizes: the long side to S,
-    the rest filled at the right and the bottom with anything. The first operation is the cast to float, for
+    Normalisation and SAM's padding are part of the graph, so that a caller only resizes the long side to S
+    and fills the rest, right and bottom, with anything. The first operation is the cast to float because
     the TensorRT family accepts uint8 only next to a cast.
 
     Source: SAM (Kirillov et al., 2023), appendix A; `SamPredictor.set_image` of `segment_anything`.
 
     Args:
         sam: A `segment_anything.modeling.Sam`; its weights are shared, not copied.
-        window_form: How windows attend, see `AttentionForm`; only for the ViTs.
-        global_form: How whole images attend; only for the ViTs.
+        window_form: Of the attention in windows, see `AttentionForm`; only for the ViTs.
+        global_form: Of the attention in whole images; only for the ViTs.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class SamEncoder(nn.Module):
 
         Args:
             image: (B, S, S, 3) uint8 RGB.
-            size: (B, 2) int32, the rows and the columns that hold the image; the rest is padding, whatever
-                is there.
+            size: (B, 2) int32, the rows and the columns that hold the image; the rest is ignored as
+                padding.
 
         Returns:
             (B, C, S/16, S/16) float32 (S/4 for `sam_tiny`).

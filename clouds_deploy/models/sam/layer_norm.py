@@ -1,7 +1,7 @@
 """SAM's channel-wise LayerNorm as one operation.
 
-Why: `segment_anything` spells it out in means, powers and roots. No engine recognises that as a LayerNorm,
-and in half precision the squares overflow. Moving the channels last makes it the one operation that it is.
+`segment_anything` computes it from means, powers and roots. No backend recognises that as a LayerNorm,
+and in half precision the squares overflow. With the channels last it is a single operation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that gathers its levels at stride 4.
+"""The image encoder of `sam_tiny`: EfficientNet-Lite0 and a neck that joins its levels at stride 4.
 
-Why not SAM's own ViT at a small size: on drawn scenes alone, from nothing, it learnt too slowly by far
-(docs/explanation/decisions/0005-sam-tiny-encoder.md). This network starts from ImageNet weights and costs
-less.
+A small version of SAM's own ViT learnt far too slowly on synthetic scenes, without pretrained weights
+(docs/explanation/decisions/0005-sam-tiny-encoder.md). This network starts from ImageNet weights
+and is cheaper.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clouds_deploy.models.backbones.vit import ChannelNorm
 from clouds_deploy.models.libraries import library
 
 STRIDE = 4
-"""Pixels between the places of an embedding."""
+"""Pixels between the cells of an embedding."""
 MEAN, STD = [127.0] * 3, [128.0] * 3
-"""What EfficientNet-Lite0's weights expect of RGB in 0..255."""
+"""Normalisation of EfficientNet-Lite0's weights, for RGB in 0..255."""
 
 
 class LiteEncoder(nn.Module):
     """EfficientNet-Lite0 under a small feature pyramid.
 
-    Batch normalisation always uses its stored statistics: batches of drawn scenes are too small and too
-    unlike photos to replace those of ImageNet.
+    Batch normalisation always uses its stored statistics: batches of synthetic scenes are too small and
+    too unlike photos to replace those of ImageNet.
 
     Args:
         width: Channels of the embedding.
         image_size: Side of the square it sees, a multiple of 32.
 
     Attributes:
-        img_size: The side, under the name that `segment_anything` asks for.
+        img_size: The side, under the name that `segment_anything` expects.
     """
 
     def __init__(self, width: int, image_size: int) -> None:
@@ -44,12 +45,13 @@ class LiteEncoder(nn.Module):
         channels = self.trunk.feature_info.channels()
         self.lateral = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.mix = nn.ModuleList(
-            nn.Sequential(_Norm(width), nn.Conv2d(width, width, 3, padding=1), nn.GELU()) for _ in range(3)
+            nn.Sequential(ChannelNorm(width, eps=1e-6), nn.Conv2d(width, width, 3, padding=1), nn.GELU())
+            for _ in range(3)
         )
-        self.neck = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), _Norm(width))
+        self.neck = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), ChannelNorm(width, eps=1e-6))
 
     def train(self, mode: bool = True) -> LiteEncoder:
-        """See the class: batch normalisation stays in evaluation mode."""
+        """Sets the mode; batch normalisation stays in evaluation mode."""
         super().train(mode)
         for module in self.trunk.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -57,7 +59,7 @@ class LiteEncoder(nn.Module):
         return self
 
     def freeze(self, stages: int) -> None:
-        """Let the first stages of the trunk, the stem with the first, keep their weights."""
+        """Freezes the first stages of the trunk; the stem belongs to the first."""
         if stages:
             for module in (self.trunk.conv_stem, self.trunk.bn1, *self.trunk.blocks[:stages]):
                 module.requires_grad_(False)
@@ -82,22 +84,12 @@ class LiteEncoder(nn.Module):
         return out
 
 
-class _Norm(nn.LayerNorm):
-    """Normalise the channels of (B, C, H, W), in the one operation that engines know."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def load_imagenet(encoder: Any) -> str:
-    """Give a `LiteEncoder` the packaged ImageNet weights, and say where they are from.
+    """Loads the packaged ImageNet weights into a `LiteEncoder`, and returns where they are from.
 
     Raises:
         CloudsError: The package with the weights is not installed.

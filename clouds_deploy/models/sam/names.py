@@ -1,4 +1,4 @@
-"""Names and constants of SAM's two graphs, free of torch for whatever runs a graph."""
+"""Names and constants of SAM's two graphs; without torch, for whatever runs a graph."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ SCORES = "iou_predictions"
 PADDING, BACKGROUND, FOREGROUND, FIRST_CORNER, SECOND_CORNER = -1, 0, 1, 2, 3
 """Labels of points; a box is its upper left and its lower right corner."""
 PROPOSALS = 3
-"""Masks proposed for an ambiguous prompt; the one that SAM keeps for unambiguous ones is not computed."""
+"""Masks proposed for an ambiguous prompt; SAM's mask for unambiguous ones is not computed."""

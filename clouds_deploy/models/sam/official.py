@@ -1,4 +1,4 @@
-"""What `segment_anything`'s own modules make of both graphs' inputs: what is right, and a bench's peer."""
+"""Results of `segment_anything`'s own modules for the graphs' inputs: the reference, also of benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def official_embeddings(sam: Any, image: Array, size: Array) -> Array:
-    """Embeds images as `SamPredictor.set_torch_image` does.
+    """Embeddings of images, computed as by `SamPredictor.set_torch_image`.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
@@ -34,17 +34,17 @@ def official_embeddings(sam: Any, image: Array, size: Array) -> Array:
 def official_masks(
     sam: Any, embeddings: Array, index: Array, points: Array, labels: Array
 ) -> tuple[Array, Array]:
-    """Proposes masks as `SamPredictor.predict_torch(multimask_output=True)` does, an image's prompts at once.
+    """Masks as from `SamPredictor.predict_torch(multimask_output=True)`, all prompts of an image at once.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
         embeddings: (B, C, h, w) float32.
-        index: (P,) each prompt's image.
+        index: (P,), the image of each prompt.
         points: (P, N, 2) in pixels of the square; with a box its corners are the last two.
         labels: (P, N); those of a prompt without a box end in -1, which the official prompt encoder adds.
 
     Returns:
-        Low-resolution logits (P, 3, 4h, 4w) and guessed IoUs (P, 3), float32.
+        Low-resolution logits (P, 3, 4h, 4w) and predicted IoUs (P, 3), float32.
     """
     sides = (4 * side for side in sam.prompt_encoder.image_embedding_size)
     masks = np.empty((len(index), PROPOSALS, *sides), np.float32)

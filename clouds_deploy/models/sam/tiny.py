@@ -1,4 +1,4 @@
-"""`sam_tiny`: SAM's prompt encoder and mask decoder, small, on a small image encoder."""
+"""`sam_tiny`: small versions of SAM's prompt encoder and mask decoder with a small image encoder."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from clouds_deploy.models.sam.assembly import promptable_parts
 def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
     """Builds `sam_tiny` with random weights.
 
-    Embeddings at a quarter of the image's side keep distant cars and people apart at 256 pixels: the low
-    resolution masks are as large as the image.
+    Embeddings at a quarter of the image's side separate distant cars and people at 256 pixels: the
+    low-resolution masks are as large as the image.
 
     Args:
-        config: Its sizes; None means those that the shipped weights have.
+        config: Its sizes; None means those of the shipped weights.
 
     Returns:
-        A `segment_anything.modeling.Sam`, whose state dict has that library's key names but for the image
-        encoder's.
+        A `segment_anything.modeling.Sam`, whose state dict has that library's key names except for the image
+        encoder.
     """
     from clouds_deploy.models.sam.lite_encoder import MEAN, STD, STRIDE, LiteEncoder
 
@@ -35,16 +35,16 @@ def build_sam_tiny(config: SamTinyConfig | None = None) -> Any:
 
 
 def initialize(sam: Any, gain: float = 2.0) -> None:
-    """Prepares `sam_tiny` for training: the image encoder's ImageNet weights, and a start for the attention.
+    """Initialises `sam_tiny` for training: the image encoder's ImageNet weights, and the attention.
 
-    With PyTorch's own start all masks stay empty for some 500 steps, until the tokens have found out where
-    their points are. Queries and keys of the attention between tokens and image that start with the same
-    matrix look there from the first step on: the product of two positions' encodings is largest where they
-    are the same. Positions are drawn at twice SAM's frequencies, for they tell apart twice as many places.
+    With PyTorch's initialisation all masks stay empty for some 500 steps, until the tokens have learnt where
+    their points are. If queries and keys of the attention between tokens and image start with the same
+    matrix, they attend there from the first step on: the product of two positions' encodings is largest where
+    they are equal. Positions have twice SAM's frequencies, which distinguish twice as many positions.
 
     Args:
-        sam: What `build_sam_tiny` gave.
-        gain: Of that matrix, whose rows are orthonormal but for it.
+        sam: The result of `build_sam_tiny`.
+        gain: Factor of that matrix, whose rows are orthonormal.
 
     Raises:
         CloudsError: The package with the ImageNet weights is not installed.

@@ -1,7 +1,7 @@
 """TinyViT-5M, MobileSAM's image encoder, in the layout of `mobile_sam.pt`.
 
 Source: TinyViT (Wu et al., 2022), section 3.3 and table 8; MobileSAM (Zhang et al., 2023), section 3. The
-last reduction keeps the resolution there, so that the grid is 1/16 of the image, as SAM's decoder wants it.
+last reduction keeps the resolution there, so that the grid is 1/16 of the image, as SAM's decoder needs it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ConvNorm(nn.Module):
 
 
 class Stem(nn.Module):
-    """Two convolutions that take the image to a quarter of its side."""
+    """Two convolutions that reduce the image to a quarter of its side."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Between two stages: change the width, then the resolution."""
+    """Reduction between two stages: changes the width, then the resolution."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H*W, C) to the same; the caller adds its input."""
         if self.windows.padded:
-            x = F.pad(x, (0, 0, 0, 1))  # zeros before the norm here, which makes them its bias
+            x = F.pad(x, (0, 0, 0, 1))  # padding before the norm: normalised zeros are its bias
         qkv = self.windows.cut(self.qkv(self.norm(x)))
         count = qkv.shape[1]
         q, k, v = split_heads(qkv, self.heads).chunk(3, -1)
@@ -176,7 +176,7 @@ class Stage(nn.Module):
 class TinyViT(nn.Module):
     """MobileSAM's image encoder.
 
-    `norm_head` and `head` classified ImageNet before the distillation; the file has them, nothing reads them.
+    `norm_head` and `head` classified ImageNet before the distillation; they are in the file, but unused.
 
     Args:
         image_size: Side of the square it sees, a multiple of 16.

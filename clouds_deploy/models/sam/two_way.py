@@ -1,4 +1,4 @@
-"""SAM's two-way transformer between prompt tokens and image, without repeating what prompts share."""
+"""SAM's two-way transformer between prompt tokens and image; shared parts are computed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clouds_deploy.models.sam.attention import attend_across
 class TwoWay(nn.Module):
     """A `TwoWayTransformer` on prompts of several images.
 
-    Until the first layer has let the image attend to the tokens, the image's side is the same for all prompts
+    Until the image attends to the tokens in the first layer, the image's part is the same for all prompts
     of an image: its keys, values and queries are projected per image and gathered per prompt.
 
     Source: SAM (Kirillov et al., 2023), appendix A "Lightweight mask decoder".
@@ -31,17 +31,17 @@ class TwoWay(nn.Module):
     def forward(
         self, images: Tensor, places: Tensor, index: Tensor, prompts: Tensor, wanted: int
     ) -> tuple[Tensor, Tensor]:
-        """Let tokens and image attend to each other.
+        """Attention between tokens and image in both directions.
 
         Args:
-            images: (B, M, C) image embeddings, a row for each place.
-            places: (1, M, C) the places' encoding.
+            images: (B, M, C) image embeddings, a row for each cell.
+            places: (1, M, C), the encoding of the cells' positions.
             index: (P,) int64, each prompt's image.
             prompts: (P, T, C) tokens.
-            wanted: How many of the first tokens are read afterwards; the last attention skips the others.
+            wanted: Number of first tokens that are read afterwards; the last attention skips the others.
 
         Returns:
-            The first tokens (P, wanted, C), and the image as each prompt left it (P, M, C).
+            The first tokens (P, wanted, C), and the image after each prompt (P, M, C).
         """
         tokens, pixels = prompts, images
         for i, layer in enumerate(self.transformer.layers):
@@ -65,9 +65,9 @@ class TwoWay(nn.Module):
 
 
 def _project(pixels: Tensor, places: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Projects an image, with its places for all layers but the last, which projects values.
+    """Projections of an image, with positions for all layers but the last, which projects values.
 
-    In PyTorch by one product, and the places, which all images share, apart.
+    In PyTorch it is one product, and a separate one of the positions, which all images share.
     """
     if torch.compiler.is_exporting():
         placed = pixels + places
@@ -82,7 +82,7 @@ def _project(pixels: Tensor, places: Tensor, layers: Sequence[Any]) -> tuple[Ten
 
 
 def _gather(images: Sequence[Tensor], index: Tensor) -> list[Tensor]:
-    """Give every prompt its image's rows; where there is but one image, all share them."""
+    """Rows of each prompt's image; a single image is shared by all."""
     if not torch.compiler.is_exporting() and all(len(rows) == 1 for rows in images):
         return list(images)
     return [rows.index_select(0, index) for rows in images]
@@ -96,6 +96,6 @@ def _self_attention(layer: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
 
 
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attends with projected inputs, (P, N, D) and twice (P, M, D), to (P, N, C)."""
+    """Attention (P, N, C) with projected inputs (P, N, D) and twice (P, M, D)."""
     out: Tensor = attention.out_proj(attend_across(q, k, v, attention.num_heads))
     return out

@@ -1,4 +1,4 @@
-"""The official SAM's Vision Transformer, computed otherwise but to the same numbers.
+"""The official SAM's Vision Transformer, computed faster with the same results.
 
 Source: SAM (Kirillov et al., 2023), appendix A "Image encoder"; ViTDet (Li et al., 2022) for windows among
 global blocks; MViTv2 (Li et al., 2022), section 4.1, for the decomposed relative positions.
@@ -17,11 +17,11 @@ from clouds_deploy.models.sam.layer_norm import channels_last_norm
 from clouds_deploy.models.sam.windows import Windows
 
 AttentionForm = Literal["bias", "channels"]
-"""How relative positions enter the attention. All forms give the same numbers.
+"""Form of the relative positions in the attention. Both give the same results.
 
 `bias`: a (N, N) bias for every head, added to the scores. `channels`: more channels of query and key, whose
 product is that bias, q' = [q * scale, rows, columns] and k' = [k, one-hot row, one-hot column], so that a
-fused attention needs no bias and a large one is never written out.
+fused attention needs no bias and a large bias is never stored.
 """
 
 
@@ -30,8 +30,8 @@ class VitEncoder(nn.Module):
 
     Args:
         encoder: A `segment_anything.modeling.ImageEncoderViT`; its weights are shared, not copied.
-        window_form: How windows attend.
-        global_form: How whole images attend.
+        window_form: Of the attention in windows.
+        global_form: Of the attention in whole images.
     """
 
     def __init__(self, encoder: Any, *, window_form: AttentionForm, global_form: AttentionForm) -> None:
@@ -72,7 +72,7 @@ class VitBlock(nn.Module):
     Args:
         block: A `segment_anything.modeling.image_encoder.Block`.
         grid: Tokens along a side of the image.
-        form: How it attends.
+        form: Of its attention.
     """
 
     def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
@@ -93,7 +93,7 @@ class VitBlock(nn.Module):
         """Transforms tokens, (B, h*w, C) to the same."""
         y = self.block.norm1(x)
         windows = self.windows
-        if windows is not None and windows.padded:  # after the norm, with zeros, which become the bias
+        if windows is not None and windows.padded:  # after the norm: zeros, whose projection is the bias
             y = F.pad(y, (0, 0, 0, 1))
         q, k, v = (part if windows is None else windows.cut(part) for part in self._project(y))
         y = self._attend(q, k, v)
@@ -102,7 +102,7 @@ class VitBlock(nn.Module):
         return out
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give queries, already scaled, keys and values: three products, for one would have to be cut up."""
+        """Scaled queries, keys and values: three products, because one would have to be split."""
         attention = self.block.attn
         width = x.shape[-1]
         weight, bias = attention.qkv.weight.view(3, width, width), attention.qkv.bias.view(3, width)
@@ -114,9 +114,9 @@ class VitBlock(nn.Module):
         )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attends within each row of the batch: (B', N, C) each, the queries scaled, to (B', N, C).
+        """Attention (B', N, C) within each row of the batch; all inputs (B', N, C), queries scaled.
 
-        Heads stay behind the tokens until the last moment, where engines take their turning into the product.
+        Heads are transposed last, where backends merge the transposition with the product.
         """
         heads, count = self.block.attn.num_heads, self.side * self.side
         q, k, v = (t.unflatten(-1, (heads, -1)) for t in (q, k, v))
@@ -132,7 +132,7 @@ class VitBlock(nn.Module):
         return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 1.0)
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores every row and every column of keys for each scaled query (B', N, heads, D).
+        """Scores of every row and every column of keys for scaled queries (B', N, heads, D).
 
         Returns:
             Both (B', N, heads, side).

@@ -1,4 +1,4 @@
-"""Cutting a grid of tokens into windows, with what pads the last ones given as a token of its own."""
+"""Partition of a grid of tokens into windows, with one shared padding token."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class Windows(nn.Module):
-    """Where every token of a grid lies when the grid is cut into square windows.
+    """Partition of a grid of tokens into square windows, and back.
 
-    A grid whose sides are no multiples of the window is padded at the right and the bottom. The official code
-    pads the input of the projection to query, key and value, and so projects the same padding token over and
-    over. Here the caller appends it once, as the last row, and both ways are one gather each.
+    A grid whose sides are not multiples of the window is padded at the right and the bottom. The official
+    code pads the input of the projection to query, key and value, and so projects the same padding token many
+    times. Here the caller appends it once, as the last row, and each direction is one gather.
 
     Args:
         height: Rows of the grid.
@@ -36,7 +36,7 @@ class Windows(nn.Module):
         self.register_buffer("join_index", back[:-1].clone(), persistent=False)
 
     def cut(self, tokens: Tensor) -> Tensor:
-        """Cuts into windows.
+        """Windows of a grid.
 
         Args:
             tokens: (B, H*W or H*W + 1, C); the last row is the padding, needed where `padded`.
@@ -49,7 +49,7 @@ class Windows(nn.Module):
         return tokens.index_select(1, places).reshape(-1, area, tokens.shape[-1])
 
     def join(self, windows: Tensor) -> Tensor:
-        """Puts windows back into a grid, without the padding.
+        """Grid from its windows, without the padding.
 
         Args:
             windows: (B * count, window * window, C).

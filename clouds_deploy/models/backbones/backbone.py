@@ -1,8 +1,8 @@
 """The interface of all backbones: a library's trunk, its four maps, and its normalisation.
 
 The method keeps the backbone frozen, in evaluation mode, and adds nothing to it
-(docs/explanation/method.md 2.1). Two things may still learn around a frozen trunk: the pyramid that turns a plain ViT's one map into
-four, and adapters (see `models.clouds.adapters`).
+(docs/explanation/method.md 2.1). Two things may still learn around a frozen trunk: the pyramid that
+turns a plain ViT's one map into four, and adapters (see `models.clouds.adapters`).
 """
 
 from __future__ import annotations

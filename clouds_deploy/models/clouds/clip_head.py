@@ -1,7 +1,8 @@
 """CLIP's own classification of masks, and its ensemble with the head (FC-CLIP).
 
-See docs/explanation/method.md 2.5. The head learns the training's vocabulary; frozen CLIP also knows names that the training lacks. Pooling
-CLIP's last feature map over a mask and applying CLIP's own projection gives a second classification.
+See docs/explanation/method.md 2.5. The head learns the training's vocabulary; frozen CLIP also knows
+names that the training lacks. Pooling CLIP's last feature map over a mask and applying CLIP's own projection
+gives a second classification.
 """
 
 from __future__ import annotations

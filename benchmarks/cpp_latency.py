@@ -59,13 +59,13 @@ def time_here(given: argparse.Namespace) -> dict[str, Any]:
     from clouds_deploy.bench.timing import measure
     from clouds_deploy.bundles.bundle import open_bundle
     from clouds_deploy.data.images import list_images, read_image
-    from clouds_deploy.export.gates import drawn_images
+    from clouds_deploy.export.gates import street_images
     from clouds_deploy.inference.segmenter import BundleSegmenter
 
     clock = time.process_time_ns if given.cpu_time else time.perf_counter_ns
     facts = open_bundle(given.bundle)
     height, width = facts.height, facts.width
-    image = np.ascontiguousarray(drawn_images(height, width, 1)[0])
+    image = np.ascontiguousarray(street_images(height, width, 1)[0])
     labels = np.empty((height, width), np.uint8)
     clouds = binding()
     library = clouds.load(given.build / "libclouds.so")

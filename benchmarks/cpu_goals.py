@@ -38,8 +38,7 @@ from clouds_deploy.backends.options import Options
 from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
 from clouds_deploy.config.shipped import load_recipe
-from clouds_deploy.export.sam_graphs import encoder_to_onnx
-from clouds_deploy.export.sam_parity import make_case, reference
+from clouds_deploy.export.sam import encoder_to_onnx, make_case, reference
 from clouds_deploy.export.trace import save, to_onnx
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.models.backbones import build_backbone

@@ -36,7 +36,7 @@ from clouds_deploy.bench.peak import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import read_image, read_label_ids, write_png
-from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.export.sam import decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.trace import save
 from clouds_deploy.inference.sam import Sam, images_at_once, torch_sam
 from clouds_deploy.models.libraries import library

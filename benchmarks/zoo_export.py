@@ -123,35 +123,38 @@ def segmenter(name: str, folder: Path) -> dict[str, Any]:
 
 def sam(name: str, folder: Path) -> dict[str, Any]:
     """Trace, type and build a SAM's encoder and decoder."""
-    from clouds_deploy.config.sam import SamExportConfig
+    from clouds_deploy.bundles.sam_specs import sam_specs
+    from clouds_deploy.config.export import SamExportConfig
     from clouds_deploy.export.half import to_half
-    from clouds_deploy.export.sam_bundle import engine_shapes
-    from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+    from clouds_deploy.export.sam import decoder_to_onnx, encoder_to_onnx, engine_shapes
     from clouds_deploy.export.trace import save
     from clouds_deploy.models.sam.build import load_seeded
 
     plain = name.removeprefix(PREFIX)
     model = load_seeded(plain, None if plain.startswith("sam_tiny") else "random")
-    shapes = engine_shapes(model, ENGINE)
+    recipe = SamExportConfig()
+    shapes = engine_shapes(sam_specs(model.sam), recipe.engine, ENGINE.batch)
     parts = {}
     for file, trace in (("encoder.onnx", encoder_to_onnx), ("decoder.onnx", decoder_to_onnx)):
-        save(to_half(trace(model.sam).model, SamExportConfig().islands).model, folder / file, {})
-        parts[file.removesuffix(".onnx")] = built(folder / file, folder, shapes[file])
+        save(to_half(trace(model.sam).model, recipe.islands).model, folder / file, {})
+        parts[file.removesuffix(".onnx")] = built(folder / file, folder, shapes[file.removesuffix(".onnx")])
     return parts
 
 
 def built(graph: Path, folder: Path, shapes: Any) -> dict[str, Any]:
     """Build an engine and say what matters of it."""
+    from clouds_deploy.config.export import SamExportConfig
     from clouds_deploy.export.flops import flops_by_type, share
-    from clouds_deploy.export.sam_bundle import COUNTED
+    from clouds_deploy.export.sam import likely_sizes
 
     facts = build_engine(graph, folder / "engines", ENGINE, shapes)
+    sizes = likely_sizes(SamExportConfig().engine)
     return {
         "graph_mib": round(sum(p.stat().st_size for p in graph.parent.glob(f"{graph.name}*")) / 2**20, 1),
         "engine_mib": round(facts["bytes"] / 2**20, 1),
         "build_seconds": round(facts["seconds"], 1),
         "products": facts["layers"],
-        "fp16_flops": round(share(flops_by_type(graph, COUNTED), "float16"), 4),
+        "fp16_flops": round(share(flops_by_type(graph, sizes), "float16"), 4),
     }
 
 

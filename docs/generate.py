@@ -168,16 +168,15 @@ def recipes() -> str:
 
 def export_recipes() -> str:
     """Every key of the export recipes, and the shipped files."""
-    from clouds_deploy.config.export import ExportConfig
-    from clouds_deploy.config.sam import SamExportConfig
+    from clouds_deploy.config.export import ExportConfig, SamExportConfig
 
     lines = [
         "# Export recipe keys\n",
         _EXPORT_RECIPES,
         "## Segmenter\n",
-        *_sections(ExportConfig, ""),
+        *_sections(ExportConfig, "", values=ExportConfig.model_validate({})),
         "## SAM\n",
-        *_sections(SamExportConfig, "", " of a SAM"),
+        *_sections(SamExportConfig, "", " of a SAM", SamExportConfig.model_validate({})),
     ]
     for path in sorted((ROOT / "export" / "recipes").glob("*.yaml")):
         where = f"export/recipes/{path.name}"
@@ -199,32 +198,37 @@ def _table(section: type[BaseModel]) -> list[str]:
     return [*lines, ""]
 
 
-def _sections(section: type[BaseModel], prefix: str, of: str = "") -> list[str]:
-    """A table of one section's keys, then those of the sections below it; `of` tells equal headings apart."""
+def _sections(
+    section: type[BaseModel], prefix: str, of: str = "", values: BaseModel | None = None
+) -> list[str]:
+    """A table of one section's keys, then those of the sections below it.
+
+    `of` tells equal headings apart; `values` has the defaults of fields that have none in the code.
+    """
     told = _attributes(section)
     title = f"### `{prefix.rstrip('.')}`{of}\n" if prefix else ""
     lines = [title, _plain(_summary(section)).strip(), "", "| key | type | default | |", "|---|---|---|---|"]
-    below: list[tuple[str, type[BaseModel]]] = []
+    below: list[tuple[str, type[BaseModel], BaseModel | None]] = []
     for name, field in section.model_fields.items():
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
         if inner and get_origin(field.annotation) is not tuple:
-            below.append((f"{prefix}{name}.", inner[0]))
+            value = getattr(values, name, field.get_default(call_default_factory=True))
+            below.append((f"{prefix}{name}.", inner[0], value if isinstance(value, BaseModel) else None))
             default = "null" if field.default is None else ""
             target = f"{prefix}{name}{of}".lower().replace(".", "").replace(" ", "-")
             target = re.sub(r"[^\w-]", "", target)
             link = f"[section](#{target})"
             lines.append(f"| `{prefix}{name}` | {link} | {default} | {_cell(_linked(told.get(name, '')))} |")
             continue
-        default = (
-            "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
-        )
+        value = getattr(values, name, field.get_default(call_default_factory=True))
+        default = "required" if field.is_required() and values is None else f"`{_value(value)}`"
         kind = _type(field.annotation)
         lines.append(
             f"| `{prefix}{name}` | {kind} | {_cell(default)} | {_cell(_linked(told.get(name, '')))} |"
         )
     lines.append("")
-    for deeper, kind in below:
-        lines += _sections(kind, deeper, of)
+    for deeper, kind, value in below:
+        lines += _sections(kind, deeper, of, value)
     return lines
 
 

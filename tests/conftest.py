@@ -111,20 +111,20 @@ def exported_already(small_exported: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _take(exported: Any, patch: pytest.MonkeyPatch) -> None:
-    from clouds_deploy.export import bundle
+    from clouds_deploy.export import segmenter
 
-    patch.setattr(bundle, "to_onnx", lambda *_, **__: replace(exported, model=exported.model.clone()))
+    patch.setattr(segmenter, "to_onnx", lambda *_, **__: replace(exported, model=exported.model.clone()))
 
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_run: Path, small_exported: Any) -> Path:
     """Exported and proven once."""
-    from clouds_deploy.export.bundle import export
+    from clouds_deploy.export.export import export
 
     out = tmp_path_factory.mktemp("small") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         _take(small_exported, patch)
-        export(small_run, out)
+        export(small_run, out=out)
     return out
 
 
@@ -146,7 +146,7 @@ def half_bundle(
     small_exported: Any,
 ) -> Path:
     """The same in FP16; random decoders decide narrowly, so its tolerances are wide."""
-    from clouds_deploy.export.bundle import export
+    from clouds_deploy.export.export import export
 
     folder = tmp_path_factory.mktemp("half")
     half = small_recipe.export.fp16.model_copy(update={"label_agreement": 0.93, "relative_error": 0.05})
@@ -154,7 +154,7 @@ def half_bundle(
     run = write_run(folder / "run", recipe, small_segmenter)
     with pytest.MonkeyPatch.context() as patch:
         _take(small_exported, patch)
-        export(run, folder / "bundle", engines=("onnxruntime",), fp16=True, include_source=False)
+        export(run, out=folder / "bundle", engines=("onnxruntime",), fp16=True)
     return folder / "bundle"
 
 

@@ -41,6 +41,9 @@ def test_wheel_carries_the_recipes(tmp_path: Path) -> None:
     assert listed.returncode == 0, listed.stderr
     assert "tiny " in listed.stdout
     assert "gta_convnext_l " in listed.stdout
+    shown = run(str(python), "-c", code, str(here), "recipes", "cat", "export/sam", cwd="/")
+    assert shown.returncode == 0, shown.stderr
+    assert "islands:" in shown.stdout
 
 
 def test_sdist_builds_and_holds_no_data(tmp_path: Path) -> None:
@@ -49,7 +52,8 @@ def test_sdist_builds_and_holds_no_data(tmp_path: Path) -> None:
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = tar.getnames()
-    assert any(name.endswith("training/recipes/tiny.yaml") for name in names)
+    for recipe in ("training/recipes/tiny.yaml", "export/recipes/segmenter.yaml"):
+        assert any(name.endswith(recipe) for name in names)
     assert not any(".venv" in name for name in names)
 
 

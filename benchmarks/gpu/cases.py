@@ -87,8 +87,8 @@ def encoder_case(name: str) -> Callable[[torch.device], list[Case]]:
     """Make a SAM's encoder, from bytes to embeddings."""
 
     def make(device: torch.device) -> list[Case]:
-        from clouds_deploy.config.sam import SamExportConfig
-        from clouds_deploy.export.sam_graphs import encoder_to_onnx
+        from clouds_deploy.config.export import SamExportConfig
+        from clouds_deploy.export.sam import encoder_to_onnx
         from clouds_deploy.models.sam.build import load_seeded
         from clouds_deploy.models.sam.encoder import SamEncoder
 

@@ -35,6 +35,13 @@ def export(
         str | None,
         typer.Option(help="A SAM's weight file; or `random`, for a dry run of a SAM or of a recipe."),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Export recipe: a .yaml file, or segmenter or sam. Its keys override the run's.",
+            rich_help_panel=_GRAPH,
+        ),
+    ] = None,
     height: Annotated[
         int | None,
         typer.Option(help="Image height of the graph.", show_default="recipe's", rich_help_panel=_GRAPH),
@@ -84,13 +91,21 @@ def export(
         ),
     ] = None,
     batch: Annotated[
-        str,
-        typer.Option(help="Images per call of an engine: minimum,optimum,maximum.", rich_help_panel=_ENGINES),
-    ] = "1,1,8",
+        str | None,
+        typer.Option(
+            help="Images per call of an engine: minimum,optimum,maximum.",
+            show_default="recipe's",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of images to check the graph on as well.", rich_help_panel=_CHECKS),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="Where PyTorch computes: auto, cpu, cuda or cuda:N.", rich_help_panel=_CHECKS),
+    ] = "cpu",
     data: Annotated[
         str | None,
         typer.Option(
@@ -131,9 +146,11 @@ def export(
         deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)
         return
     try:
-        least, likeliest, most = (int(size) for size in batch.split(","))
+        sizes = None if batch is None else [int(size) for size in batch.split(",")]
     except ValueError:
-        raise CloudsError(f"--batch {batch} is not a range", "give three numbers, such as 1,4,8") from None
+        sizes = []
+    if sizes is not None and len(sizes) != 3:
+        raise CloudsError(f"--batch {batch} is not a range", "give three numbers, such as 1,4,8")
     if out is None:
         kinds = {"-fp16": fp16, "-bf16": bf16, "-int8": int8}
         out = free_folder(BUNDLES, _name(run) + "".join(kind for kind, asked in kinds.items() if asked))
@@ -154,8 +171,10 @@ def export(
         data=data,
         layout=layout,
         sms=tuple(sm or ()),
-        batch=(least, likeliest, most),
+        batch=sizes,
         weights=weights,
+        device=device,
+        recipe=recipe,
     )
     if triton is not None:
         result["triton"] = _triton(unpacked(out), triton, triton_backend, triton_sam)

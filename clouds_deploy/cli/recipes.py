@@ -28,16 +28,18 @@ def list_recipes(as_json: Json = False) -> None:
 
 @app.command("cat")
 def show_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a .yaml file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, or a .yaml file; export/segmenter and export/sam too.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a recipe with all its keys, defaults included."""
-    from clouds_deploy.config.shipped import load_any_recipe
+    from clouds_deploy.config.shipped import resolve_recipe
 
-    resolved = load_any_recipe(recipe, tuple(overrides or ()))
+    resolved = resolve_recipe(recipe, tuple(overrides or ()))
     deliver(resolved.model_dump(mode="json"), as_json, lambda _: typer.echo(resolved.to_yaml(), nl=False))
 
 

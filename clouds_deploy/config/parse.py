@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from clouds_deploy.config.recipe import Recipe
-from clouds_deploy.config.section import Section
+from clouds_deploy.config.section import Section, merged
 from clouds_deploy.errors import CloudsError, nearest
 
 S = TypeVar("S", bound=Section)
@@ -37,7 +38,13 @@ def settings(kind: type[S], overrides: tuple[str, ...]) -> S:
         raise CloudsError(message, f"{error.hint.partition(' `clouds-deploy')[0]} keys: {keys}") from error
 
 
-def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ()) -> S:
+def parse(
+    kind: type[S],
+    text: str,
+    where: str,
+    overrides: tuple[str, ...] = (),
+    below: Mapping[str, Any] | None = None,
+) -> S:
     """Reads a recipe and applies overrides.
 
     Args:
@@ -45,6 +52,7 @@ def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ())
         text: YAML.
         where: Name of the recipe in errors: a path, or a shipped recipe's name.
         overrides: `dotted.key=value` each; the value is YAML.
+        below: Values of the keys that the text leaves out, before the defaults.
 
     Raises:
         CloudsError: The text is no YAML or no mapping; a key is unknown (the nearest is suggested); a value
@@ -60,6 +68,7 @@ def parse(kind: type[S], text: str, where: str, overrides: tuple[str, ...] = ())
         raise CloudsError(
             f"recipe `{where}` holds no keys", f"see `clouds-deploy recipes cat {kind.example}`"
         )
+    tree = merged(below or {}, tree)
     for override in overrides:
         _apply(tree, override)
     try:

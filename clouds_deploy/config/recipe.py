@@ -195,7 +195,7 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     joint: SelfTrainingConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
-    export: ExportConfig = ExportConfig()
+    export: ExportConfig = Field(default_factory=lambda: ExportConfig.model_validate({}))
 
     def to_yaml(self) -> str:
         """The recipe as YAML with every default filled in, in the order of this file."""

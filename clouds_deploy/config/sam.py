@@ -125,41 +125,6 @@ class SamTrainConfig(Section):
         return self
 
 
-class SamLimits(Section):
-    """How far a deployed SAM may be from `segment_anything` in PyTorch.
-
-    Attributes:
-        error: Largest difference of embeddings, mask logits and guessed IoUs, as a share of the largest one's
-            size.
-        relative_error: Relative L2 norm of the differences.
-        mask_iou: Least IoU, over the pixels of all, of the masks, cut at zero, that the reference rates best.
-        worst_mask_iou: Least IoU of any of them that covers 1 % to 99 % of the image.
-        flops: Share of the floating-point operations that must be in the precision.
-    """
-
-    error: Annotated[float, Field(gt=0)] = 1e-4
-    relative_error: Annotated[float, Field(gt=0)] = 1e-4
-    mask_iou: Fraction = 0.999
-    worst_mask_iou: Fraction = 0.99
-    flops: Fraction = 0.0
-
-
-class SamExportConfig(Section):
-    """What a SAM's export has to reach, and what `--fp16` and `--bf16` keep in float32.
-
-    Attributes:
-        fp32: Tolerances of the float32 graphs.
-        fp16: Tolerances of the float16 graphs.
-        bf16: Tolerances of the bfloat16 graphs.
-        islands: Regexes, searched in `<module>/<node> <operation>`, of nodes that stay in float32.
-    """
-
-    fp32: SamLimits = SamLimits()
-    fp16: SamLimits = SamLimits(error=0.1, relative_error=0.02, mask_iou=0.99, worst_mask_iou=0.95, flops=0.9)
-    bf16: SamLimits = SamLimits(error=0.3, relative_error=0.1, mask_iou=0.98, worst_mask_iou=0.9, flops=0.9)
-    islands: tuple[str, ...] = (r"LayerNormalization$", r"Softmax$", r"(Sin|Cos)$", r"^angles/")
-
-
 class SamRecipe(Section):
     """A small promptable segmenter: its model, data and training.
 

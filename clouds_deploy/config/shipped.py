@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from clouds_deploy.artifacts import write_text
+from clouds_deploy.config.export import ExportConfig, SamExportConfig, export_recipe_folder
 from clouds_deploy.config.parse import parse, parse_recipe
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.sam import SamRecipe
+from clouds_deploy.config.section import merged
 from clouds_deploy.errors import CloudsError, nearest
+
+EXPORT = "export/"
+"""Before the name of a shipped recipe of the export: `export/segmenter`, `export/sam`."""
 
 
 def recipe_folder() -> Path:
@@ -35,13 +40,16 @@ def read_recipe(name_or_path: str) -> str:
     """Read a recipe's text.
 
     Args:
-        name_or_path: A shipped recipe's name, or the path of a YAML file.
+        name_or_path: A shipped recipe's name (`export/NAME` is a recipe of the export), or the path of a
+            YAML file.
 
     Raises:
         CloudsError: There is no such recipe or file.
     """
-    shipped = recipe_folder() / f"{name_or_path}.yaml"
-    if "/" not in name_or_path and shipped.is_file():
+    of_export = name_or_path.startswith(EXPORT)
+    folder, name = (export_recipe_folder if of_export else recipe_folder)(), name_or_path.removeprefix(EXPORT)
+    shipped = folder / f"{name}.yaml"
+    if "/" not in name and shipped.is_file():
         return shipped.read_text(encoding="utf-8")
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
@@ -83,7 +91,7 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
             f"recipe `{name_or_path}` has base `{base}`, which has base `{below['base']}` itself",
             f"take base: {below['base']}, and say here what `{base}` changes",
         )
-    return parse_recipe(yaml.safe_dump(_onto(below, tree), sort_keys=False), name_or_path, overrides)
+    return parse_recipe(yaml.safe_dump(merged(below, tree), sort_keys=False), name_or_path, overrides)
 
 
 def is_sam_recipe(name_or_path: str) -> bool:
@@ -104,10 +112,47 @@ def load_sam_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> SamRe
     return parse(SamRecipe, read_recipe(name_or_path), name_or_path, overrides)
 
 
+E = TypeVar("E", ExportConfig, SamExportConfig)
+
+
+def load_export_recipe(name_or_path: str | Path, below: E) -> E:
+    """Reads a recipe of the export and puts its keys on top of another one.
+
+    Args:
+        name_or_path: A shipped one's name, such as `segmenter`, or the path of a YAML file.
+        below: Has the values of the keys that it leaves out.
+
+    Raises:
+        CloudsError: There is no such recipe; it holds an unknown key (the nearest is suggested), or a value
+            of the wrong type or out of range.
+    """
+    where = str(name_or_path)
+    names = sorted(path.stem for path in export_recipe_folder().glob("*.yaml"))
+    if "/" not in where and not where.endswith((".yaml", ".yml")) and where not in names:
+        raise CloudsError(
+            f"there is no export recipe `{where}`",
+            f"{nearest(where, names)} Or give the path of a .yaml file.",
+        )
+    text = read_recipe(f"{EXPORT}{where}" if where in names else where)
+    return parse(type(below), text, where, below=below.model_dump(mode="json"))
+
+
 def load_any_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe | SamRecipe:
-    """Read a recipe of either kind; see `load_recipe` and `load_sam_recipe`."""
+    """Reads a recipe of either kind; see `load_recipe` and `load_sam_recipe`."""
     load = load_sam_recipe if is_sam_recipe(name_or_path) else load_recipe
     return load(name_or_path, overrides)
+
+
+def resolve_recipe(
+    name_or_path: str, overrides: tuple[str, ...] = ()
+) -> Recipe | SamRecipe | ExportConfig | SamExportConfig:
+    """Reads a recipe of training, or a shipped one of the export (`export/NAME`), with every default."""
+    if not name_or_path.startswith(EXPORT):
+        return load_any_recipe(name_or_path, overrides)
+    text = read_recipe(name_or_path)
+    if name_or_path == SamExportConfig.example:
+        return parse(SamExportConfig, text, name_or_path, overrides)
+    return parse(ExportConfig, text, name_or_path, overrides)
 
 
 def _tree(text: str) -> dict[str, Any]:
@@ -117,15 +162,6 @@ def _tree(text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return tree if isinstance(tree, dict) else {}
-
-
-def _onto(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Put one tree on top of another: sections are merged, values replaced."""
-    both = dict(below)
-    for key, value in above.items():
-        under = both.get(key)
-        both[key] = _onto(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return both
 
 
 def copy_recipe(name: str, destination: Path) -> Path:

@@ -1,92 +1,303 @@
-"""`export`: a run or a SAM becomes a bundle."""
+"""`export`: a run or a SAM becomes a bundle.
+
+The graphs are traced, proven, brought to the precision that was asked for, proven again, built into engines
+and sealed with their evidence. What differs between segmenters and SAMs is behind `Subject`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import onnx
+
+from clouds_deploy.artifacts import atomic_directory, write_json, write_manifest
+from clouds_deploy.backends.backends import check_graph_backends, runs
+from clouds_deploy.backends.device import resolve_device
+from clouds_deploy.backends.tensorrt.build import FOLDER, Shapes, build_engine, engine_version
+from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.bundles.packed import packing
+from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.config.export import ExportConfig, ExportOptions, SamExportConfig
+from clouds_deploy.config.section import make_options
+from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.export.gates import FP32, Gate, engine_gate, require_passed
+from clouds_deploy.export.half import Typed, rounded
+from clouds_deploy.export.int8 import Quantized
+from clouds_deploy.export.lint import require_clean
+from clouds_deploy.export.trace import Exported, save
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 SAM = "sam:"
 
 
-def export(
-    run: str | Path,
-    *,
-    out: str | Path,
-    engines: Sequence[str] = ("onnxruntime", "openvino"),
-    height: int | None = None,
-    width: int | None = None,
-    scores: bool = False,
-    inference: str = "exact",
-    images: str | Path | None = None,
-    fp16: bool = False,
-    bf16: bool = False,
-    int8: bool = False,
-    calibrate: str | Path | None = None,
-    data: str | Path | None = None,
-    layout: str | None = None,
-    sms: Sequence[str] = (),
-    batch: tuple[int, int, int] = (1, 1, 8),
-    weights: str | Path | None = None,
-) -> dict[str, Any]:
-    """Export a run, or a SAM, to a bundle that passed its gates, a folder or one `.clouds` file.
+class Subject(Protocol):
+    """What is exported: a segmenter or a SAM.
 
-    `sam:NAME` is a SAM, with `weights` as in `models.sam.build.load_sam`; see `export.sam_bundle.export_sam`.
-    All else is a run, or with `weights="random"` a recipe, for a dry run; see `export.bundle.export`. `data`
-    and `layout` name labelled images, as in `evaluate`, on which the mIoU that the graph loses is a gate too.
-
-    Of `engines`, those that run on this machine prove the graph, and those in
-    `backends.tensorrt.preflight.ENGINES` are built from it, see `EngineOptions`; where only such are named,
-    ONNX Runtime proves it.
+    Attributes:
+        kind: The bundle's, in its manifest.
+        what: What it is, in a word or two.
+        weights: The fact that tells where the weights came from.
+        summary: Other facts to return.
+        free: Inputs of its graphs with other free axes than the batch; see `lint`.
+        facts: What `bundle.json` will hold.
+        images: The images that the gates look at.
+        options: What was asked for.
+        device: Where PyTorch computes.
     """
-    from clouds_deploy.backends.tensorrt.options import EngineOptions
-    from clouds_deploy.backends.tensorrt.preflight import ENGINES
+
+    kind: str
+    what: str
+    weights: str
+    summary: tuple[str, ...]
+    free: Mapping[str, Sequence[int]]
+    facts: dict[str, Any]
+    images: Array
+    options: ExportOptions
+    device: str
+
+    @property
+    def limits(self) -> ExportConfig | SamExportConfig:
+        """The export recipe."""
+
+    def metadata(self) -> dict[str, str]:
+        """Facts that are written into the graphs' files."""
+
+    def manifest(self) -> dict[str, Any]:
+        """Facts of the manifest: `inputs`, `config`."""
+
+    def trace(self) -> dict[str, Exported]:
+        """The float32 graphs, by name."""
+
+    def files(self, models: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
+        """The graphs to write for them; those under other names serve the gates only."""
+
+    def compute_reference(self) -> None:
+        """Has PyTorch compute what is right."""
+
+    def reference(self) -> dict[str, Array]:
+        """Inputs and expected results to pack with the bundle."""
+
+    def prove(
+        self, engine: str, folder: Path, precision: str, label: str, *, rounded: bool = False
+    ) -> list[Gate]:
+        """The gates of the graphs in a folder on one backend; `rounded`: the rounding is spelled out."""
+
+    def lower(self, models: Mapping[str, ir.Model], precision: str) -> Mapping[str, Typed | Quantized]:
+        """The graphs in a lower precision; what was done is noted in the facts."""
+
+    def precision_gates(self, folder: Path, precision: str) -> list[Gate]:
+        """The gates that the files are of a lower precision."""
+
+    def measure(self, folder: Path, engines: Sequence[str], precision: str) -> list[Gate]:
+        """The gates of what the graphs lose on labelled images."""
+
+    def flops(self, folder: Path) -> dict[str, Any]:
+        """The floating-point operations of the graphs, by type."""
+
+    def profiles(self, batch: tuple[int, int, int]) -> dict[str, Shapes]:
+        """The smallest, most likely and largest shape of each graph's inputs in an engine."""
+
+    def explain(self, gate: Gate, *, folder: Path, original: Mapping[str, ir.Model] | None, out: Path) -> str:
+        """Where a graph that failed a gate goes wrong; `original`: the float32 graphs of lowered ones."""
+
+    def pack(self, folder: Path) -> None:
+        """Adds what the bundle holds beside graphs and evidence."""
+
+
+def export(run: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any]:
+    """Exports a run or a SAM to a bundle that passed its gates, a folder or one `.clouds` file.
+
+    Args:
+        run: A finished run's folder, or `sam:NAME`, see `models.sam.build.load_sam`; with
+            `weights="random"` a training recipe, for a dry run.
+        out: The bundle; must not exist.
+        options: Fields of `config.export.ExportOptions`.
+
+    Returns:
+        `out`, `gates` (each `Gate.to_json`), `nodes`, `raw_nodes` (before simplification), `size_mib`,
+        `precision`, `random_weights`, `engines` (what `build_engine` returned); of a segmenter `height`,
+        `width` and `backbone_weights`, of a SAM `image_size` and `weights`.
+
+    Raises:
+        CloudsError: The run does not hold; an option is unknown or does not fit; an engine or a backend is
+            unknown or not installed; a gate failed, or an engine could not be built (exit code 1; nothing is
+            left behind but a reproducer of the fault).
+    """
+    asked = make_options(ExportOptions, options)
+    _check(asked)
+    device = resolve_device(asked.device, "torch")
+    with packing(Path(out)) as place, _subject(str(run), asked, device) as subject:
+        made = make_bundle(subject, place)
+    return {**made, "out": str(out)}
+
+
+def _check(options: ExportOptions) -> tuple[str, tuple[str, ...], list[str]]:
+    """The precision, the backends that prove it and the engines to build, refused where they don't fit."""
+    provers = tuple(name for name in options.engines if name not in ENGINES) or ("onnxruntime",)
+    built = [name for name in options.engines if name in ENGINES]
+    check_graph_backends(provers)
+    for name in built:
+        engine_version(name)
+    if options.sms and "tensorrt-rtx" not in built:
+        raise CloudsError("--sm is for TensorRT-RTX", "add --engine tensorrt-rtx")
+    return options.precision, provers, built
+
+
+@contextmanager
+def _subject(run: str, options: ExportOptions, device: str) -> Iterator[Subject]:
+    if run.startswith(SAM):
+        from clouds_deploy.export.sam import SamSubject
+        from clouds_deploy.models.sam.build import load_seeded
+
+        yield SamSubject(load_seeded(run.removeprefix(SAM), options.weights), options, device)
+        return
     from clouds_deploy.config.shipped import load_recipe
-    from clouds_deploy.evaluation.datasets import labelled_source
-    from clouds_deploy.export.bundle import export as make
+    from clouds_deploy.export.segmenter import SegmenterSubject
     from clouds_deploy.models.clouds.store import random_run
 
-    built = [name for name in engines if name in ENGINES]
-    if sms and "tensorrt-rtx" not in built:
-        raise CloudsError("--sm is for TensorRT-RTX", "add --engine tensorrt-rtx")
-    builds = [EngineOptions(name, tuple(sms) if name != "tensorrt" else (), batch) for name in built]
-    provers = tuple(name for name in engines if name not in ENGINES) or ("onnxruntime",)
-    if str(run).startswith(SAM):
-        from clouds_deploy.export.sam_bundle import export_named
-
-        own = (height, width, scores, inference, int8, calibrate, data, layout)
-        if own != (None, None, False, "exact", False, None, None, None):
-            words = "--height, --width, --scores, --inference, --int8, --calibrate, --data and --layout"
-            hint = f"leave them out: {run} has its own size, and no classes"
-            raise CloudsError(f"{words} are for segmenters", hint)
-        name = str(run).removeprefix(SAM)
-        kinds = {"fp16": fp16, "bf16": bf16}
-        with packing(Path(out)) as place:
-            made = export_named(name, weights, place, engines=provers, images=images, builds=builds, **kinds)
-        return {**made, "out": str(out)}
-    if weights not in (None, "random") or (weights and Path(run).is_dir()):
-        hint = "leave it out; or give sam:NAME, or a recipe's name with --weights random for a dry run"
-        raise CloudsError("--weights is for SAMs: a run has its own", hint)
-    untrained = random_run(load_recipe(str(run))) if weights else nullcontext(Path(run))
-    with packing(Path(out)) as place, untrained as opened:
-        made = make(
-            opened,
-            place,
-            engines=provers,
-            height=height,
-            width=width,
-            scores=scores,
-            inference=inference,
-            images=Path(images) if images else None,
-            fp16=fp16,
-            bf16=bf16,
-            int8=int8,
-            calibrate=Path(calibrate) if calibrate else None,
-            task=None if data is None and layout is None else labelled_source(opened, data, layout),
-            builds=builds,
+    if options.weights is None:
+        yield SegmenterSubject(Path(run), options, device)
+    elif options.weights == "random" and not Path(run).is_dir():
+        with random_run(load_recipe(run)) as untrained:
+            yield SegmenterSubject(untrained, options, device)
+    else:
+        raise CloudsError(
+            "--weights is for SAMs: a run has its own",
+            "leave it out; or give sam:NAME, or a recipe's name with --weights random for a dry run",
         )
-    return {**made, "out": str(out)}
+
+
+def make_bundle(subject: Subject, out: Path) -> dict[str, Any]:
+    """Makes a bundle's folder of a subject that was opened; see `export`."""
+    precision, provers, names = _check(subject.options)
+    batch = subject.options.batch or subject.limits.engine.batch
+    builds = [EngineOptions(n, subject.options.sms if n != "tensorrt" else (), batch) for n in names]
+    facts = subject.facts
+    say(f"  export       {precision}, proven on {' and '.join(provers)}, PyTorch on {subject.device}")
+    with atomic_directory(out) as folder:
+        with busy(f"tracing {subject.what} into ONNX"):
+            traced = subject.trace()
+        models = {name: one.model for name, one in traced.items()}
+        with busy("computing in PyTorch what is right"):
+            subject.compute_reference()
+        nodes = _write(subject, models, folder)
+        gates = _prove(subject, folder, FP32, provers)
+        require_passed(gates, partial(subject.explain, folder=folder, original=None, out=out))
+        lowered: Mapping[str, Typed | Quantized] = {}
+        if precision != FP32:
+            with busy(f"bringing {subject.what} to {precision}"):
+                lowered = subject.lower(models, precision)
+            nodes = _write(subject, {name: one.model for name, one in lowered.items()}, folder)
+            gates += subject.precision_gates(folder, precision)
+            gates += _prove(subject, folder, precision, [name for name in provers if runs(name, precision)])
+            gates += _prove_rounded(subject, precision, lowered)
+            require_passed(gates, partial(subject.explain, folder=folder, original=models, out=out))
+        gates += subject.measure(folder, [name for name in provers if runs(name, precision)], precision)
+        require_passed(gates)
+        for path in folder.glob("*.onnx*"):
+            if path.name.partition(".")[0] not in models:
+                path.unlink()  # a graph that only the gates needed
+
+        size = sum(path.stat().st_size for path in folder.glob("*.onnx*"))
+        facts |= {"nodes": nodes, "raw_nodes": sum(one.raw_nodes for one in traced.values()), "bytes": size}
+        facts["flops"] = subject.flops(folder)
+        facts["engines"] = []
+        for name, engine in _build(subject, folder, builds):
+            facts["engines"].append(engine)
+            if lowered:
+                made = lowered[name]
+                of = made.products if isinstance(made, Quantized) else None
+                gates.append(engine_gate(engine, subject.limits.flops(precision), precision, of))
+        require_passed(gates)
+        subject.pack(folder)
+        save_arrays(folder / REFERENCE, subject.reference())
+        write_json(folder / FACTS, facts)
+        found = [gate.to_json() for gate in gates]
+        write_json(folder / GATES, {"images": len(subject.images), "gates": found})
+        write_manifest(
+            folder,
+            subject.kind,
+            **subject.manifest(),
+            **{key: facts[key] for key in (subject.weights, "random_weights")},
+            engines=list(provers),
+            built=[engine["file"] for engine in facts["engines"]],
+            precision=precision,
+            gates=found,
+            nodes=nodes,
+            device=subject.device,
+        )
+    before = f"({facts['raw_nodes']} before simplification)"
+    say(f"  export       {nodes} nodes {before}, {size / 2**20:.1f} MiB, all gates passed")
+    if facts["random_weights"]:
+        warn("the weights are RANDOM: this bundle is a dry run, what it gives means nothing")
+    told = (*subject.summary, subject.weights, "random_weights", "precision", "nodes", "raw_nodes", "engines")
+    return {"gates": found, "size_mib": size / 2**20, **{key: facts[key] for key in told}}
+
+
+def _write(subject: Subject, models: Mapping[str, ir.Model], folder: Path) -> int:
+    """Writes graphs in the place of earlier ones and checks them; returns the nodes of the shipped ones."""
+    for path in folder.glob("*.onnx*"):
+        path.unlink()
+    nodes = 0
+    for name, model in subject.files(models).items():
+        path = folder / f"{name}.onnx"
+        save(model, path, subject.metadata() if name in models else {}, name)
+        if name in models:
+            require_clean(onnx.load(str(path), load_external_data=False), subject.free)
+            nodes += len(list(model.graph))
+    return nodes
+
+
+def _prove(subject: Subject, folder: Path, precision: str, engines: Sequence[str]) -> list[Gate]:
+    gates = []
+    for engine in engines:
+        label = engine if precision == FP32 else f"{engine} {precision}"
+        with busy(f"proving {subject.what} in {precision} on {engine}"):
+            gates += subject.prove(engine, folder, precision, label)
+    return gates
+
+
+def _prove_rounded(subject: Subject, precision: str, lowered: Mapping[str, Typed | Quantized]) -> list[Gate]:
+    """Compares half-precision graphs as a GPU would compute them; see `half.rounded`."""
+    typed = {name: one for name, one in lowered.items() if isinstance(one, Typed)}
+    if not typed:
+        return []
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        busy(f"proving {subject.what} with every {precision} tensor rounded"),
+    ):
+        for name, one in typed.items():
+            save(rounded(one.model), Path(temporary) / f"{name}.onnx", {})
+        return subject.prove("onnxruntime", Path(temporary), precision, f"rounded {precision}", rounded=True)
+
+
+def _build(
+    subject: Subject, folder: Path, builds: Sequence[EngineOptions]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Builds every engine of every graph; yields the graph's name and what `build_engine` returned."""
+    for options in builds:
+        for name, shapes in subject.profiles(options.batch).items():
+            with busy(f"building {name} with {options.engine}"):
+                built = build_engine(folder / f"{name}.onnx", folder / FOLDER, options, shapes)
+            yield name, built
+
+
+def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    """Writes a .npz whose bytes depend on the arrays alone, uncompressed: an embedded runtime has no zlib."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, always
+            with archive.open(info, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)

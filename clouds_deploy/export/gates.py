@@ -1,44 +1,39 @@
-"""The gates: a graph is let through when every runtime proves to compute what PyTorch computes.
+"""The gates of an export: what a graph must prove, on every backend, before it becomes a bundle.
 
-The reference is the network in PyTorch's eager mode with deformable attention by `grid_sample`, the
-formulation of the papers; so the gates cover the rewriting, the exporter, the simplification and the runtime.
+What is right is PyTorch's answer in eager mode, with deformable attention by `grid_sample`, the formulation
+of the papers: so the gates cover the rewriting, the exporter, the simplification and the backend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clouds_deploy.backends.backends import open_graph
-from clouds_deploy.backends.session import FixedInputs, Session
 from clouds_deploy.bundles.tensors import Array
-from clouds_deploy.config.export import ExportConfig, LimitsConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.agreement import label_agreement, run_batched
-from clouds_deploy.models.clouds.graph import SegmenterGraph
-from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES
-from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+from clouds_deploy.export.flops import flops_by_type, share
 
+FP32 = "fp32"
 BATCH = 4
-BATCH_AGREEMENT = 0.9999
-"""Share of labels that may not depend on the batch, float32."""
+"""Images in a batch of the gates."""
+WORDS = {"fp16": ("float16", "half"), "bf16": ("bfloat16", "bf16"), "int8": ("int8", "int8")}
+"""Names of each lower precision's type in ONNX and in TensorRT's parser."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One thing that had to be proven.
+    """One comparison that had to hold.
 
     Attributes:
-        engine: The runtime it was proven on.
+        engine: The backend that it was made on, or the file.
         name: What was compared.
-        value: What came out.
-        limit: What it must reach (agreements) or stay within (errors).
-        passed: Whether it did.
+        value: The result.
+        limit: The least (agreements) or the largest (errors) value that passes.
+        passed: Whether it passed.
         detail: How it was measured.
         shown: `value` for people.
         limit_shown: `limit` for people.
@@ -54,112 +49,21 @@ class Gate:
     limit_shown: str
 
     def to_json(self) -> dict[str, Any]:
-        """Give the gate as JSON values."""
+        """The gate as JSON values."""
         return asdict(self)
 
 
 def share_gate(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
-    """Ask for at least `limit` of something; both are 0..1."""
+    """A gate that passes from `limit` on; value and limit are shares, 0..1."""
     return Gate(
         engine, name, value, limit, value >= limit, detail, f"{100 * value:.4f} %", f">= {100 * limit:g} %"
     )
 
 
 def error_gate(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
-    """Ask for at most `limit` of an error."""
+    """A gate that passes up to `limit`; an error that is not finite fails."""
     passed = bool(np.isfinite(value)) and value <= limit
     return Gate(engine, name, value, limit, passed, detail, f"{value:.1e}", f"<= {limit:.0e}")
-
-
-def drawn_images(height: int, width: int, count: int = BATCH, seed: int = 20240617) -> Array:
-    """Draw streets for the gates to look at: random noise would exercise no class boundary.
-
-    Returns:
-        (count, height, width, 3) uint8 RGB, the drawn domains in turn.
-    """
-    from clouds_deploy.streets import DOMAINS, render
-
-    domains = list(DOMAINS)
-    scenes = (render(domains[i % len(domains)], seed, i, height, width) for i in range(count))
-    return np.stack([scene.image for scene in scenes])
-
-
-def reference(segmenter: Segmenter, images: Array, inference: Inference) -> dict[str, Array]:
-    """Compute what is right.
-
-    Args:
-        segmenter: The trained model; left as it is.
-        images: (N, H, W, 3) uint8.
-        inference: As in `Segmenter.scores`.
-
-    Returns:
-        `labels` (N, H, W) uint8 and `scores` (N, 19, H/4, W/4) float32.
-    """
-    import torch
-
-    rows = []
-    with _form(segmenter), torch.inference_mode():
-        graph = SegmenterGraph(segmenter, inference=inference, scores=True)
-        rows = [graph(torch.from_numpy(image[None])) for image in images]
-    labels, scores = (np.concatenate([row[i].numpy() for row in rows]) for i in (0, 1))
-    return {LABELS: labels, SCORES: scores}
-
-
-@contextmanager
-def _form(segmenter: Segmenter) -> Iterator[None]:
-    from clouds_deploy.models.clouds.deformable_attention import DeformableAttention
-
-    layers = [m for m in segmenter.modules() if isinstance(m, DeformableAttention)]
-    before, training = [layer.form for layer in layers], segmenter.training
-    segmenter.set_form("grid_sample").eval()
-    try:
-        yield
-    finally:
-        segmenter.train(training)
-        for layer, form in zip(layers, before, strict=True):
-            layer.form = form
-
-
-def prove(
-    engine: str,
-    shipped: Path,
-    with_scores: Path,
-    images: Array,
-    expected: dict[str, Array],
-    limits: ExportConfig | LimitsConfig,
-    extra: Mapping[str, Array] | None = None,
-) -> list[Gate]:
-    """Run one runtime through all gates.
-
-    Args:
-        engine: A backend that reads ONNX.
-        shipped: The graph that will be deployed.
-        with_scores: The same graph with `scores` among its outputs; may be the same file.
-        images: (N, H, W, 3) uint8, N at least 2.
-        expected: What `reference` gave for them.
-        limits: The tolerances.
-        extra: What the graph takes beside images, by input name.
-
-    Returns:
-        The gates, passed or not.
-
-    Raises:
-        CloudsError: The runtime is not installed or refuses the graph.
-    """
-    count = f"{len(images)} images, {len(np.unique(expected[LABELS]))} classes"
-    session = FixedInputs(open_graph(shipped, engine), extra or {})
-    try:
-        gates = [*_labels(engine, session, images, expected, limits, count)]
-        alike = limits.batch_agreement if isinstance(limits, LimitsConfig) else BATCH_AGREEMENT
-        gates += _batch_invariance(engine, session, images, alike)
-    finally:
-        session.close()
-    session = FixedInputs(open_graph(with_scores, engine), extra or {})
-    try:
-        scores = run_batched(session, images, BATCH)[SCORES]
-    finally:
-        session.close()
-    return [*gates, *closeness(engine, "score", scores, expected[SCORES], Tolerance.of(limits), count)]
 
 
 @dataclass(frozen=True)
@@ -176,29 +80,22 @@ class Tolerance:
     relative: float
     cosine: float
 
-    @staticmethod
-    def of(limits: ExportConfig | LimitsConfig) -> Tolerance:
-        """Give the tolerance of class scores that a recipe sets."""
-        if isinstance(limits, LimitsConfig):
-            return Tolerance(limits.max_score_error, limits.relative_error, limits.cosine)
-        return Tolerance(limits.max_score_error, limits.max_score_error, 0.99999)
-
 
 def closeness(
     engine: str, what: str, found: Array, expected: Array, tolerance: Tolerance, detail: str
 ) -> list[Gate]:
-    """Compare numbers: their largest difference, their relative L2 difference, their cosine.
+    """Compares numbers by their largest difference, their relative L2 difference and their cosine.
 
     Args:
-        engine: The runtime that they are from.
+        engine: The backend that computed them.
         what: What they are, in a word.
-        found: What came out.
-        expected: What is right, of the same shape.
-        tolerance: What is let through.
-        detail: How it was measured.
+        found: The numbers.
+        expected: The right ones, of the same shape.
+        tolerance: What passes.
+        detail: How they were measured.
 
     Returns:
-        Three gates.
+        Three gates; one that fails where the shapes differ.
     """
     if found.shape != expected.shape:
         wrong = f"shape {list(found.shape)}, not {list(expected.shape)}"
@@ -208,55 +105,89 @@ def closeness(
     error = float(np.abs(a - b).max()) / largest
     relative = float(np.linalg.norm(a - b)) / norm
     cosine = float(a @ b) / max(float(np.linalg.norm(a)) * norm, 1e-12)
-    share = f"{detail}, share of the largest {what}, {largest:.3g}"
+    scaled = f"{detail}, share of the largest {what}, {largest:.3g}"
     return [
-        error_gate(engine, f"largest {what} error", error, tolerance.largest, share),
+        error_gate(engine, f"largest {what} error", error, tolerance.largest, scaled),
         error_gate(engine, f"relative L2 {what} error", relative, tolerance.relative, detail),
         share_gate(engine, f"{what} cosine", cosine, tolerance.cosine, detail),
     ]
 
 
-def _labels(
-    engine: str,
-    session: Session,
-    images: Array,
-    expected: dict[str, Array],
-    limits: ExportConfig | LimitsConfig,
-    count: str,
-) -> Iterator[Gate]:
-    labels = run_batched(session, images, BATCH)[LABELS]
-    limit = limits.label_agreement
-    yield share_gate(engine, "labels equal", label_agreement(labels, expected[LABELS]), limit, count)
-    worst = min(label_agreement(a, b) for a, b in zip(labels, expected[LABELS], strict=True))
-    loose = 1 - 10 * (1 - limit)
-    yield share_gate(engine, "labels equal, worst image", worst, loose, f"the worst of {count}")
+def flops_gate(
+    graph: Path,
+    limit: float,
+    what: str = "graph",
+    free: Mapping[str, int] | None = None,
+    *,
+    precision: str = "fp16",
+    only: str = "",
+) -> Gate:
+    """Proves from the types in a file that its products are computed in a precision.
 
-
-def _batch_invariance(
-    engine: str, session: Session, images: Array, limit: float = BATCH_AGREEMENT
-) -> Iterator[Gate]:
-    """A row's labels may not depend on the rows beside it; some engines' do (NVIDIA/TensorRT #4813, #4853).
-
-    Kernels may round differently for another batch size, so the comparison across sizes allows a stray
-    pixel; equal rows of one call allow none.
+    Args:
+        graph: An ONNX file.
+        limit: Least share of the floating-point operations of matrix products and convolutions.
+        what: What the gate calls the file, or the part of it that `only` names.
+        free: See `flops_by_type`.
+        precision: One of `WORDS`.
+        only: See `flops_by_type`.
     """
-    one = np.concatenate([session.run({INPUT: image[None]})[LABELS] for image in images[:BATCH]])
-    same = session.run({INPUT: np.repeat(images[:1], 3, axis=0)})[LABELS]
-    equal = min(label_agreement(row, same[0]) for row in same)
-    yield share_gate(engine, "equal rows stay equal", equal, 1.0, "one image three times in a batch")
-    many = session.run({INPUT: images[:BATCH]})[LABELS]
-    yield share_gate(
-        engine, "batch 1 = batch N", label_agreement(many, one), limit, f"N = {len(images[:BATCH])}"
-    )
-    order = np.roll(np.arange(len(many)), 1)
-    shuffled = session.run({INPUT: np.ascontiguousarray(images[:BATCH][order])})[LABELS]
-    yield share_gate(
-        engine, "shuffled rows", label_agreement(shuffled, many[order]), limit, f"N = {len(many)}"
-    )
+    word, _ = WORDS[precision]
+    counted = flops_by_type(graph, free, only)
+    detail = ", ".join(f"{kind} {count / 1e9:.3f} GFLOP" for kind, count in sorted(counted.items()))
+    return share_gate(f"{what} {precision}", f"FLOPs in {word}", share(counted, word), limit, detail)
+
+
+def engine_gate(
+    facts: Mapping[str, Any], limit: float, precision: str = "fp16", of: int | None = None
+) -> Gate:
+    """Proves that an engine was built in a precision, from the types that its parser gave the layers.
+
+    Args:
+        facts: What `backends.tensorrt.build.build_engine` returned.
+        limit: Least share of the matrix products and convolutions.
+        precision: One of `WORDS`.
+        of: The number of products and convolutions that it is a share of; None means all.
+    """
+    layers: Mapping[str, int] = facts["layers"]
+    word, parsed = WORDS[precision]
+    detail = ", ".join(f"{count} {found}" for found, count in sorted(layers.items()))
+    value = layers.get(parsed, 0) / max(of or sum(layers.values()), 1)
+    return share_gate(f"{facts['engine']} {precision}", f"products in {word}", value, limit, detail)
+
+
+def street_images(height: int, width: int, count: int = BATCH, seed: int = 20240617) -> Array:
+    """Synthetic streets for the gates to look at: random noise would have no class boundaries.
+
+    Returns:
+        (count, height, width, 3) uint8 RGB, the synthetic domains one after the other.
+    """
+    from clouds_deploy.streets import DOMAINS, render
+
+    domains = list(DOMAINS)
+    scenes = (render(domains[i % len(domains)], seed, i, height, width) for i in range(count))
+    return np.stack([scene.image for scene in scenes])
+
+
+def read_images(images: Path | Sequence[Path]) -> list[Array]:
+    """Reads images, or those of a folder.
+
+    Returns:
+        Each (H, W, 3) uint8 RGB.
+
+    Raises:
+        CloudsError: There are none, or one cannot be read.
+    """
+    from clouds_deploy.data.images import list_images, read_image
+
+    chosen = list_images([images] if isinstance(images, Path) else images)
+    if not chosen:
+        raise CloudsError(f"there are no images in {images}", "give a folder of PNG or JPEG images")
+    return [read_image(path) for path in chosen]
 
 
 def table(gates: Sequence[Gate]) -> str:
-    """Lay the gates out as text, the failed ones marked."""
+    """The gates as lines of text, the failed ones marked."""
     rows = [
         f"  {'ok    ' if g.passed else 'FAILED'}  {g.engine:<12} {g.name:<26} {g.shown:>12}  {g.limit_shown}"
         for g in gates
@@ -265,20 +196,21 @@ def table(gates: Sequence[Gate]) -> str:
 
 
 def require_passed(gates: Sequence[Gate], where: Callable[[Gate], str] | None = None) -> None:
-    """Refuse an export that could not be proven.
+    """Ends an export whose graph did not pass.
 
     Args:
-        gates: All of them.
-        where: Asked where the first failed one's graph goes wrong.
+        gates: All gates so far.
+        where: Finds, for the first failed gate, where the graph goes wrong; an empty text says nothing.
 
     Raises:
         CloudsError: A gate failed; exit code 1, with the whole table.
     """
     failed = [gate for gate in gates if not gate.passed]
     if failed:
+        found = where(failed[0]) if where is not None else ""
         raise CloudsError(
             f"{len(failed)} of {len(gates)} gates failed, no bundle was written\n{table(gates)}",
-            "the runtime does not compute what PyTorch computes; see the failed lines"
-            + (f"; {where(failed[0])}" if where is not None else ""),
+            "the graph does not compute what PyTorch computes; see the failed lines"
+            + (f"; {found}" if found else ""),
             exit_code=1,
         )

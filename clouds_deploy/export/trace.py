@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clouds_deploy.errors import CloudsError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+
+M = TypeVar("M", bound="nn.Module")
 
 OPSET = 18
 LARGEST_BATCH = 1024
@@ -67,6 +69,27 @@ def quiet() -> Iterator[io.StringIO]:
             logging.getLogger(name).setLevel(level)
 
 
+def frozen_copy(module: M) -> M:
+    """A copy of a model for the exporter: in evaluation mode, without gradients and in-place calls.
+
+    In-place calls compute the same numbers, but the exporter takes long to undo them.
+    """
+    own = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in own.modules():
+        if hasattr(part, "inplace"):
+            vars(part)["inplace"] = False
+    return own
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Has PyTorch's convolutions compute in float32 on a GPU too, not in TF32."""
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inference = "exact") -> Exported:
     """Export a segmenter, labels and scores both.
 
@@ -89,11 +112,8 @@ def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inferen
     from clouds_deploy.models.clouds.graph import SegmenterGraph
     from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES, SHARE
 
-    own = copy.deepcopy(segmenter).eval().requires_grad_(False).set_form("gather")
+    own = frozen_copy(segmenter).set_form("gather")
     merge_adapters(own)
-    for module in own.modules():
-        if hasattr(module, "inplace"):
-            vars(module)["inplace"] = False  # same numbers; the exporter takes long to undo in-place calls
     graph = SegmenterGraph(own, inference=inference, scores=True)
     example = torch.zeros((2, height, width, 3), dtype=torch.uint8)  # 0 and 1 would be taken for constants
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)

@@ -22,8 +22,8 @@ from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.cli.app import app
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export.bundle import export
-from clouds_deploy.export.proof import engine_gate
+from clouds_deploy.export.export import export
+from clouds_deploy.export.gates import engine_gate
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
@@ -144,7 +144,7 @@ def test_an_engine_that_is_not_installed(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("tensorrt is installed")
     with pytest.raises(CloudsError, match="tensorrt is not installed"):
-        build_engine(tmp_path / "some.onnx", tmp_path, EngineOptions("tensorrt"), {})
+        build_engine(tmp_path / "some.onnx", tmp_path, EngineOptions("tensorrt", (), (1, 1, 1)), {})
 
 
 @needs_rtx
@@ -152,8 +152,8 @@ def test_export_keeps_its_engines(
     small_run: Path, exported_already: None, tmp_path: Path, cache: Path
 ) -> None:
     out = tmp_path / "bundle"
-    options = [replace(RTX, sms=("89",))]
-    result = export(small_run, out, engines=("onnxruntime",), builds=options, include_source=False)
+    engines = "onnxruntime", "tensorrt-rtx"
+    result = export(small_run, out=out, engines=engines, sms=("89",), batch=RTX.batch)
     (facts,) = open_bundle(out).facts["engines"]
     assert set(facts["layers"]) == {"float"}
     assert not engine_gate(facts, 0.9).passed

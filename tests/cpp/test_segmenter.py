@@ -17,7 +17,7 @@ from PIL import Image
 
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.data.images import read_image
-from clouds_deploy.export.gates import drawn_images
+from clouds_deploy.export.gates import street_images
 from clouds_deploy.inference.segmenter import BundleSegmenter
 from tests.cpp import builder
 from tests.cpp.toy import HEIGHT, WIDTH, write_toy
@@ -31,7 +31,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streets")
     (folder / "more").mkdir()
     for i, size in enumerate(SIZES):
-        image = drawn_images(*(side + side % 2 for side in size), 1, seed=i)[0][: size[0], : size[1]]
+        image = street_images(*(side + side % 2 for side in size), 1, seed=i)[0][: size[0], : size[1]]
         Image.fromarray(image).save(folder / ("more" if i % 2 else "") / f"street{i}.png")
     return folder
 

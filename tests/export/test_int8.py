@@ -15,16 +15,15 @@ from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.backends.tensorrt.build import build_engine, profiles
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.bundles.bundle import open_bundle
-from clouds_deploy.config.export import Int8Config
+from clouds_deploy.config.export import ExportConfig
 from clouds_deploy.data.images import write_png
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export import bundle as exporting
-from clouds_deploy.export.bundle import export
+from clouds_deploy.export import segmenter
+from clouds_deploy.export.export import export
 from clouds_deploy.export.flops import flops_by_type, share
-from clouds_deploy.export.gates import drawn_images
+from clouds_deploy.export.gates import engine_gate, flops_gate, street_images
 from clouds_deploy.export.int8 import evenly, quantize
 from clouds_deploy.export.lint import lint
-from clouds_deploy.export.proof import engine_gate, flops_gate
 from clouds_deploy.inference.selftest import selftest
 from tests.backends.test_engines import RTX, cache, needs_rtx
 from tests.conftest import HEIGHT, WIDTH, write_run
@@ -36,7 +35,7 @@ __all__ = ["cache"]
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for number, image in enumerate(drawn_images(HEIGHT, WIDTH, 8, seed=9)):
+    for number, image in enumerate(street_images(HEIGHT, WIDTH, 8, seed=9)):
         write_png(folder / f"{number}.png", image)
     return folder
 
@@ -59,8 +58,8 @@ def int8_bundle(
     folder = tmp_path_factory.mktemp("int8")
     made = write_run(folder / "run", recipe, small_segmenter)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "to_onnx", lambda *_, **__: small_exported)
-        export(made, folder / "bundle", int8=True, calibrate=photos, include_source=False)
+        patch.setattr(segmenter, "to_onnx", lambda *_, **__: small_exported)
+        export(made, out=folder / "bundle", int8=True, calibrate=photos)
     return folder / "bundle"
 
 
@@ -98,12 +97,16 @@ def test_an_engine_sees_int8(int8_bundle: Path, half_bundle: Path, tmp_path: Pat
     assert not engine_gate({**facts, "layers": {"float": 120}}, 0.9, "int8", of=32).passed
 
 
-def quantized(**changes: Any) -> ir.Model:
+def named(nodes: str) -> Any:
+    return ExportConfig().int8.model_copy(update={"nodes": nodes})
+
+
+def quantized() -> ir.Model:
     model = chain()
     for value in model.graph.inputs:
         value.name = "image"
     samples = np.random.default_rng(2).normal(size=(16, 4)).astype(np.float32)
-    return quantize(model, Int8Config(nodes="head/", **changes), samples, {}).model
+    return quantize(model, named("head/"), samples, {}).model
 
 
 def test_numbers_are_close_and_types_are_counted(tmp_path: Path) -> None:
@@ -125,8 +128,8 @@ def test_float32_passed_off_as_int8_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: quantize(chain(), Int8Config(nodes="("), np.zeros((1, 4)), {}), "is no regex"),
-        (lambda: quantize(chain(), Int8Config(nodes="tail"), np.zeros((1, 4)), {}), "names no convolution"),
+        (lambda: quantize(chain(), named("("), np.zeros((1, 4)), {}), "is no regex"),
+        (lambda: quantize(chain(), named("tail"), np.zeros((1, 4)), {}), "names no convolution"),
     ],
 )
 def test_wrong_nodes(make: Callable[[], Any], message: str) -> None:
@@ -136,11 +139,11 @@ def test_wrong_nodes(make: Callable[[], Any], message: str) -> None:
 
 def test_ranges_need_images(small_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="ranges from images"):
-        export(small_run, tmp_path / "out", int8=True)
+        export(small_run, out=tmp_path / "out", int8=True)
     with pytest.raises(CloudsError, match="ranges from images"):
-        export(small_run, tmp_path / "out", calibrate=tmp_path)
+        export(small_run, out=tmp_path / "out", calibrate=tmp_path)
     with pytest.raises(CloudsError, match="one precision, not fp16 and int8"):
-        export(small_run, tmp_path / "out", int8=True, fp16=True, calibrate=tmp_path)
+        export(small_run, out=tmp_path / "out", int8=True, fp16=True, calibrate=tmp_path)
 
 
 def test_images_are_chosen_evenly() -> None:

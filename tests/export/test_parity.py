@@ -11,7 +11,9 @@ from onnx import helper, numpy_helper
 from clouds_deploy.backends.backends import GRAPH_BACKENDS, open_graph
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export.gates import Gate, _batch_invariance, _labels, require_passed
+from clouds_deploy.export.gates import BATCH, Gate, require_passed
+from clouds_deploy.export.segmenter import batch_gates, label_gates
+from clouds_deploy.inference.agreement import run_batched
 
 
 def spoil(bundle: Path, to: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -21,21 +23,21 @@ def spoil(bundle: Path, to: Path, change: Callable[[onnx.ModelProto], None]) -> 
     return to
 
 
-def label_gates(graph: Path, bundle: Path, engine: str) -> dict[str, Gate]:
+def gates_of(graph: Path, bundle: Path, engine: str) -> dict[str, Gate]:
     opened = open_bundle(bundle)
     expected = opened.reference()
     images = expected["image"]
     session = open_graph(graph, engine)
-    gates = [
-        *_labels(engine, session, images, expected, opened.recipe.export, "4 images"),
-        *_batch_invariance(engine, session, images),
-    ]
+    limits = opened.recipe.export
+    labels = run_batched(session, images, BATCH)["labels"]
+    gates = label_gates(engine, labels, expected["labels"], limits.label_agreement, "4 images")
+    gates += batch_gates(engine, session, images, limits.batch_agreement)
     return {gate.name: gate for gate in gates}
 
 
 @pytest.mark.parametrize("engine", GRAPH_BACKENDS)
 def test_good_graph_passes(small_bundle: Path, engine: str) -> None:
-    gates = label_gates(small_bundle / "segmenter.onnx", small_bundle, engine)
+    gates = gates_of(small_bundle / "segmenter.onnx", small_bundle, engine)
     assert [name for name, gate in gates.items() if not gate.passed] == []
     require_passed(list(gates.values()))
 
@@ -48,7 +50,7 @@ def test_perturbed_weight_fails(tmp_path: Path, small_bundle: Path, engine: str)
         array += np.random.default_rng(0).normal(0, 0.3, array.shape).astype(np.float32)
         weight.CopyFrom(numpy_helper.from_array(array, weight.name))
 
-    gates = label_gates(spoil(small_bundle, tmp_path / "g.onnx", change), small_bundle, engine)
+    gates = gates_of(spoil(small_bundle, tmp_path / "g.onnx", change), small_bundle, engine)
     assert not gates["labels equal"].passed
     assert gates["equal rows stay equal"].passed
     with pytest.raises(CloudsError, match="FAILED") as caught:
@@ -73,7 +75,7 @@ def test_graph_whose_rows_see_each_other_fails(tmp_path: Path, small_bundle: Pat
         model.graph.node.insert(2, helper.make_node("Sub", [pixels, "mean"], ["rest"], "planted_sub"))
         model.graph.node.insert(3, helper.make_node("Add", ["rest", "grey"], ["mixed"], "planted_add"))
 
-    gates = label_gates(spoil(small_bundle, tmp_path / "g.onnx", change), small_bundle, "onnxruntime")
+    gates = gates_of(spoil(small_bundle, tmp_path / "g.onnx", change), small_bundle, "onnxruntime")
     assert not gates["batch 1 = batch N"].passed
 
 
@@ -101,6 +103,6 @@ def test_graph_whose_rows_depend_on_their_place_fails(tmp_path: Path, small_bund
         for offset, node in enumerate(planted):
             model.graph.node.insert(1 + offset, node)
 
-    gates = label_gates(spoil(small_bundle, tmp_path / "g.onnx", change), small_bundle, "onnxruntime")
+    gates = gates_of(spoil(small_bundle, tmp_path / "g.onnx", change), small_bundle, "onnxruntime")
     assert not gates["equal rows stay equal"].passed
     assert not gates["shuffled rows"].passed

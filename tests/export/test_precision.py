@@ -17,16 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.backends.backends import open_graph, open_session, readers, require_runs
 from clouds_deploy.bundles.bundle import open_bundle
-from clouds_deploy.config.export import HalfConfig
+from clouds_deploy.config.export import ExportConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export import bundle as exporting
-from clouds_deploy.export.bundle import export
+from clouds_deploy.export import segmenter
+from clouds_deploy.export.export import export
 from clouds_deploy.export.flops import flops_by_type, share
-from clouds_deploy.export.gates import Tolerance, closeness
-from clouds_deploy.export.half import BF16, FP16, peak_values, to_half
+from clouds_deploy.export.gates import Tolerance, closeness, flops_gate
+from clouds_deploy.export.half import BF16, FP16, peak_values, rounded, to_half
 from clouds_deploy.export.lint import lint
-from clouds_deploy.export.proof import flops_gate
-from clouds_deploy.export.rounding import rounded
 from clouds_deploy.inference.segmenter import BundleSegmenter
 
 
@@ -141,7 +139,8 @@ def test_closeness_fails_for_a_swapped_weight(tmp_path: Path) -> None:
     right = run(model, tmp_path / "a.onnx", x)
     weight = model.graph.initializers["second"]
     weight.const_value = ir.Tensor(weight.const_value.numpy()[:, ::-1].copy(), name="second")
-    tolerance = Tolerance.of(HalfConfig())
+    limits = ExportConfig().fp16
+    tolerance = Tolerance(limits.max_score_error, limits.relative_error, limits.cosine)
     wrong = closeness("x", "score", run(model, tmp_path / "b.onnx", x), right, tolerance, "")
     assert [gate.passed for gate in wrong] == [False, False, False]
     good = closeness("x", "score", right + np.float32(1e-4), right, tolerance, "")
@@ -190,10 +189,8 @@ def test_failed_gate_leaves_no_bundle(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    true_lower = exporting.lower
-
     def spoiled(model, *given):
-        typed = true_lower(model, *given)
+        typed = to_half(model, *given)
         if fault == "float32":
             wrong = model.clone()
         else:
@@ -202,11 +199,11 @@ def test_failed_gate_leaves_no_bundle(
             assert weights
             for value in weights:
                 value.const_value = ir.Tensor(value.const_value.numpy()[:, ::-1].copy(), name=value.name)
-        return replace(typed, made=replace(typed.made, model=wrong))
+        return replace(typed, model=wrong)
 
-    monkeypatch.setattr(exporting, "lower", spoiled)
+    monkeypatch.setattr(segmenter, "to_half", spoiled)
     with pytest.raises(CloudsError, match="FAILED") as caught:
-        export(small_run, tmp_path / "out", engines=("onnxruntime",), fp16=True)
+        export(small_run, out=tmp_path / "out", engines=("onnxruntime",), fp16=True)
     wanted = "FLOPs in float16" if fault == "float32" else "labels equal"
     assert any("FAILED" in line and wanted in line for line in caught.value.message.splitlines())
     left = [path.name for path in tmp_path.iterdir()]

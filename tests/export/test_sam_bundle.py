@@ -17,16 +17,15 @@ import onnxruntime
 import pytest
 
 from clouds_deploy.artifacts import CACHE_VARIABLE
-from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.bundles.bundle import open_bundle
-from clouds_deploy.config.sam import SamExportConfig, SamLimits, SamTinyConfig
+from clouds_deploy.bundles.bundle import DECODER, ENCODER, open_bundle
+from clouds_deploy.config.export import ExportOptions, SamExportConfig
+from clouds_deploy.config.sam import SamTinyConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export import sam_bundle
-from clouds_deploy.export.half import BF16, to_half
+from clouds_deploy.export import sam as subject
+from clouds_deploy.export.export import make_bundle
+from clouds_deploy.export.half import BF16, rounded, to_half
 from clouds_deploy.export.lint import lint
-from clouds_deploy.export.rounding import rounded
-from clouds_deploy.export.sam_bundle import DECODER, ENCODER, FREE, export_sam
-from clouds_deploy.export.sam_graphs import decoder_to_onnx, encoder_to_onnx
+from clouds_deploy.export.sam import FREE, SamSubject, decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.trace import save
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.inference.open_sam import find_sam, open_sam
@@ -47,7 +46,7 @@ def traced_once() -> Iterator[None]:
             def copied(*_: Any, exported: Any = exported, **__: Any) -> Any:
                 return replace(exported, model=exported.model.clone())
 
-            patch.setattr(f"clouds_deploy.export.sam_bundle.{part}_to_onnx", copied)
+            patch.setattr(subject, f"{part}_to_onnx", copied)
         yield
 
 
@@ -56,11 +55,17 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sam")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-        builds = []
+        built: dict[str, Any] = {}
         if _has_rtx():
-            builds = [EngineOptions("tensorrt-rtx", ("89",), (1, 1, 2))]
-        export_sam(model("vit_b"), folder / "bundle", fp16=True, builds=builds)
+            engines = "onnxruntime", "openvino", "tensorrt-rtx"
+            built = {"engines": engines, "sms": ("89",), "batch": (1, 1, 2)}
+        export(folder / "bundle", fp16=True, **built)
     return folder / "bundle"
+
+
+def export(out: Path, **options: Any) -> None:
+    """Exports a small ViT-B."""
+    make_bundle(SamSubject(model("vit_b"), ExportOptions(**options), "cpu"), out)
 
 
 def _has_rtx() -> bool:
@@ -82,7 +87,7 @@ def test_gates_of_both_precisions_are_kept(half: Path) -> None:
 
 
 def test_graphs_are_clean_and_hold_no_free_reshape(half: Path) -> None:
-    for name in (ENCODER, DECODER):
+    for name in (f"{ENCODER}.onnx", f"{DECODER}.onnx"):
         assert lint(onnx.load(half / name), FREE) == []
     facts = json.loads((half / "bundle.json").read_text())
     assert [spec["name"] for spec in facts["graphs"]["decoder"]["inputs"]] == [
@@ -120,7 +125,7 @@ def test_a_bundle_gives_the_masks_of_the_model(half: Path, backend: str) -> None
 def test_a_broken_weight_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of one weight exchanged, as a converter might."""
 
-    decoder = sam_bundle.decoder_to_onnx
+    decoder = subject.decoder_to_onnx
 
     def swapped(sam: Any) -> Any:
         exported = decoder(sam)
@@ -131,17 +136,17 @@ def test_a_broken_weight_does_not_pass(tmp_path: Path, monkeypatch: pytest.Monke
         weights[name].const_value = ir.Tensor(array, name=name)
         return exported
 
-    monkeypatch.setattr("clouds_deploy.export.sam_bundle.decoder_to_onnx", swapped)
+    monkeypatch.setattr(subject, "decoder_to_onnx", swapped)
     with pytest.raises(CloudsError, match="largest mask error") as error:
-        export_sam(model("vit_b"), tmp_path / "bundle", engines=("onnxruntime",))
+        export(tmp_path / "bundle", engines=("onnxruntime",))
     assert error.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_float32_passed_off_as_float16_does_not_pass(tmp_path: Path) -> None:
-    limits = SamExportConfig(islands=("MatMul|Gemm|Conv",), fp16=SamLimits(flops=0.9))
+    (tmp_path / "mine.yaml").write_text("islands: ['MatMul|Gemm|Conv']\n")
     with pytest.raises(CloudsError, match="FLOPs in float16"):
-        export_sam(model("vit_b"), tmp_path / "b", engines=("onnxruntime",), fp16=True, limits=limits)
+        export(tmp_path / "b", engines=("onnxruntime",), fp16=True, recipe=tmp_path / "mine.yaml")
 
 
 def test_bfloat16_tells_places_less_than_two_pixels_apart(tmp_path: Path) -> None:
@@ -166,16 +171,18 @@ def test_bfloat16_tells_places_less_than_two_pixels_apart(tmp_path: Path) -> Non
 def test_one_flipped_byte_is_refused(half: Path, tmp_path: Path) -> None:
     broken = tmp_path / "bundle"
     shutil.copytree(half, broken)
-    data = bytearray((broken / DECODER).read_bytes())
+    data = bytearray((broken / f"{DECODER}.onnx").read_bytes())
     data[len(data) // 2] ^= 1
-    (broken / DECODER).write_bytes(data)
+    (broken / f"{DECODER}.onnx").write_bytes(data)
     with pytest.raises(CloudsError, match=r"decoder\.onnx is not the file"):
         open_sam(broken)
 
 
 def test_faults_are_named(half: Path, tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="no engine `tensorflow`"):
-        export_sam(model("vit_b"), tmp_path / "b", engines=("tensorflow",))
+        export(tmp_path / "b", engines=("tensorflow",))
+    with pytest.raises(CloudsError, match="--height, --int8: for segmenters only"):
+        export(tmp_path / "b", height=64, int8=True)
     with pytest.raises(CloudsError, match="no backend `torch`"):
         open_sam(half, "torch")
     with pytest.raises(CloudsError, match="only a bundle runs on other runtimes"):
@@ -183,7 +190,7 @@ def test_faults_are_named(half: Path, tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="it has its weights"):
         find_sam(str(half), "random")
     with pytest.raises(CloudsError, match="no images"):
-        export_sam(model("vit_b"), tmp_path / "b", images=[])
+        export(tmp_path / "b", images=())
 
 
 def test_the_references_are_replayed(half: Path) -> None:

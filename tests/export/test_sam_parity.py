@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clouds_deploy.config.sam import SamLimits
-from clouds_deploy.export.sam_parity import Case, _encode, _prompt_invariance
+from clouds_deploy.config.export import SamExportConfig
+from clouds_deploy.export.sam import Case, encoder_gates, prompt_gates
 from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SIZE
 
 RANDOM = np.random.default_rng(0)
@@ -57,7 +57,8 @@ MIXES = {
 )
 def test_rows_that_depend_on_others_are_seen(mix: str, failing: set[str]) -> None:
     session: Any = Fake(MIXES[mix])
-    embeddings, gates = _encode("x", session, CASE, SamLimits(), True)
+    limits = SamExportConfig().fp32
+    embeddings, gates = encoder_gates("x", session, CASE, limits, batched=True)
     whole = session.run(CASE.decoder(embeddings))
-    gates += _prompt_invariance("x", session, CASE, embeddings, whole, SamLimits())
+    gates += prompt_gates("x", session, CASE, embeddings, whole, limits)
     assert {gate.name for gate in gates if not gate.passed} == failing

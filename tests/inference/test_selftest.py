@@ -12,7 +12,7 @@ import pytest
 from clouds_deploy.artifacts import write_manifest
 from clouds_deploy.bundles.bundle import KIND, REFERENCE
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export.bundle import save_arrays
+from clouds_deploy.export.export import save_arrays
 from clouds_deploy.inference.selftest import selftest
 
 

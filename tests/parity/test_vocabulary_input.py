@@ -15,8 +15,8 @@ from clouds_deploy.backends.backends import open_graph, open_session
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.export.bundle import export
-from clouds_deploy.export.gates import drawn_images
+from clouds_deploy.export.export import export
+from clouds_deploy.export.gates import street_images
 from clouds_deploy.export.trace import save, to_onnx
 from clouds_deploy.inference.segmenter import BundleSegmenter
 from clouds_deploy.models.clouds.graph import SegmenterGraph
@@ -69,7 +69,7 @@ def vocabularies(segmenter: Segmenter) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_other_classes_without_an_export(exported: tuple[Segmenter, Path], engine: str) -> None:
     segmenter, path = exported
-    images = drawn_images(*SIZE, 2)
+    images = street_images(*SIZE, 2)
     session = open_graph(path, engine)
     names = {spec.name for spec in session.inputs}
     seen = []
@@ -108,9 +108,9 @@ def test_a_bundle_feeds_its_own_classes_or_others(tmp_path: Path) -> None:
     write_text(run / RECIPE, recipe.to_yaml())
     save_weights(run, trained)
     write_manifest(run, "run", backbone_weights=trained.backbone.weights)
-    export(run, tmp_path / "bundle", engines=("onnxruntime",), scores=True, height=64, width=64)
+    export(run, out=tmp_path / "bundle", engines=("onnxruntime",), scores=True, height=64, width=64)
     segmenter = load_run(run)[1]
-    image = drawn_images(*SIZE, 1)
+    image = street_images(*SIZE, 1)
     own = open_session(tmp_path / "bundle").run({"image": image})
     with torch.inference_mode():
         labels, scores = SegmenterGraph(segmenter, scores=True)(torch.from_numpy(image))

@@ -17,10 +17,11 @@ import torch
 from onnx import TensorProto, helper
 
 from clouds_deploy.artifacts import write_json, write_manifest
+from clouds_deploy.bundles.sam_specs import sam_specs
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.shipped import is_sam_recipe, load_recipe, recipe_names
-from clouds_deploy.export.bundle import _facts
-from clouds_deploy.export.sam_bundle import _graph_facts
+from clouds_deploy.export.sam import graph_facts
+from clouds_deploy.export.segmenter import bundle_facts, graph_spec
 from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 from clouds_deploy.models.sam.build import NAMES, SamModel, build
 from clouds_deploy.serving.triton.config import BACKENDS, TritonOptions
@@ -42,7 +43,7 @@ def sams(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         path = tmp_path_factory.mktemp("sams") / name
         path.mkdir()
         facts = {"name": name, "image_size": model.image_size, "weights": "random", "precision": "fp32"}
-        write_json(path / "bundle.json", {**facts, "graphs": _graph_facts(model)})
+        write_json(path / "bundle.json", {**facts, "graphs": graph_facts(sam_specs(sam))})
         for part in ("encoder", "decoder"):
             (path / f"{part}.onnx").write_bytes(b"stand-in")
         write_manifest(path, "sam_bundle")
@@ -58,7 +59,7 @@ def segmenter(path: Path, recipe_name: str, head: str, scores: bool) -> Path:
     words = Vocabulary(("a", "b"), np.ones((2, 1, 768), np.float32), np.zeros(2, np.float32))
     extra = {VOCABULARY: words.vectors, SHARE: words.share} if head == "text" else {}
     model: Any = SimpleNamespace(backbone=backbone)
-    facts = _facts(path, recipe, model, "exact", scores, extra)
+    facts = bundle_facts(path, recipe, model, "exact", graph_spec(recipe.export, scores, extra))
     (path / "manifest.json").unlink()
     write_json(path / "bundle.json", facts)
     if extra:

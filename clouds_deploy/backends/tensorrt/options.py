@@ -27,8 +27,8 @@ class EngineOptions:
     """
 
     engine: str
-    sms: tuple[str, ...] = ()
-    batch: tuple[int, int, int] = (1, 1, 8)
+    sms: tuple[str, ...]
+    batch: tuple[int, int, int]
     workspace_mib: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False

@@ -94,7 +94,7 @@ def import_checkpoint(
         model=_detect_model(state, head),
         data=DataConfig(layout="cityscapes", val_images=None),
         evaluate=EvaluateConfig(short_side=1024),
-        export=ExportConfig(height=1024, width=2048),
+        export=ExportConfig.model_validate({"height": 1024, "width": 2048}),
     )
     _agrees(recipe.model, head, path)
     clip = clip_on_meta(recipe.model.backbone) if has_clip else None

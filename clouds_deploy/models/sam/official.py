@@ -26,8 +26,8 @@ def official_embeddings(sam: Any, image: Array, size: Array) -> Array:
     """
     with torch.inference_mode():
         pictures = (torch.from_numpy(row[:h, :w].copy()) for row, (h, w) in zip(image, size, strict=True))
-        pixels = torch.cat([sam.preprocess(picture.permute(2, 0, 1)[None]) for picture in pictures])
-        found: Array = sam.image_encoder(pixels).numpy()
+        pixels = torch.cat([sam.preprocess(p.permute(2, 0, 1)[None].to(sam.device)) for p in pictures])
+        found: Array = sam.image_encoder(pixels).cpu().numpy()
     return found
 
 
@@ -54,7 +54,9 @@ def official_masks(
         places = sam.prompt_encoder.get_dense_pe()
         for image, box in sorted({(int(i), bool(b)) for i, b in zip(index, boxed, strict=True)}):
             rows = np.flatnonzero((index == image) & (boxed == box))
-            where, kind = (torch.from_numpy(np.ascontiguousarray(a[rows])) for a in (points, labels))
+            where, kind = (
+                torch.from_numpy(np.ascontiguousarray(a[rows])).to(sam.device) for a in (points, labels)
+            )
             keep = where.shape[1] - (2 if box else 1)
             sparse, dense = sam.prompt_encoder(
                 points=(where[:, :keep], kind[:, :keep]),
@@ -62,11 +64,11 @@ def official_masks(
                 masks=None,
             )
             low, guessed = sam.mask_decoder(
-                image_embeddings=torch.from_numpy(embeddings[image : image + 1]),
+                image_embeddings=torch.from_numpy(embeddings[image : image + 1]).to(sam.device),
                 image_pe=places,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=True,
             )
-            masks[rows], scores[rows] = low.numpy(), guessed.numpy()
+            masks[rows], scores[rows] = low.cpu().numpy(), guessed.cpu().numpy()
     return masks, scores

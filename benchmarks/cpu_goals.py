@@ -35,7 +35,7 @@ from head import FullMasks
 from clouds_deploy.artifacts import environment, write_json
 from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.backends.options import Options
-from clouds_deploy.bench.peak import matmul_peak
+from clouds_deploy.bench.machine import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
 from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.export.sam import encoder_to_onnx, make_case, reference

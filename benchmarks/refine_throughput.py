@@ -32,7 +32,7 @@ from clouds_deploy.artifacts import environment, write_json
 from clouds_deploy.backends.backends import BF16, GRAPH_BACKENDS, open_graph
 from clouds_deploy.backends.options import Options
 from clouds_deploy.bench.growth import draw_folder
-from clouds_deploy.bench.peak import matmul_peak
+from clouds_deploy.bench.machine import matmul_peak
 from clouds_deploy.bench.timing import measure, ratio
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import read_image, read_label_ids, write_png

@@ -1,19 +1,18 @@
-"""One backend's line in a report: its speed, and beside it whether what it gave is right."""
+"""A backend's line in a report: its speed, and beside it whether its results are right."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from clouds_deploy.backends.backends import BF16
 from clouds_deploy.bench.timing import Timing, ratio
-from clouds_deploy.console import warn
 
 REFERENCE = "torch"
 
 
 def judge(value: float, limit: float, name: str, live: bool) -> dict[str, Any]:
-    """Say how far a backend agrees with PyTorch.
+    """How far a backend agrees with PyTorch, and whether that is enough.
 
     Args:
         value: Its agreement, 0..1.
@@ -33,7 +32,7 @@ def judge(value: float, limit: float, name: str, live: bool) -> dict[str, Any]:
 
 
 def flops(facts: Mapping[str, Any], times: int, part: str | None = None) -> float | None:
-    """Give the floating-point operations of a call; None for bundles of earlier versions, which lack them.
+    """Floating-point operations of a call; None for bundles of earlier versions, which lack them.
 
     Args:
         facts: A bundle's.
@@ -46,60 +45,62 @@ def flops(facts: Mapping[str, Any], times: int, part: str | None = None) -> floa
 
 
 def gather(
-    names: Sequence[str],
     timings: Mapping[str, Timing],
     agreements: Mapping[str, Mapping[str, Any]],
     devices: Mapping[str, str],
     batch: int,
-    operations: Mapping[str, float | None],
+    operations: float | None,
     peak: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Make the lines of a graph's table.
+    """The lines of a graph's table.
 
     Args:
-        names: The backends, in order.
-        timings: Of each.
+        timings: Of each backend.
         agreements: What `judge` gave for each.
         devices: Where each ran.
         batch: Rows of a call.
         operations: Floating-point operations of a call, as the graph counts them.
-        peak: See `peak.matmul_peak`.
+        peak: See `machine.matmul_peak`.
 
     Returns:
         Per backend: `backend`, `device`, `Timing.to_json`, `images_per_second`, what `judge` gave, `speedup`
         over PyTorch eager with its interval, `gflops` a second and `peak_share` of what a matrix product of
-        the same type reaches here, `round_ms`, `peak_mib` (None).
+        the same type reaches on this CPU, `round_ms`, `peak_mib` (None).
     """
     lines = []
-    for name in names:
-        entry: dict[str, Any] = {"backend": name, "device": devices[name]} | timings[name].to_json()
+    for name, timing in timings.items():
+        entry: dict[str, Any] = {"backend": name, "device": devices[name]} | timing.to_json()
         entry["images_per_second"] = 1000 * batch / entry["p50_ms"]
         entry |= agreements[name]
         entry["speedup"] = entry["speedup_low"] = entry["speedup_high"] = None
         if REFERENCE in timings:
-            found = ratio(timings[REFERENCE], timings[name])
+            found = ratio(timings[REFERENCE], timing)
             entry |= {"speedup": found.value, "speedup_low": found.low, "speedup_high": found.high}
         entry["speedup_shown"] = speedup_shown(entry)
-        count = operations.get(name)
-        entry["gflops"] = None if count is None else count / entry["p50_ms"] / 1e6
-        most = peak["bfloat16" if name == BF16 else "float32"]
-        entry["peak_share"] = None if entry["gflops"] is None else entry["gflops"] / most
-        entry["round_ms"] = [float(v) for v in timings[name].rounds]
+        entry["gflops"] = None if operations is None else operations / entry["p50_ms"] / 1e6
+        most = peak.get("bfloat16" if name == BF16 else "float32") if on_cpu(entry) else None
+        entry["peak_share"] = None if entry["gflops"] is None or most is None else entry["gflops"] / most
+        entry["round_ms"] = [float(v) for v in timing.rounds]
         entry["peak_mib"] = None
         lines.append(entry)
     return lines
 
 
+def on_cpu(entry: Mapping[str, Any]) -> bool:
+    """Whether a backend ran on the CPU, whatever it calls it."""
+    return "cpu" in str(entry.get("device", "cpu")).lower()
+
+
+def named(entry: Mapping[str, Any]) -> str:
+    """A backend's name in reports, with its device unless that is the CPU."""
+    return str(entry["backend"]) if on_cpu(entry) else f"{entry['backend']} on {entry['device']}"
+
+
 def speedup_shown(entry: Mapping[str, Any]) -> str:
-    """Print no speed-up that wrong results bought."""
+    """The speed-up as text, marked where the results are wrong."""
     if entry["speedup"] is None:
         return "-"
     if entry["backend"] == REFERENCE:
         return "1"
     shown = f"{entry['speedup']:.2f} ({entry['speedup_low']:.2f}-{entry['speedup_high']:.2f})"
     return shown if entry["passed"] else f"{shown} RESULTS DIFFER"
-
-
-def say_wrong(entry: Mapping[str, Any], name: str) -> None:
-    """Warn of a backend whose results are not PyTorch's."""
-    warn(f"{entry['backend']} disagrees with PyTorch on {name}: {entry['agreement_shown']}")

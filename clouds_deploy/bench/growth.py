@@ -1,4 +1,4 @@
-"""What grows beside batch and prompts: image size, a training step's batch, refinement's images and threads.
+"""What grows besides batch and prompts: image size, a training step's batch, refinement's images and threads.
 
 Stages do not import each other, so what a bench times of training and refinement is put together here.
 """
@@ -35,13 +35,15 @@ Growth = dict[str, Any]
 
 
 def pixels(bundle: Bundle, plan: Plan) -> Growth:
-    """Time PyTorch against the image's size; an exported graph has one size. See `scale`."""
+    """Milliseconds of PyTorch against the image's size; an exported graph has one size. See `scale`."""
     import torch
 
     from clouds_deploy.backends.torch_session import load_source
     from clouds_deploy.models.clouds.graph import SegmenterGraph
 
-    graph = SegmenterGraph(load_source(bundle))
+    device = plan.device_of("torch")
+    graph = SegmenterGraph(load_source(bundle)).to(device)
+    wait = torch.cuda.synchronize if device.startswith("cuda") else None
     sizes = {}
     for share in SIDES:
         height, width = (max(32, round(side * share / 32) * 32) for side in (bundle.height, bundle.width))
@@ -49,11 +51,13 @@ def pixels(bundle: Bundle, plan: Plan) -> Growth:
 
     def make(count: int) -> Callable[[], object]:
         height, width = sizes[count]
-        image = torch.from_numpy(render("photo", 0, 0, height, width).image[None].copy())
+        image = torch.from_numpy(render("photo", 0, 0, height, width).image[None].copy()).to(device)
 
         def call() -> None:
             with torch.inference_mode():
                 graph(image)
+            if wait is not None:
+                wait()
 
         return call
 
@@ -61,7 +65,7 @@ def pixels(bundle: Bundle, plan: Plan) -> Growth:
 
 
 def training(bundle: Bundle, plan: Plan) -> Growth:
-    """Time an optimiser's step on random images and labels against its batch; see `scale`."""
+    """Milliseconds of an optimiser's step on random images and labels against its batch; see `scale`."""
     import torch
 
     from clouds_deploy.backends.torch_session import load_source
@@ -74,10 +78,9 @@ def training(bundle: Bundle, plan: Plan) -> Growth:
 
     assert bundle.source is not None
     recipe = parse_recipe((bundle.source / RECIPE).read_text(encoding="utf-8"), str(bundle.source))
-    segmenter = load_source(bundle).train()
-    step = Step(
-        recipe, segmenter, build_optimizer(segmenter, recipe.train), None, Processes(torch.device("cpu"))
-    )
+    device = torch.device(plan.device_of("torch"))
+    segmenter = load_source(bundle).train().to(device)
+    step = Step(recipe, segmenter, build_optimizer(segmenter, recipe.train), None, Processes(device))
     height, width = recipe.augment.crop
 
     def make(count: int) -> Callable[[], object]:
@@ -90,23 +93,23 @@ def training(bundle: Bundle, plan: Plan) -> Growth:
 
 
 def refine_images(bundle: Bundle, plan: Plan) -> Growth:
-    """Time refining a folder, from files to files, against its images; see `scale`."""
+    """Milliseconds of refining a folder, from files to files, against its images; see `scale`."""
     with _folders(bundle, max(IMAGES)) as root, ExitStack() as stack:
         calls = {}
         for name in _backends(plan):
-            sam = open_sam(bundle, name)
+            sam = open_sam(bundle, name, Options(plan.device_of(name)))
             stack.callback(sam.close)
             calls[name] = partial(_refining, sam, root)
         return scale("images of a folder", IMAGES, calls, plan)
 
 
 def refine_threads(bundle: Bundle, plan: Plan) -> Growth:
-    """Time refining a folder against the threads that compute; see `scale`."""
+    """Milliseconds of refining a folder against the threads that compute; see `scale`."""
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= (os.cpu_count() or 1)]
     with _folders(bundle, IMAGES[0]) as root, ExitStack() as stack:
 
         def make(name: str, count: int) -> Callable[[], object]:
-            sam = open_sam(bundle, name, Options(threads=count))
+            sam = open_sam(bundle, name, Options(plan.device_of(name), threads=count))
             stack.callback(sam.close)
             return _refining(sam, root, IMAGES[0])
 
@@ -121,11 +124,11 @@ SAM: dict[str, Callable[[Any, Plan], Growth]] = {
 
 
 def _backends(plan: Plan) -> list[str]:
-    return [name for name in plan.names if name in SAM_BACKENDS]
+    return [name for name in plan.suite.backends if name in SAM_BACKENDS]
 
 
 def draw_folder(root: Path, count: int, size: tuple[int, int], seed: int = 6161) -> None:
-    """Fill `images` and `labels` below a folder with drawn streets and labels that are a little off.
+    """Fills `images` and `labels` below a folder with synthetic streets and labels that are a little off.
 
     Args:
         root: The folder.
@@ -149,7 +152,7 @@ def draw_folder(root: Path, count: int, size: tuple[int, int], seed: int = 6161)
 
 @contextmanager
 def _folders(bundle: Bundle, most: int) -> Iterator[Path]:
-    """Draw a folder for every number of images up to the largest of `IMAGES`."""
+    """Folders of synthetic streets, one for every number of images up to `most`."""
     side = bundle.height
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.config.bench import Suite
 
 
 @dataclass(frozen=True)
@@ -15,26 +18,24 @@ class Plan:
     """How to time.
 
     Attributes:
-        names: Backends.
+        suite: The settings.
         batch: Images per call.
-        seconds: About how long each backend is timed on each graph.
-        rounds: Turns the backends take.
-        peak: What this machine's matrix product reaches, see `peak.matmul_peak`.
-        scaling: Batches, or prompts, to time too.
-        prompts: Prompts a call of a SAM's decoder.
-        stages: Whether device, transfers and files are told apart, see `stages.time_stages`.
+        peak: What this machine's matrix product reaches, see `machine.matmul_peak`.
+        device: See `BenchOptions`.
+        weights: See `BenchOptions`.
     """
 
-    names: Sequence[str]
+    suite: Suite
     batch: int
-    seconds: float
-    rounds: int
     peak: Mapping[str, float]
-    scaling: tuple[int, ...] = ()
-    prompts: tuple[int, ...] = (1, 64)
-    stages: bool = False
+    device: str = "cpu"
+    weights: Path | None = None
+
+    def device_of(self, backend: str) -> str:
+        """The device that a backend is timed on."""
+        return resolve_device(self.device, backend)
 
 
 def repeated(array: Array, rows: int) -> Array:
-    """Give so many rows, an array's own again and again."""
+    """An array with as many rows as asked for, its own repeated."""
     return np.ascontiguousarray(np.resize(array, (rows, *array.shape[1:])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clouds_deploy.bench.entries import named
 from clouds_deploy.bench.stages import PARTS
 from clouds_deploy.reports.charts import Bar, BarChart, LineChart, Series
 from clouds_deploy.reports.page import (
@@ -22,7 +23,7 @@ COLUMNS = (
     "backend",
     "p50 ms",
     "labels equal",
-    "x torch (95 % interval)",
+    "speed-up (95 % interval)",
     "p90 ms",
     "p99 ms",
     "images/s",
@@ -32,31 +33,30 @@ COLUMNS = (
     "calls",
 )
 HOW = (
-    "Every call hands one host array of uint8 images to the runtime and takes host arrays back: "
-    "normalisation and argmax are inside, reading and resizing files are not. The backends take turns, and "
-    "the first one of each round changes. A ratio is the median over the rounds of (torch eager's median / "
-    "the backend's), with a bootstrap interval over the rounds. Labels are compared pixel by pixel, in "
-    "the same process, with "
-    "PyTorch eager's on the images packed with the bundle, a SAM's masks with those packed with it. GFLOP/s "
-    "counts the graph's products and convolutions; `of peak` is their share of what a large matrix product "
-    "in PyTorch reaches here, of the same type. Peak memory is that of a process that only loads "
-    "the backend and runs it once."
+    "Every call hands one host array of uint8 images to the backend and takes host arrays back: "
+    "normalisation and argmax are inside, reading and resizing files are not. Rounds are interleaved over "
+    "the backends, and each starts with the next one. The speed-up is over PyTorch eager: the median over "
+    "the rounds of (its median / the backend's), with a bootstrap interval over the rounds. Labels are "
+    "compared pixel by pixel, in the same process, with PyTorch eager's on the images packed with the bundle, "
+    "a SAM's masks with those packed with it. GFLOP/s counts the graph's products and convolutions; `of peak` is "
+    "their share of what a large matrix product reaches on this CPU, of the same type. Peak memory is that "
+    "of a process that only loads the backend and runs it once."
 )
 
 
 PER_SECOND = {"batch": "images", "prompts": "prompts", "images of a folder": "images"}
-"""Of what grows, what is also worth counting by the second."""
+"""Sizes whose throughput is shown too, and what is counted."""
 APART = (
-    "Where a call's time goes. Device: with inputs and outputs where the runtime computes. Transfer: what a "
+    "Where a call's time goes. Device: with inputs and outputs where the backend computes. Transfer: what a "
     "call takes beyond that. Decode and encode: a PNG for each image and one of its labels, one after the "
-    "other. All in turns; differences are medians over the rounds."
+    "other. Interleaved; differences are medians over the rounds."
 )
 
 
 def _row(entry: dict[str, Any]) -> list[str]:
     peak = "-" if entry["peak_mib"] is None else f"{entry['peak_mib']:.0f}"
     return [
-        entry["backend"],
+        named(entry),
         f"{entry['p50_ms']:.2f}",
         entry["agreement_shown"],
         entry["speedup_shown"],
@@ -71,13 +71,13 @@ def _row(entry: dict[str, Any]) -> list[str]:
 
 
 def _parts(entries: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
-    """Give the columns and rows of where calls' time goes; None where it was not asked for."""
+    """Columns and rows of where calls' time goes; None where it was not measured."""
     known = [entry for entry in entries if "device_ms" in entry]
     shown = [key for key in (*PARTS, "joules") if any(entry[key] is not None for entry in known)]
     if not shown:
         return None
     titles = ["backend", *(f"{PARTS[k]}, ms" if k in PARTS else "J a call" for k in shown)]
-    rows = [[e["backend"], *("-" if e[k] is None else f"{e[k]:.2f}" for k in shown)] for e in known]
+    rows = [[named(e), *("-" if e[k] is None else f"{e[k]:.2f}" for k in shown)] for e in known]
     return titles, rows
 
 
@@ -89,7 +89,7 @@ def _machine(results: dict[str, Any]) -> str:
 
 
 def _warnings(bundle: dict[str, Any]) -> list[str]:
-    """Say what spoils a bundle's numbers."""
+    """What makes a bundle's numbers doubtful or void."""
     found = []
     if bundle["random_weights"]:
         found.append("The backbone's weights are RANDOM: speed means something here, labels do not.")
@@ -122,7 +122,7 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> li
 
 
 def _growths(bundle: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give all that was timed against a size: batch or prompts, and what else a suite asks for."""
+    """All that was timed against a size: batch or prompts, and what else a suite asks for."""
     return [*([bundle["scaling"]] if "scaling" in bundle else []), *bundle.get("growth", [])]
 
 
@@ -154,7 +154,11 @@ def _against_rows(against: dict[str, Any]) -> list[list[str]]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Write summary.md: `results` is what `suites.bench` gathers."""
+    """The text of summary.md.
+
+    Args:
+        results: What results.json holds.
+    """
     settings = results["settings"]
     lines = [
         "# Bench",
@@ -178,7 +182,11 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def html(results: dict[str, Any]) -> str:
-    """Write report.html: `results` is what `suites.bench` gathers."""
+    """The text of report.html.
+
+    Args:
+        results: What results.json holds.
+    """
     settings = results["settings"]
     page = Page(
         "Bench",
@@ -193,19 +201,19 @@ def html(results: dict[str, Any]) -> str:
         sound = [entry for entry in entries if entry["passed"]]
         if sound:
             best = min(sound, key=lambda entry: float(entry["p50_ms"]))
-            figures = [(f"{best['p50_ms']:.1f} ms", f"median, {best['backend']}")]
+            figures = [(f"{best['p50_ms']:.1f} ms", f"median, {named(best)}")]
             if best["speedup"] is not None and best["backend"] != "torch":
                 interval = f"95 %: {best['speedup_low']:.2f}-{best['speedup_high']:.2f}"
-                figures.append((f"{best['speedup']:.2f} x", f"as quick as PyTorch eager ({interval})"))
+                figures.append((f"{best['speedup']:.2f}x", f"speed-up over PyTorch eager ({interval})"))
             compared = bundle.get("compared", "labels equal")
             figures.append((best["agreement_shown"], f"{compared}, {best['backend']}"))
             page.add(Figures(figures))
         page.add(
             BarChart(
-                "Milliseconds a call: median, and its line from the quickest call to the 90th percentile",
+                "Milliseconds a call: median, and a line from the fastest call to the 90th percentile",
                 [
                     Bar(
-                        e["backend"],
+                        named(e),
                         e["p50_ms"],
                         f"{e['p50_ms']:.1f}",
                         e["min_ms"],
@@ -222,8 +230,8 @@ def html(results: dict[str, Any]) -> str:
                 bad=frozenset(i for i, e in enumerate(entries) if not e["passed"]),
             ),
             LineChart(
-                "Did the machine hold still? Median of every round",
-                [Series(e["backend"], list(enumerate(e["round_ms"], 1))) for e in entries],
+                "Median of every round: was the machine steady?",
+                [Series(named(e), list(enumerate(e["round_ms"], 1))) for e in entries],
                 "round",
                 "ms",
             ),
@@ -237,13 +245,13 @@ def html(results: dict[str, Any]) -> str:
         rows = results["against"]["rows"]
         slower = frozenset(i for i, row in enumerate(rows) if row["verdict"] == "slower")
         page.add(
-            Heading("Against an earlier run", f"{results['against']['file']}. Over 1 is quicker now."),
+            Heading("Against an earlier run", f"{results['against']['file']}. Over 1 is faster now."),
             Table(AGAINST, _against_rows(results["against"]), bad=slower),
         )
     page.add(
         Heading("How it was measured"),
         Paragraph(HOW),
-        Details("Repeat it", results["command"], open=True),
+        Details("Command", results["command"], open=True),
         Details("Machine and versions", as_json_text(results["machine"])),
     )
     return page.html()

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from clouds_deploy.backends.backends import open_session
-from clouds_deploy.backends.session import Session
-from clouds_deploy.bench.plan import Plan, repeated
+from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.timing import measure
-from clouds_deploy.bundles.bundle import Bundle
 from clouds_deploy.console import busy
-from clouds_deploy.models.clouds.names import INPUT
 
 
 def fit_exponent(sizes: Sequence[float], milliseconds: Sequence[float]) -> float | None:
-    """Fit ms = a * size^b by least squares on logarithms.
+    """The exponent b of ms = a * size^b, fitted by least squares on logarithms.
 
     Args:
         sizes: Positive.
@@ -36,12 +31,12 @@ def fit_exponent(sizes: Sequence[float], milliseconds: Sequence[float]) -> float
 def scale(
     what: str, sizes: Sequence[int], calls: Mapping[str, Callable[[int], Callable[[], object]]], plan: Plan
 ) -> dict[str, Any]:
-    """Time backends at several sizes, in turns at each.
+    """Times backends at several sizes, interleaved at each.
 
     Args:
         what: What grows, such as `batch`.
         sizes: The sizes.
-        calls: By backend, what makes a call of a size.
+        calls: By backend, a function that makes a call of a size.
         plan: How to time.
 
     Returns:
@@ -51,7 +46,7 @@ def scale(
     for size in sizes:
         with busy(f"timing {what} {size}"):
             candidates = {name: make(size) for name, make in calls.items()}
-            timings = measure(candidates, warmup=1, rounds=3, seconds=plan.seconds / max(len(sizes), 1))
+            timings = measure(candidates, warmup=1, rounds=3, seconds=plan.suite.seconds / max(len(sizes), 1))
         for name, timing in timings.items():
             found[name].append(timing.percentile(50))
     return {
@@ -60,22 +55,3 @@ def scale(
         "p50_ms": found,
         "exponent": {name: fit_exponent(sizes, taken) for name, taken in found.items()},
     }
-
-
-def scale_segmenter(bundle: Bundle, plan: Plan) -> dict[str, Any]:
-    """Time a segmenter against the batch, each opened for it; see `scale`."""
-    images = bundle.reference()[INPUT]
-    opened: dict[str, Session] = {}
-
-    def make(name: str, size: int) -> Callable[[], object]:
-        if name in opened:
-            opened.pop(name).close()
-        session = opened[name] = open_session(bundle, name, batch=size)
-        fed = repeated(images, size)
-        return lambda: session.run({session.inputs[0].name: fed})
-
-    try:
-        return scale("batch", plan.scaling, {name: partial(make, name) for name in plan.names}, plan)
-    finally:
-        for session in opened.values():
-            session.close()

@@ -1,10 +1,11 @@
-"""Where a call's time goes: on the device, to it and back, and in files; energy where the GPU counts it."""
+"""Where a call's time goes: on the device, in transfers, and in files; energy where the GPU counts it."""
 
 from __future__ import annotations
 
 import importlib
 import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,34 +29,33 @@ ENERGY_CALLS = 20
 
 def time_stages(
     sessions: Mapping[str, Session],
-    feeds: Mapping[str, Mapping[str, Array]],
+    feeds: Mapping[str, Array],
     plan: Plan,
     labels: str | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """Time every backend's call in parts, all in turns.
+    """Times the parts of every backend's call, interleaved.
 
     Args:
         sessions: The backends by name.
-        feeds: The inputs of each.
+        feeds: The inputs of a call.
         plan: How to time.
         labels: The output that becomes PNGs, of a graph whose one input is images; None leaves files out.
 
     Returns:
-        For each backend the milliseconds `device_ms`, of the runtime's own work, with inputs and outputs
+        For each backend the milliseconds `device_ms`, of the backend's own work, with inputs and outputs
         where it computes; `transfer_ms`, what a call takes beyond that, the median over the rounds;
         `files_ms`, what decoding a PNG for every image and encoding one of its labels adds, one after the
-        other; and `end_to_end_ms`. None where it could not be told apart. `joules` a call, see `joules_of`.
+        other; and `end_to_end_ms`. None where it could not be measured. `joules` a call, see `joules_of`.
     """
     candidates: dict[tuple[str, str], Call] = {}
     for name, session in sessions.items():
-        fed = feeds[name]
-        candidates[name, "call"] = _bound(session, fed)
+        candidates[name, "call"] = partial(session.run, feeds)
         if isinstance(session, Staged):
-            candidates[name, "device"] = session.stage(fed)
+            candidates[name, "device"] = session.stage(feeds)
         if labels is not None:
-            candidates[name, "end"] = _from_files(session, fed, labels)
-    timings = measure({" ".join(key): call for key, call in candidates.items()}, rounds=plan.rounds,
-                      seconds=plan.seconds / 2)  # fmt: skip
+            candidates[name, "end"] = _from_files(session, feeds, labels)
+    timings = measure({" ".join(key): call for key, call in candidates.items()}, rounds=plan.suite.rounds,
+                      seconds=plan.suite.seconds / 2)  # fmt: skip
     found = {}
     for name, session in sessions.items():
         device, call, end = (timings.get(f"{name} {part}") for part in ("device", "call", "end"))
@@ -64,13 +64,13 @@ def time_stages(
             "transfer_ms": _beyond(call, device),
             "files_ms": _beyond(end, call),
             "end_to_end_ms": None if end is None else end.percentile(50),
-            "joules": joules_of(_bound(session, feeds[name]), session.device),
+            "joules": joules_of(partial(session.run, feeds), session.device),
         }
     return found
 
 
 def joules_of(call: Call, device: str) -> float | None:
-    """Read from NVIDIA's counter what a call takes of a GPU's energy.
+    """Energy that a call takes of a GPU, by NVIDIA's counter.
 
     The counter is in millijoules and moves about every tenth of a second, so several calls share a reading;
     it counts all that the GPU does meanwhile, idling too.
@@ -102,12 +102,8 @@ def joules_of(call: Call, device: str) -> float | None:
         nvml.nvmlShutdown()
 
 
-def _bound(session: Session, feeds: Mapping[str, Array]) -> Call:
-    return lambda: session.run(feeds)
-
-
 def _beyond(longer: Timing | None, shorter: Timing | None) -> float | None:
-    """Give the median over the rounds of what one takes more than the other; noise below zero is none."""
+    """Median over the rounds of what one takes more than the other; noise below zero counts as zero."""
     if longer is None or shorter is None:
         return None
     return max(0.0, float(np.median(longer.rounds - shorter.rounds)))

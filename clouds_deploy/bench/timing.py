@@ -1,7 +1,7 @@
 """The only clock of the project.
 
-Two programs timed one after the other are timed on two machines: caches, clocks and neighbours change
-meanwhile. So all candidates run in turns (A B C, B C A, ...), every call is timed by itself, and ratios are
+Two programs timed one after the other see two machines: caches, clocks and other processes change meanwhile.
+So rounds of all candidates are interleaved (A B C, B C A, ...), every call is timed by itself, and ratios are
 taken within a round, where both sides saw the same machine.
 """
 
@@ -43,15 +43,15 @@ class Timing:
 
     @property
     def minimum(self) -> float:
-        """Milliseconds of the quickest call."""
+        """Milliseconds of the fastest call."""
         return float(self.milliseconds.min())
 
     def percentile(self, share: float) -> float:
-        """Give the milliseconds that `share` (0..100) percent of the calls stayed within."""
+        """The milliseconds that `share` (0..100) percent of the calls stayed within."""
         return float(np.percentile(self.milliseconds, share))
 
     def to_json(self) -> dict[str, float | int]:
-        """Give the figures a report needs."""
+        """The figures that a report needs."""
         return {
             "p50_ms": self.percentile(50),
             "p90_ms": self.percentile(90),
@@ -65,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times quicker one candidate is than another.
+    """The speed-up of one candidate over another.
 
     Attributes:
         value: Median over the rounds of (other's median / this one's median).
@@ -79,7 +79,7 @@ class Ratio:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out "equally quick"."""
+        """Whether the interval leaves out 1, the same speed."""
         return self.low > 1.0 or self.high < 1.0
 
 
@@ -92,19 +92,19 @@ def measure(
     synchronize: Callable[[], None] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Timing]:
-    """Time candidates against each other.
+    """Times candidates against each other.
 
     Args:
         candidates: What to call, by name.
         warmup: Calls of each before anything counts.
-        rounds: How often the turns go round, at least 1; each round starts with the next candidate.
+        rounds: Interleaved rounds, at least 1; each starts with the next candidate.
         seconds: About how long each candidate is timed in all; it is called at least once a round.
         synchronize: Waits until a device has done what it was given; called inside every timed call. A
-            runtime that returns finished arrays needs none.
+            backend that returns finished arrays needs none.
         clock: Nanoseconds; for tests.
 
     Returns:
-        The timings by name. The garbage collector rests while a candidate has its turn.
+        The timings by name. The garbage collector is off while a candidate runs.
     """
     if not candidates:
         return {}
@@ -132,7 +132,7 @@ def _turn(
     synchronize: Callable[[], None] | None,
     clock: Callable[[], int],
 ) -> list[float]:
-    """Call until the budget (ns) is spent; milliseconds of every call."""
+    """Calls until the budget (ns) is spent; milliseconds of every call."""
     collecting = gc.isenabled()
     gc.disable()
     taken: list[float] = []
@@ -153,11 +153,11 @@ def _turn(
 
 
 def ratio(reference: Timing, candidate: Timing, *, samples: int = 2000, seed: int = 0) -> Ratio:
-    """Say how many times quicker a candidate is than a reference timed in the same rounds.
+    """The speed-up of a candidate over a reference timed in the same rounds.
 
     Args:
-        reference: The slower one, perhaps.
-        candidate: The quicker one, perhaps.
+        reference: What it is compared with.
+        candidate: Whose speed-up is asked for.
         samples: Bootstrap samples of the rounds.
         seed: Of the bootstrap.
 
@@ -177,7 +177,7 @@ def ratio(reference: Timing, candidate: Timing, *, samples: int = 2000, seed: in
 
 @dataclass
 class Stopwatch:
-    """How long the stages of a job took, once each: for a report, not for a claim.
+    """Seconds of the stages of a job, once each: for a report, not for a claim.
 
     Attributes:
         seconds: Seconds of every stage that ended, by name.
@@ -187,7 +187,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage; one that fails is not counted."""
+        """Times a stage; one that fails is not counted."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import free_folder, newest_bundle
-from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.options import Device, Json
 from clouds_deploy.cli.output import deliver, table
 
 _TIMING, _SAM = "Timing", "SAM"
@@ -32,6 +32,7 @@ def bench(
         list[str] | None,
         typer.Option(help="A backend to time. Repeatable.", show_default="torch, onnxruntime, openvino"),
     ] = None,
+    device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     seconds: Annotated[
         float | None,
@@ -86,6 +87,7 @@ def bench(
         out=out or free_folder("bench", named[0].stem if named[0].is_file() else named[0].resolve().name),
         suite=suite,
         backends=backend or None,
+        device=device,
         batch=batch,
         seconds=seconds,
         rounds=rounds,
@@ -113,10 +115,12 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _render(result: dict[str, Any]) -> None:
+    from clouds_deploy.bench.entries import named
+
     for bundle in result["bundles"]:
         rows = [
             [
-                entry["backend"],
+                named(entry),
                 f"{entry['p50_ms']:.1f}",
                 f"{entry['p90_ms']:.1f}",
                 f"{entry['p99_ms']:.1f}",

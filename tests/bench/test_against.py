@@ -20,12 +20,11 @@ from clouds_deploy.errors import CloudsError
 def results(**milliseconds: list[float]) -> dict[str, Any]:
     timings = {name: Timing(np.array(ms), np.array(ms)) for name, ms in milliseconds.items()}
     entries = gather(
-        list(timings),
         timings,
         {name: judge(1.0, 0.9, name, True) for name in timings},
         dict.fromkeys(timings, "cpu"),
         1,
-        dict.fromkeys(timings, 1e9),
+        1e9,
         {"float32": 100.0, "bfloat16": 400.0},
     )
     return {"bundles": [{"name": "a", "shape": "1x2x2", "results": entries}]}
@@ -37,11 +36,11 @@ def test_a_slower_machine_is_no_slower_backend() -> None:
     after = results(torch=[20.0, 20.1, 19.9], onnxruntime=[10.0, 10.1, 9.9], openvino=[12.0, 12.1, 11.9])
     found = {row["backend"]: row for row in compare(before, after)["rows"]}
     assert found.keys() == {"onnxruntime", "openvino"}
-    assert found["onnxruntime"]["verdict"] == "no change beyond doubt"
+    assert found["onnxruntime"]["verdict"] == "no significant change"
     assert found["openvino"]["verdict"] == "slower"
     assert found["openvino"]["change"] == pytest.approx(2 / 3, rel=0.02)
     assert compare(before, after)["slower"] == 1
-    assert compare(after, before)["rows"][1]["verdict"] == "quicker"
+    assert compare(after, before)["rows"][1]["verdict"] == "faster"
 
 
 def test_noise_is_no_change() -> None:

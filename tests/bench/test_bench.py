@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.bench import report
-from clouds_deploy.bench.memory import peak_memory
+from clouds_deploy.bench import machine, report, suites
+from clouds_deploy.bench.machine import peak_memory
 from clouds_deploy.bench.suites import bench
+from clouds_deploy.config.bench import BenchOptions
 from clouds_deploy.errors import CloudsError
 
 
@@ -67,6 +68,18 @@ def test_unknown_backend(tmp_path: Path, small_bundle: Path) -> None:
     with pytest.raises(CloudsError, match="did you mean `openvino`"):
         bench([small_bundle], out=tmp_path / "b", backends=("opnvino",))
     assert not (tmp_path / "b").exists()
+
+
+def test_without_torch_the_suites_other_backends_are_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (machine, suites):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else name)
+    assert suites._check_backends(BenchOptions()).backends == ("onnxruntime", "openvino")
+    assert "without torch" in capsys.readouterr().err
+    assert suites._check_backends(BenchOptions(backends=("torch",))).backends == ("torch",)
+    assert machine.matmul_peak(0.01).keys() == {"float32"}
+    assert machine.threads() >= 1
 
 
 def test_memory_is_the_childs_own(small_bundle: Path) -> None:

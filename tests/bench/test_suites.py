@@ -16,21 +16,22 @@ from PIL import Image
 import clouds_deploy
 from clouds_deploy.bench.growth import SAM, SEGMENTER, draw_folder
 from clouds_deploy.bench.plan import Plan
-from clouds_deploy.bench.presets import SUITES, choose
 from clouds_deploy.bench.stages import joules_of, time_stages
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.bundles.tensors import TensorSpec
+from clouds_deploy.config.bench import SUITES, BenchOptions, Suite
 from clouds_deploy.errors import CloudsError
 
-PLAN = Plan(("torch",), 1, 0.05, 2, {"float32": 1.0, "bfloat16": 1.0})
+PEAK = {"float32": 1.0, "bfloat16": 1.0}
+PLAN = Plan(Suite(backends=("torch",), seconds=0.05, rounds=2), 1, PEAK)
 
 
 def test_a_suite_stands_in_for_what_was_not_chosen() -> None:
-    found = choose("smoke", {"rounds": 7, "seconds": None})
-    assert found["rounds"] == 7
-    assert found["seconds"] == SUITES["smoke"].seconds
+    found = BenchOptions(suite="smoke", rounds=7).chosen()
+    assert found.rounds == 7
+    assert found.seconds == SUITES["smoke"].seconds
     with pytest.raises(CloudsError, match="did you mean `smoke`"):
-        choose("smok", {})
+        BenchOptions(suite="smok").chosen()
     known = {*SEGMENTER, *SAM}
     assert all(set(suite.growth) <= known for suite in SUITES.values())
 
@@ -71,7 +72,7 @@ def test_the_parts_of_a_call_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(stages, "measure", measure)
     images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-    found = time_stages({"still": Still()}, {"still": {"image": images}}, PLAN, "labels")["still"]  # type: ignore[dict-item]
+    found = time_stages({"still": Still()}, {"image": images}, PLAN, "labels")["still"]  # type: ignore[dict-item]
     assert found == {
         "device_ms": 2.0, "transfer_ms": 3.0, "files_ms": 4.0, "end_to_end_ms": 10.0, "joules": None,
     }  # fmt: skip
@@ -113,7 +114,7 @@ def test_refinements_growth(sam_bundle: Path, what: str, monkeypatch: pytest.Mon
     from clouds_deploy.bench import growth as bench_growth
 
     monkeypatch.setattr(bench_growth, "IMAGES", (1, 2))
-    plan = Plan(("torch", "onnxruntime"), 1, 0.05, 2, PLAN.peak)
+    plan = Plan(Suite(backends=("torch", "onnxruntime"), seconds=0.05, rounds=2), 1, PEAK)
     found = SAM[what](open_bundle(sam_bundle), plan)
     assert list(found["p50_ms"]) == ["onnxruntime"]  # PyTorch's SAM is no backend of a bundle
     assert all(ms > 0 for ms in found["p50_ms"]["onnxruntime"])

@@ -37,10 +37,10 @@ HOW = (
     "normalisation and argmax are inside, reading and resizing files are not. Rounds are interleaved over "
     "the backends, and each starts with the next one. The speed-up is over PyTorch eager: the median over "
     "the rounds of (its median / the backend's), with a bootstrap interval over the rounds. Labels are "
-    "compared pixel by pixel, in the same process, with PyTorch eager's on the images packed with the bundle, "
-    "a SAM's masks with those packed with it. GFLOP/s counts the graph's products and convolutions; `of peak` is "
-    "their share of what a large matrix product reaches on this CPU, of the same type. Peak memory is that "
-    "of a process that only loads the backend and runs it once."
+    "compared pixel by pixel, in the same process, with PyTorch eager's on the images packed with the "
+    "bundle, a SAM's masks with those packed with it. GFLOP/s counts the graph's products and convolutions; "
+    "`of peak` is their share of what a large matrix product reaches on this CPU, of the same type. Peak "
+    "memory is that of a process that only loads the backend and runs it once."
 )
 
 

@@ -43,7 +43,7 @@ from clouds_deploy.models.libraries import library
 from clouds_deploy.models.sam.build import SamModel, load_sam
 from clouds_deploy.refinement.pairs import find_pairs
 from clouds_deploy.refinement.prompts import full_masks
-from clouds_deploy.refinement.refine import refine_folder
+from clouds_deploy.refinement.refine import RefineWork, run_refine
 from clouds_deploy.refinement.refiner import Refiner
 from tests.parity import authors_refinement
 
@@ -97,9 +97,8 @@ def main() -> None:
         def ours(name: str) -> None:
             out = root / name
             shutil.rmtree(out, ignore_errors=True)
-            refine_folder(
-                refiners[name], root / "images", root / "labels", out, batch=given.batch, overlays=0
-            )
+            work = RefineWork(lambda: refiners[name], root / "labels", batch=given.batch, overlays=0)
+            run_refine(work, root / "images", out)
 
         calls = {PEER: theirs, **{name: partial(ours, name) for name in refiners}}
         timings = measure(calls, warmup=1, rounds=given.rounds, seconds=0.1)

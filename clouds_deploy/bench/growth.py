@@ -162,7 +162,7 @@ def _folders(bundle: Bundle, most: int) -> Iterator[Path]:
 
 
 def _refining(sam: Any, root: Path, count: int) -> Callable[[], object]:
-    from clouds_deploy.refinement.refine import refine_folder
+    from clouds_deploy.refinement.refine import RefineWork, run_refine
     from clouds_deploy.refinement.refiner import Refiner
 
     refiner = Refiner(sam, RefineConfig())
@@ -170,6 +170,6 @@ def _refining(sam: Any, root: Path, count: int) -> Callable[[], object]:
 
     def call() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        refine_folder(refiner, given / "images", given / "labels", out, overlays=0)
+        run_refine(RefineWork(lambda: refiner, given / "labels", overlays=0), given / "images", out)
 
     return call

@@ -87,8 +87,8 @@ def generate(
 
     For example: clouds-deploy generate --prompts prompts --model stabilityai/sdxl-turbo --out images
     """
-    from clouds_deploy.generation.api import generate as make
-    from clouds_deploy.generation.painter import Settings
+    from clouds_deploy.config.generate import Settings
+    from clouds_deploy.generation.generate import generate as make
 
     settings = Settings(height, width, steps, guidance, negative, precision, compiled)
     result = make(

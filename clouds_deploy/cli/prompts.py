@@ -32,7 +32,7 @@ def prompts(
 
     For example: clouds-deploy prompts --out prompts --count 100
     """
-    from clouds_deploy.generation.api import write_prompts
+    from clouds_deploy.generation.prompts import prompts as write_prompts
 
     result = write_prompts(
         out, count=count, model=model, form=form, seed=seed, temperature=temperature, top_p=top_p,

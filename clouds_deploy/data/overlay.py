@@ -94,3 +94,27 @@ def overlay_with_legend(image: Pixels, labels: Pixels, opacity: float = OPACITY)
     if times > 1:
         picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     return np.vstack([np.asarray(picture), legend(labels, picture.width)])
+
+
+def before_and_after(image: Pixels, before: Pixels, after: Pixels) -> Pixels:
+    """Shows an image with its labels before and after refinement side by side, with a legend of both.
+
+    Small images are enlarged, large ones subsampled, to about 640 pixels of width each.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        before: (H, W) uint8 train ids.
+        after: The same shape; pixels without a label show the image.
+
+    Returns:
+        (h, w, 3) uint8 RGB: the image, before and after from left to right.
+    """
+    width = image.shape[1]
+    times, step = max(1, -(-480 // width)), max(1, width // 640)
+    parts = [
+        np.ascontiguousarray(part[::step, ::step]).repeat(times, 0).repeat(times, 1)
+        for part in (image, overlay(image, before), overlay(image, after))
+    ]
+    gap = np.full((parts[0].shape[0], 8, 3), 255, np.uint8)
+    strip = np.hstack([parts[0], gap, parts[1], gap, parts[2]])
+    return np.vstack([strip, legend(np.stack((before, after)), strip.shape[1])])

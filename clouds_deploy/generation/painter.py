@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256
+from clouds_deploy.backends.device import resolve_device
+from clouds_deploy.config.generate import Settings
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.libraries import library
@@ -22,29 +23,6 @@ LORA, SETTINGS = "lora", "settings.json"
 """The kind of directory that `tune_diffusion` makes, and the file that is in it from the start."""
 _ADAPTER = "clouds"
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How images are made.
-
-    Attributes:
-        height: Rows in pixels; None is what the model was made for.
-        width: Columns in pixels.
-        steps: Denoising steps; None is the pipeline's own number (the authors: 50).
-        guidance: Classifier-free guidance; None is the pipeline's own (the authors: 7.5).
-        negative: What is not to be seen; the authors have none.
-        precision: `auto` is fp16 on a GPU and fp32 on a CPU.
-        compiled: Whether to compile the denoiser.
-    """
-
-    height: int | None = None
-    width: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    negative: str = ""
-    precision: str = "auto"
-    compiled: bool = False
 
 
 class Painter(Protocol):
@@ -93,21 +71,27 @@ class Diffusion:
         model: A hub id or a folder in the hub's form.
         settings: How images are made.
         adapter: A LoRA of that model: what `tune_diffusion` made, a hub id, a folder or a file.
-        adapter_scale: How strongly it acts; 0 is the model without it.
+        adapter_scale: Its strength; 0 is the model without it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         CloudsError: diffusers is missing, or the model or the adapter cannot be had.
     """
 
     def __init__(
-        self, model: str, settings: Settings, adapter: str | None = None, adapter_scale: float = 1.0
+        self,
+        model: str,
+        settings: Settings,
+        adapter: str | None = None,
+        adapter_scale: float = 1.0,
+        device: str = "auto",
     ) -> None:
         import torch
 
         self.settings, self.model, self.adapter, self.adapter_scale = settings, model, adapter, adapter_scale
         self._adapter_sums = _sums_of_adapter(adapter)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        auto = "fp16" if self.device == "cuda" else "fp32"
+        self.device = resolve_device(device, "torch")
+        auto = "fp32" if self.device == "cpu" else "fp16"
         self.precision = auto if settings.precision == "auto" else settings.precision
         kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
         pipeline = load_pipeline(model, kind)
@@ -217,15 +201,20 @@ def _sums_of_adapter(adapter: str | None) -> dict[str, str]:
 
 
 def load_painter(
-    model: str, settings: Settings, adapter: str | None = None, adapter_scale: float = 1.0
+    model: str,
+    settings: Settings,
+    adapter: str | None = None,
+    adapter_scale: float = 1.0,
+    device: str = "auto",
 ) -> Painter:
-    """Load what makes images.
+    """Loads what makes images.
 
     Args:
         model: `streets`, or a text-to-image pipeline; see `Diffusion`.
         settings: How images are made.
         adapter: See `Diffusion`.
         adapter_scale: See `Diffusion`.
+        device: See `Diffusion`.
 
     Raises:
         CloudsError: A setting is wrong, or the model cannot be had.
@@ -235,7 +224,7 @@ def load_painter(
             f"there is no precision `{settings.precision}`", f"choose one of {', '.join(PRECISIONS)}"
         )
     if model != STREETS:
-        return Diffusion(model, settings, adapter, adapter_scale)
+        return Diffusion(model, settings, adapter, adapter_scale, device)
     if adapter is not None:
         raise CloudsError(f"`{STREETS}` takes no LoRA", "name a diffusion model with --model")
     return Streets(settings)

@@ -16,9 +16,10 @@ from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.examples import LAYOUTS, lesson, shown_sentences
 from clouds_deploy.generation.form import Form
+from clouds_deploy.generation.load_writer import PACKAGED, load_writer
 from clouds_deploy.generation.scenes import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.sieve import Sieve
-from clouds_deploy.generation.writer import Draft, Writer
+from clouds_deploy.generation.writer import Draft, Sampling, Writer
 from clouds_deploy.seeds import chooser
 
 KIND = "prompts"
@@ -172,3 +173,49 @@ def save_prompts(written: Written, out: Path, *, replace: bool = False, **facts:
 
 def _write_lines(path: Path, records: Any) -> None:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+
+
+def prompts(
+    out: str | Path,
+    *,
+    count: int = 100,
+    model: str = PACKAGED,
+    form: str = "slots",
+    seed: int = 0,
+    temperature: float = 0.6,
+    top_p: float = 0.8,
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Writes prompts into a folder with a language model (CLOUDS, section 3.2: "Prompts").
+
+    Args:
+        out: The folder: `prompts.txt`, what each is about in `prompts.jsonl`, `refused.jsonl`, a manifest.
+        count: How many.
+        model: See `load_writer`.
+        form: `slots` or `sentence`; see `FORMS`.
+        seed: The same settings give the same prompts on the same machine.
+        temperature: Above 0.
+        top_p: Above 0, to 1.
+        replace: Whether the folder may be replaced.
+
+    Returns:
+        The manifest, `out`, and a few `examples`.
+
+    Raises:
+        CloudsError: A setting is wrong, `out` exists, the model cannot be had or cannot write prompts.
+    """
+    folder = Path(out)
+    if form not in FORMS:
+        raise CloudsError(f"there is no form `{form}`", f"choose one of {', '.join(FORMS)}")
+    if count < 1 or temperature <= 0 or not 0 < top_p <= 1:
+        raise CloudsError(
+            f"count {count}, temperature {temperature} and top_p {top_p} cannot be used",
+            "count from 1, temperature above 0, top_p above 0 and up to 1",
+        )
+    if folder.exists() and not replace:
+        raise CloudsError(f"{folder} exists already", "choose another --out, or say --replace")
+    writer = load_writer(model, Sampling(temperature, top_p))
+    written = write_prompts(writer, count, seed, form=form)
+    facts = {"form": form, "seed": seed, "temperature": temperature, "top_p": top_p, **writer.describe()}
+    manifest = save_prompts(written, folder, replace=replace, **facts)
+    return {**manifest, "out": str(folder), "examples": written.prompts[:5]}

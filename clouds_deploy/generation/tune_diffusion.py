@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import MANIFEST, read_manifest
+from clouds_deploy.config.generate import Settings
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.denoiser import Denoiser, check_tunable
-from clouds_deploy.generation.images import IMAGES, KIND, generate_images
+from clouds_deploy.generation.generate import KIND, GenerateWork, run_generate
+from clouds_deploy.generation.images import IMAGES
 from clouds_deploy.generation.lora_run import CLASS, LoraRun
-from clouds_deploy.generation.painter import LORA, PRECISIONS, STREETS, Diffusion, Settings, weight_sums
+from clouds_deploy.generation.painter import LORA, PRECISIONS, STREETS, Diffusion, weight_sums
 from clouds_deploy.generation.shots import Shots
 from clouds_deploy.generation.tuning import Tuning, tune
 
@@ -176,7 +178,7 @@ def _draw_class(run: LoraRun, model: str, prompt: str, count: int, seed: int, tu
         check_tunable(painter.pipeline, model)
         run.begin()
         facts = {**painter.describe(), "prompt": prompt, "seed": seed, "count": count, "batch": _CLASS_BATCH}
-        generate_images(painter, [prompt], folder, facts, count=count, seed=seed, batch=_CLASS_BATCH)
+        run_generate(GenerateWork(lambda: painter, [prompt], facts), folder)
     if not read_manifest(folder, KIND)["images"]:
         raise CloudsError(
             f"{model} made no image of `{prompt}`: see {folder}", "give some with --class-images"

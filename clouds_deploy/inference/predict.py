@@ -1,207 +1,212 @@
-"""`predict`: label images, folders and video into one directory."""
+"""The verb `predict`: labels images, folders, videos and tar shards."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.artifacts import atomic_directory, write_manifest
 from clouds_deploy.bundles.packed import unpacked
-from clouds_deploy.console import Advance, progress
+from clouds_deploy.config.predict import PredictOptions
+from clouds_deploy.config.section import make_options
+from clouds_deploy.data.images import Pixels, read_image, write_png
+from clouds_deploy.data.overlay import overlay, overlay_with_legend
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.segmenter import Predictor
+from clouds_deploy.inference.segmenter import Predictor, open_predictor
+from clouds_deploy.jobs.results import Done, Failed, Results
+from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import Item, Unit, find_units, is_spread, list_items
 
 KIND = "prediction"
-LABELS = "labels"
-OVERLAYS = "overlays"
-CONFIDENCES = "confidences"
+LABELS, OVERLAYS, CONFIDENCES = "labels", "overlays", "confidences"
+BLOCK = 256
+"""Images of a folder that make a unit, where the job goes unit by unit."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One file to label, and what to call its results: a relative path without suffix."""
-
-    path: Path
-    name: str
-    video: bool
-
-
-def predict_paths(
-    predictor: Predictor,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    overlays: bool = True,
-    confidences: bool = False,
-) -> dict[str, Any]:
-    """Label files and write the labels down.
-
-    Label maps are PNGs of train ids under `labels/`, named like their image (and, in a folder that was
-    given, under its subfolders); names that would collide get their file type and then a number added. A
-    video becomes a folder of label maps. Overlays go under `overlays/`: with a legend for an image, as an MP4
-    without one for a video.
+class PredictWork:
+    """Labels images.
 
     Args:
-        predictor: What labels.
-        paths: Images, videos, and folders of both.
-        out: The directory to make.
-        overlays: Whether to draw overlays too.
-        confidences: Whether to write how sure the labels are, too: an 8-bit grey PNG per image (not for
-            videos) under `confidences/`, 255 where the model is certain, as `refine` reads them.
+        model: A finished run, or a bundle.
+        options: How, and what to write.
+        predictor: The model, opened; a copy that is sent to another process opens it again there.
+    """
+
+    kind, verb = KIND, "predict"
+    gpu = False
+
+    def __init__(
+        self, model: Path, options: PredictOptions | None = None, predictor: Predictor | None = None
+    ) -> None:
+        self.model, self.options = model, options or PredictOptions()
+        self._predictor = predictor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "model": self.model.absolute(), "_predictor": None}
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model."""
+        if self._predictor is None:
+            device = "cpu" if self.options.device == "auto" else self.options.device
+            self._predictor = open_predictor(self.model, backend=self.options.backend, device=device)
+        return self._predictor
+
+    def settings(self) -> dict[str, Any]:
+        """See `Work`."""
+        model = {k: v for k, v in self.predictor.describe().items() if k not in ("path", "device")}
+        written = {"overlays": self.options.overlays, "confidences": self.options.confidences}
+        return {"predictor": model, **written}
+
+    def identity(self, unit: Unit | Item) -> dict[str, str]:
+        """See `Work`."""
+        return unit.identity()
+
+    def stage(self, unit: Unit, folder: Path) -> Sequence[Item]:
+        """See `Work`."""
+        return unit.stage(folder / "images")
+
+    def work(self, items: Sequence[Item], out: Path) -> Iterator[Done | Failed | str]:
+        """See `Work`; videos come last."""
+
+        def finish(given: tuple[Item, Pixels, dict[str, str]], answer: tuple[Pixels, Pixels | None]) -> Done:
+            item, image, inputs = given
+            labels, confidence = answer
+            written = {LABELS: labels}
+            if confidence is not None:
+                written[CONFIDENCES] = confidence
+            if self.options.overlays:
+                written[OVERLAYS] = overlay_with_legend(image, labels)
+            files = {f"{folder}/{item.name}.png": pixels for folder, pixels in written.items()}
+            for name, pixels in files.items():
+                write_png(out / name, pixels)
+            return Done(item.name, {name: out / name for name in files}, inputs, {"images": 1})
+
+        images = [item for item in items if not item.video]
+        yield from pipeline(images, lambda i: (i, read_image(i.path), i.identity()), self._label, finish)
+        for item in items:
+            if item.video:
+                yield from self._video(item, out)
+
+    def _label(
+        self, given: list[tuple[Item, Pixels, dict[str, str]]]
+    ) -> list[tuple[Pixels, Pixels | None] | Failed]:
+        """Labels of images, and their confidences where they are asked for."""
+        found: list[tuple[Pixels, Pixels | None] | Failed] = []
+        for item, image, _ in given:
+            try:
+                if self.options.confidences:
+                    found.append(self.predictor.predict_with_trust(image))
+                else:
+                    found.append((self.predictor.predict(image), None))
+            except CloudsError as fault:
+                found.append(Failed(item.told(), fault))
+        return found
+
+    def _video(self, item: Item, out: Path) -> Iterator[Done | Failed | str]:
+        """Labels a video frame by frame, with one frame in memory at a time.
+
+        Of a damaged video nothing is kept: half of its label maps would look like all of them.
+        """
+        from clouds_deploy.data.video import frame_rate, read_frames, write_video
+
+        movie = out / OVERLAYS / f"{item.name}.mp4"
+        files = {f"{OVERLAYS}/{item.name}.mp4": movie} if self.options.overlays else {}
+        count = 0
+        try:
+            rate = frame_rate(item.path)  # opens it, so that a damaged one leaves no folder
+            with contextlib.ExitStack() as stack:
+                writer = stack.enter_context(write_video(movie, rate)) if self.options.overlays else None
+                for frame in read_frames(item.path):
+                    labels = self.predictor.predict(frame)
+                    name = f"{item.name}/{count:06d}.png"
+                    write_png(out / LABELS / name, labels)
+                    files[f"{LABELS}/{name}"] = out / LABELS / name
+                    if writer is not None:
+                        writer.write(overlay(frame, labels))
+                    count += 1
+                    yield f"{item.path.name} frame {count}"
+                if not count:
+                    raise CloudsError(f"{item.path} holds no frame", "give a video with pictures in it")
+        except CloudsError as fault:
+            for path in files.values():
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (out / LABELS / item.name).rmdir()
+            yield Failed(item.told(), fault)
+            return
+        yield Done(item.name, files, item.identity(), {"frames": count})
+
+
+def run_predict(
+    work: PredictWork,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    shards: bool | None = None,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
+    """Labels images and goes on where a killed run stopped.
+
+    Label maps are PNGs of train ids under `labels/`, named like their image (and its subfolder, where a
+    folder was given); names that would collide get the file type and then a number appended. A video becomes
+    a folder of label maps. Overlays are written under `overlays/`, a video's as MP4, and confidences of
+    images under `confidences/` as 8-bit grey PNGs, 255 where the model is certain. A shard's results are a
+    shard of the same name with `key.labels.png`, `key.overlay.png` and `key.confidence.png`.
+
+    Args:
+        work: The model and what to write.
+        paths: Images, videos, folders of both; shards, and remote folders of shards or images.
+        out: The folder to fill.
+        shards: Whether to write shards; None writes them where shards are read.
+        runner: What executes the units; None is this process, image by image where all files are local.
 
     Returns:
-        `out`, `images` and `frames` labelled, `failed`: for every file that could not be, `path`, `fault`
-        and `fix`. The caller's exit code is 1 when any failed.
+        `out`, the numbers of `images` and `frames` labelled, and `failed`: `path`, `fault` and `fix` of every
+        file that could not be labelled. The caller's exit code is 1 when any failed.
 
     Raises:
-        CloudsError: A path is not there, a folder holds nothing to label, or no file could be labelled
-            (exit code 1; nothing is left behind).
+        CloudsError: A path is not there, a folder holds nothing to label, no file could be labelled; see also
+            `find_units` and `run_job`.
     """
-    from clouds_deploy.data.video import frame_count
-
-    items = list(list_items(paths))
-    failed: list[dict[str, str]] = []
-    images = frames = 0
-    with atomic_directory(out) as directory, progress("predict", len(items), "file") as advance:
-        for done, item in enumerate(items):
-            try:
-                if item.video:
-                    frame_count(item.path)  # opens it, so that a bad one leaves no folder
-                    frames += _video(predictor, item, directory, overlays, advance, done)
-                else:
-                    label_image(predictor, item, directory, overlays, confidences)
-                    images += 1
-            except CloudsError as error:
-                failed.append({"path": str(item.path), "fault": error.message, "fix": error.hint})
-            advance(done + 1, item.path.name)
-        if not images + frames:
-            first = failed[0]
-            raise CloudsError(
-                f"none of {len(items)} files could be labelled; first: {first['fault']}",
-                first["fix"],
-                exit_code=1,
-            )
-        write_manifest(
-            directory,
-            KIND,
-            predictor=predictor.describe(),
-            inputs={item.name: str(item.path) for item in items},
-            images=images,
-            frames=frames,
-            failed=failed,
-        )
-    return {"out": str(out), "images": images, "frames": frames, "failed": failed}
-
-
-def list_items(paths: Sequence[Path]) -> Iterator[Item]:
-    """List what to label, every result under a name of its own.
-
-    Raises:
-        CloudsError: A path is not there, or a folder holds nothing to label.
-    """
-    from clouds_deploy.data.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
-
-    taken: set[str] = set()
-    for root in paths:
-        for path in list_files([root], IMAGE_SUFFIXES | VIDEO_SUFFIXES):
-            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            name = inside.with_suffix("").as_posix()
-            if name in taken:
-                name = f"{name}_{path.suffix.lstrip('.')}"
-            base, number = name, 2
-            while name in taken:
-                name, number = f"{base}-{number}", number + 1
-            taken.add(name)
-            yield Item(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
-
-
-def label_image(predictor: Predictor, item: Item, directory: Path, overlays: bool, confidences: bool) -> None:
-    """Label one image and write down what was asked for; see `predict_paths`."""
-    from clouds_deploy.data.images import read_image, write_png
-    from clouds_deploy.data.overlay import overlay_with_legend
-
-    image = read_image(item.path)
-    if confidences:
-        labels, trust = predictor.predict_with_trust(image)
-        write_png(directory / CONFIDENCES / f"{item.name}.png", trust)
+    by_unit = bool(shards) or runner is not None or is_spread(paths, out)
+    units: Sequence[Any]
+    if by_unit:
+        units = find_units(paths, BLOCK)
+        check_apart(Place(out), map(Place, paths))
+        results = Results(Place(out), all(unit.shard for unit in units) if shards is None else shards)
     else:
-        labels = predictor.predict(image)
-    write_png(directory / LABELS / f"{item.name}.png", labels)
-    if overlays:
-        write_png(directory / OVERLAYS / f"{item.name}.png", overlay_with_legend(image, labels))
-
-
-def _video(
-    predictor: Predictor, item: Item, directory: Path, overlays: bool, advance: Advance, done: int
-) -> int:
-    """Label a video frame by frame; nothing of it is ever in memory but one frame.
-
-    A damaged video keeps the frames before the damage out of the result: half a video looks whole.
-    """
-    import contextlib
-    import shutil
-
-    from clouds_deploy.data.images import write_png
-    from clouds_deploy.data.overlay import overlay
-    from clouds_deploy.data.video import frame_rate, read_frames, write_video
-
-    target = directory / LABELS / item.name
-    count = 0
-    movie = directory / OVERLAYS / f"{item.name}.mp4"
-    try:
-        with contextlib.ExitStack() as stack:
-            writer = stack.enter_context(write_video(movie, frame_rate(item.path))) if overlays else None
-            for frame in read_frames(item.path):
-                labels = predictor.predict(frame)
-                write_png(target / f"{count:06d}.png", labels)
-                if writer is not None:
-                    writer.write(overlay(frame, labels))
-                count += 1
-                advance(done, f"{item.path.name} frame {count}")
-            if not count:
-                raise CloudsError(f"{item.path} holds no frame", "give a video with pictures in it")
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        raise
-    return count
+        own = Path(out).resolve()
+        items = list_items([Path(path) for path in paths])
+        units = [item for item in items if not item.path.resolve().is_relative_to(own)]
+        results = Results(Place(out), None)
+    report = run_job(work, units, results, runner)
+    told = {"images": report.total("images"), "frames": report.total("frames"), "failed": report.failed}
+    inputs = (
+        {name: value for record in report.records for name, value in record["inputs"].items()}
+        if by_unit
+        else {unit.name: unit.told() for unit in units}
+    )
+    results.seal(KIND, report.records, predictor=work.predictor.describe(), inputs=inputs, **told)
+    return {"out": str(out), **told}
 
 
 def predict(
-    model: str | Path,
-    paths: Sequence[str | Path],
-    *,
-    out: str | Path,
-    backend: str = "onnxruntime",
-    overlays: bool = True,
-    confidences: bool = False,
-    shards: bool | None = None,
-    runner: str = "local",
+    model: str | Path, paths: Sequence[str | Path], *, out: str | Path, **options: Any
 ) -> dict[str, Any]:
-    """Label images, folders of images and videos; see `inference.predict.predict_paths`. For tar shards and
-    addresses (`s3://...`) `inference.predict_units.predict_units`.
+    """Labels images, folders, videos and tar shards; see `run_predict` for what is written and returned.
 
     Args:
         model: A finished run, or a bundle.
         paths: What to label.
-        out: The folder to make.
-        backend: Bundles only: the runtime.
-        overlays: Whether to draw overlays with a legend too.
-        confidences: Whether to write how sure the labels are, too.
-        shards: Whether to write tar shards; None writes them where shards are read.
-        runner: `local`, or `ray`: on all machines of a Ray cluster.
+        out: The folder to fill; a killed run goes on there.
+        **options: Fields of `PredictOptions`.
     """
-    from clouds_deploy.jobs.units import is_spread
+    from clouds_deploy.jobs.ray import load_runner
 
-    if shards or runner != "local" or is_spread(paths, out):
-        from clouds_deploy.inference.predict_units import PredictWork, predict_units
-        from clouds_deploy.jobs.ray import load_runner
-
-        work = PredictWork(unpacked(Path(model)), backend, overlays=overlays, confidences=confidences)
-        return predict_units(work, paths, out, shards=shards, runner=load_runner(runner))
-    from clouds_deploy.inference.segmenter import open_predictor
-
-    predictor = open_predictor(unpacked(Path(model)), backend=backend)
-    given = [Path(path) for path in paths]
-    return predict_paths(predictor, given, Path(out), overlays=overlays, confidences=confidences)
+    chosen = make_options(PredictOptions, options)
+    runner = None if chosen.runner == "local" else load_runner(chosen.runner)
+    work = PredictWork(unpacked(Path(model)), chosen)
+    return run_predict(work, paths, out, shards=chosen.shards, runner=runner)

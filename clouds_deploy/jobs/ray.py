@@ -1,4 +1,4 @@
-"""Who does units of work: this process, or a Ray cluster."""
+"""Runners of a job by name: this process, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clouds_deploy.errors import CloudsError, nearest
-from clouds_deploy.jobs.results import Results, Work
-from clouds_deploy.jobs.run import Failed, Runner, do_unit, run_here
-from clouds_deploy.jobs.units import Unit
+from clouds_deploy.jobs.results import Failed, Record, Results, Work
+from clouds_deploy.jobs.run import Runner, do_unit, run_here
 
 _DEATHS = 4
-"""Workers that may die of the same unit."""
+"""Workers that may die on the same unit."""
 
 
 def load_runner(name: str) -> Runner:
-    """Give a runner by its name.
+    """Finds a runner by its name.
 
     Raises:
         CloudsError: There is none of that name, or its package is missing.
@@ -38,10 +37,10 @@ def _ray() -> Any:
 
 
 class Worker:
-    """Does units in a process of its own; the model is loaded with the first one and stays.
+    """Processes units in a process of its own; the model is loaded with the first one and stays.
 
     Args:
-        work: What to do.
+        work: What to do with each.
         results: Where the results go.
     """
 
@@ -49,10 +48,10 @@ class Worker:
         self.work, self.results = work, results
 
     def ready(self) -> None:
-        """Answer, once there is a machine for it."""
+        """Returns as soon as there is a machine for it."""
 
-    def do(self, unit: Unit) -> dict[str, Any] | Failed | CloudsError:
-        """Do one; an error a user can act on comes back as a value, for Ray would wrap it."""
+    def do(self, unit: Any) -> Record | Failed | CloudsError:
+        """Processes one; an error that a user can act on is returned, as Ray would wrap a raised one."""
         try:
             return do_unit(self.work, unit, self.results)
         except CloudsError as error:
@@ -60,11 +59,11 @@ class Worker:
 
 
 def _share(nodes: Sequence[Mapping[str, Any]], gpu: bool) -> tuple[int, dict[str, Any]]:
-    """Say how many workers there are to be, and what each takes of the cluster.
+    """Number of workers, and what each takes of the cluster.
 
     A worker has a GPU, where the work can use one. Otherwise it has a whole machine, as a local run has: the
-    runtimes use all its cores, and every further worker would hold one more model in memory. Of machines that
-    differ, larger ones get as many as the smallest fits in.
+    backends use all its cores, and every further worker would hold one more model in memory. Of machines of
+    different size, larger ones get as many workers as the smallest fits into them.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = sum(int(resources.get("GPU", 0)) for resources in alive)
@@ -75,15 +74,15 @@ def _share(nodes: Sequence[Mapping[str, Any]], gpu: bool) -> tuple[int, dict[str
     return max(1, sum(own // least for own in cores)), {"num_cpus": least}
 
 
-def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[dict[str, Any] | Failed]:
-    """Do units on the machines of a Ray cluster, one worker a GPU or a machine; see `_share`.
+def run_on_ray(work: Work, units: Sequence[Any], results: Results) -> Iterator[Record | Failed | str]:
+    """Processes units on the machines of a Ray cluster, one worker per GPU or machine; see `_share`.
 
-    The cluster is the one that `RAY_ADDRESS` names, or this machine. What a worker that died was at is given
-    to another, and becomes the same files; a new worker takes its place when there is a machine for it, and
-    nobody waits for that. Inputs and outputs must be where every machine can reach them.
+    The cluster is the one that `RAY_ADDRESS` names, or this machine. The unit of a worker that died is given
+    to another one and gives the same files; a new worker takes its place as soon as there is a machine for
+    it. Inputs and outputs must be where every machine can reach them.
 
     Raises:
-        CloudsError: Ray is missing; results cannot be written; a unit was the end of several workers.
+        CloudsError: Ray is missing; results cannot be written; several workers died on the same unit.
     """
     ray = _ray()
     if not units:
@@ -93,7 +92,7 @@ def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[
     count, options = _share(ray.nodes(), work.gpu)
     remote = ray.remote(**options)(Worker)
     left, deaths = deque(units), Counter[str]()
-    running: dict[Any, tuple[Any, Unit | None]] = {}
+    running: dict[Any, tuple[Any, Any]] = {}
 
     def start() -> None:
         worker = remote.remote(work, results)
@@ -114,8 +113,8 @@ def run_on_ray(work: Work, units: Sequence[Unit], results: Results) -> Iterator[
                     deaths[unit.name] += 1
                     if deaths[unit.name] >= _DEATHS:
                         raise CloudsError(
-                            f"{unit.told()} was the end of {_DEATHS} workers",
-                            "look into their logs; for want of memory, lower --batch or make smaller shards",
+                            f"{_DEATHS} workers died on {unit.told()}",
+                            "see their logs; if they ran out of memory, lower --batch or make smaller shards",
                         ) from error
                 start()
                 continue

@@ -100,7 +100,8 @@ class Place:
         """
         with self._asked(""):
             if not self.fs.isdir(self.root):
-                raise CloudsError(f"there is no folder {self.address}", "check the address")
+                hint = "check the path" if self.local else "check the address"
+                raise CloudsError(f"there is no folder {self.address}", hint)
             self.fs.invalidate_cache()
             found = [str(path) for path in self.fs.find(self.root)]
         root = self.root.rstrip("/") + "/"

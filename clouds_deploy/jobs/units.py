@@ -1,4 +1,4 @@
-"""Work cut into units: a tar shard each, or a block of a folder's images."""
+"""Units of a job: single images and videos, tar shards, or blocks of a folder's images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from clouds_deploy.data.images import IMAGE_SUFFIXES
+from clouds_deploy.artifacts import sha256
+from clouds_deploy.data.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.shards import is_image, unpack
 from clouds_deploy.jobs.storage import Place, is_url
@@ -17,14 +18,68 @@ TAR = ".tar"
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What is done, and done again after a kill, as a whole.
+class Item:
+    """An image or a video on this machine.
 
     Attributes:
-        name: Of its results' shard and of its record: the shard's name, or the block's number.
+        path: The file.
+        name: What its results are called: a relative path without suffix, unique within a job.
+    """
+
+    path: Path
+    name: str
+
+    size = 1
+
+    @property
+    def video(self) -> bool:
+        """Whether it is a video, by its suffix."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def told(self) -> str:
+        """Its place, for messages."""
+        return str(self.path)
+
+    def identity(self) -> dict[str, str]:
+        """Its sha256."""
+        return {"video" if self.video else "image": sha256(self.path)}
+
+
+def list_items(
+    paths: Sequence[Path], suffixes: frozenset[str] = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+) -> list[Item]:
+    """Lists images and videos, each under a name of its own.
+
+    Args:
+        paths: Files, and folders that are searched with all their subfolders.
+        suffixes: Which files of a folder count.
+
+    Raises:
+        CloudsError: A path is not there, or a folder holds no such file.
+    """
+    items: dict[str, Item] = {}
+    for root in paths:
+        for path in list_files([root], suffixes):
+            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
+            name = inside.with_suffix("").as_posix()
+            if name in items:
+                name = f"{name}_{path.suffix.lstrip('.')}"
+            base, number = name, 2
+            while name in items:
+                name, number = f"{base}-{number}", number + 1
+            items[name] = Item(path, name)
+    return list(items.values())
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Images that are processed, and after a kill processed again, as a whole.
+
+    Attributes:
+        name: Name of its shard of results and of its record: the shard's own name, or the block's number.
         place: Where its files are.
         files: One shard, or images.
-        shard: Which of both.
+        shard: Whether it is a shard.
     """
 
     name: str
@@ -32,64 +87,74 @@ class Unit:
     files: tuple[str, ...]
     shard: bool
 
+    @property
+    def size(self) -> int:
+        """Number of its images; 1 for a shard."""
+        return len(self.files)
+
     def told(self) -> str:
-        """Say where it is, for people."""
+        """Its place, for messages."""
         return self.place.told(self.files[0]) if self.shard else self.place.told()
 
     def identity(self) -> dict[str, str]:
-        """Give what changes when one of its files does; see `Place.identity`."""
+        """A value for each of its files that changes when the file does; see `Place.identity`."""
         return {self.place.told(name): self.place.identity(name) for name in self.files}
 
-    def stage(self, folder: Path) -> None:
-        """Bring its images onto this machine, under the names they have in the shard or folder.
+    def stage(self, folder: Path) -> list[Item]:
+        """Brings its images onto this machine, under the names they have in the shard or folder.
 
         Raises:
             CloudsError: A file is gone, or the shard is damaged or holds no image.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if not self.shard:
-            for name in self.files:
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if self.place.local:
-                    os.symlink(self.place.path(name).resolve(), target)
-                else:
-                    self.place.fetch(name, target)
-            return
-        if not open_shard(self.place, self.files[0], folder, lambda m: m if is_image(m) else None):
-            raise CloudsError(
-                f"{self.told()} holds no images", "a shard holds them as key.jpg, key.png and so on"
-            )
+        if self.shard:
+            if not open_shard(self.place, self.files[0], folder, lambda m: m if is_image(m) else None):
+                raise CloudsError(
+                    f"{self.told()} holds no images", "a shard holds them as key.jpg, key.png and so on"
+                )
+            return list_items([folder])
+        for name in self.files:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if self.place.local:
+                os.symlink(self.place.path(name).resolve(), target)
+            else:
+                self.place.fetch(name, target)
+        return list_items([folder])
 
 
 @dataclass(frozen=True)
-class Span(Unit):
-    """Numbers in a row, of images that are made, or that a dataset names; see `cut`.
+class Span:
+    """Consecutive images of a dataset, or of images that are to be generated.
 
     Attributes:
-        numbers: Which.
-        part: What the dataset is called.
+        name: See `Unit`.
+        numbers: Which images.
+        part: Name of the dataset.
     """
 
+    name: str
     numbers: range
-    part: str
+    part: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of its images."""
+        return len(self.numbers)
 
     def told(self) -> str:
-        """Say which, for people."""
+        """Which images, for messages."""
         return f"{self.part and self.part + ', '}images {self.numbers[0]} to {self.numbers[-1]}"
 
 
 def cut(count: int, size: int, part: str = "") -> list[Span]:
-    """Cut so many images into spans of `size`."""
+    """Cuts a number of images into spans of `size`."""
     starts = range(0, count, size)
-    return [
-        Span(f"{i:06d}", Place("."), (), False, range(at, min(at + size, count)), part)
-        for i, at in enumerate(starts)
-    ]
+    return [Span(f"{i:06d}", range(at, min(at + size, count)), part) for i, at in enumerate(starts)]
 
 
 def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], str | None]) -> list[str]:
-    """Unpack a shard, fetched first if it is elsewhere; see `shards.unpack`."""
+    """Unpacks a shard, fetched first if it is remote; see `shards.unpack`."""
     if place.local:
         return unpack(place.path(name), place.told(name), folder, choose)
     fetched = folder.parent / f"{folder.name}{TAR}"
@@ -101,13 +166,13 @@ def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], st
 
 
 def split_address(path: str | Path) -> tuple[str, str]:
-    """Give a file's folder and name."""
+    """Folder and name of a file."""
     head, _, tail = str(path).rpartition("/")
     return (head or ("/" if str(path).startswith("/") else "."), tail)
 
 
 def holds_shards(path: str | Path) -> bool:
-    """Say whether a path of this machine is a shard, or a folder with one in it."""
+    """Whether a path of this machine is a shard, or a folder with one in it."""
     own = Path(path)
     if own.is_dir():
         return any(p.suffix == TAR and not p.name.startswith(".") for p in own.iterdir())
@@ -115,12 +180,12 @@ def holds_shards(path: str | Path) -> bool:
 
 
 def is_spread(paths: Sequence[str | Path], out: str | Path) -> bool:
-    """Say whether work is to be done unit by unit: shards or addresses are read or written."""
+    """Whether a job has to go unit by unit: shards or remote addresses are read or written."""
     return is_url(out) or any(is_url(path) or holds_shards(path) for path in paths)
 
 
 def find_units(paths: Sequence[str | Path], size: int) -> list[Unit]:
-    """Cut what is to be done into units.
+    """Cuts shards and folders into units.
 
     Args:
         paths: Shards, and folders of shards or of images; here or at an address.
@@ -160,7 +225,7 @@ def find_units(paths: Sequence[str | Path], size: int) -> list[Unit]:
     twice = {name for name, count in counts.items() if count > 1}
     if twice:
         raise CloudsError(
-            f"{len(twice)} names of shards come twice, `{min(twice)}` first",
+            f"{len(twice)} names of shards occur twice, `{min(twice)}` first",
             "rename them, or run in two parts",
         )
     return units

@@ -1,21 +1,84 @@
-"""What refinement changed, counted."""
+"""Refined labels of an image, and counts of what refinement changed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clouds_deploy.labels import NAMES, NUM_CLASSES
-from clouds_deploy.refinement.components import Labels
+from clouds_deploy.labels import IGNORE, NAMES, NUM_CLASSES
+from clouds_deploy.refinement.components import Labels, Mask
 
 Counts = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Refined:
+    """Refined labels of one image.
+
+    A pixel without a label is one of two things: ignored, so that no loss counts it, or a plain negative,
+    which is in no segment and tells the student so. A PNG has 255 for both; which one it means is a fact of
+    the whole folder, because each mode makes only one kind (docs/decisions/0003-ignored-or-negative.md).
+
+    Attributes:
+        labels: (H, W) uint8 train ids; 255 where there is none.
+        negatives: (H, W) bool, where no label means "none of the classes"; elsewhere 255 means "not known".
+        overlaps: By train id, (H, W) bool, pixels that are in several classes' segments at once; their label
+            is 255. Only official refinement that keeps intersections makes any.
+        prompted: Components that SAM was asked about.
+        accepted: Components whose mask was taken.
+    """
+
+    labels: Labels
+    negatives: Mask
+    overlaps: Mapping[int, Mask] = field(default_factory=dict)
+    prompted: int = 0
+    accepted: int = 0
+
+    @property
+    def ignored(self) -> Mask:
+        """Pixels that no loss may count, (H, W) bool."""
+        shared = np.zeros_like(self.negatives)
+        for mask in self.overlaps.values():
+            shared |= mask
+        return np.asarray((self.labels == IGNORE) & ~self.negatives & ~shared)
+
+    def targets(self) -> tuple[list[int], Mask]:
+        """The segments that mask classification learns from (docs/method.md 3.1).
+
+        A class that lost all its pixels has no segment. (The authors keep an empty one, an oversight:
+        docs/method.md 10.)
+
+        Returns:
+            Train ids and (K, H, W) bool masks, which overlap only where `overlaps` says so.
+        """
+        there = set(np.unique(self.labels).tolist()) | {c for c, m in self.overlaps.items() if m.any()}
+        classes = sorted(c for c in there if c < NUM_CLASSES)
+        masks = np.zeros((len(classes), *self.labels.shape), np.bool_)
+        for mask, label in zip(masks, classes, strict=True):
+            np.equal(self.labels, label, out=mask)
+            if label in self.overlaps:
+                mask |= self.overlaps[label]
+        return classes, masks
+
+
+def unchanged(labels: Labels, *, negative: bool, prompted: int = 0) -> Refined:
+    """A label map that stays as it is.
+
+    Args:
+        labels: (H, W) uint8 train ids or 255.
+        negative: Whether its 255 are plain negatives rather than ignored.
+        prompted: Components that SAM was asked about, in vain.
+    """
+    without = labels == IGNORE
+    return Refined(labels, without if negative else np.zeros_like(without), prompted=prompted)
+
+
 def count_changes(before: Labels, after: Labels) -> Counts:
-    """Count the pairs of labels that occur.
+    """Counts the pairs of labels that occur.
 
     Args:
         before: (H, W) uint8 train ids or 255.
@@ -32,7 +95,7 @@ def count_changes(before: Labels, after: Labels) -> Counts:
 
 
 def add_changes(many: Iterable[Counts]) -> Counts:
-    """Sum the counts of many images: (20, 20) int64, row = before, column = after."""
+    """Sum of the counts of many images: (20, 20) int64, row = before, column = after."""
     total = np.zeros((NUM_CLASSES + 1, NUM_CLASSES + 1), np.int64)
     for changes in many:
         total[changes[:, 0], changes[:, 1]] += changes[:, 2]
@@ -40,7 +103,7 @@ def add_changes(many: Iterable[Counts]) -> Counts:
 
 
 def summarize_changes(total: Counts) -> dict[str, Any]:
-    """Say in shares what became of the labels.
+    """Shares of the labels that stayed, changed and were lost.
 
     Returns:
         `agreement`, `changed` and `unlabelled`: shares of the pixels that had a label, which add up to 1,

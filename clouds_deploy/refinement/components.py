@@ -1,4 +1,4 @@
-"""The connected parts of a label map: what SAM is asked about."""
+"""Connected components of a label map, which SAM is asked about, and points deep inside them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from clouds_deploy.labels import NUM_CLASSES
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+_GRID = 96
+"""Larger regions are sampled on a grid of about this many rows and columns, which is fine enough."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ class Component:
     area: int
 
     def corners(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Give x and y of the upper left and the lower right corner, in pixels, the latter outside."""
+        """X and y of the upper left and the lower right corner in pixels, the latter just outside."""
         rows, columns = self.box
         return (float(columns.start), float(rows.start)), (float(columns.stop), float(rows.stop))
 
 
 def find_components(labels: Labels, above: float) -> list[Component]:
-    """List the parts of every class that are large enough (docs/method.md 3.6).
+    """Lists the components of every class that are large enough (docs/method.md 3.6).
 
     Args:
         labels: (H, W) uint8 train ids; everything above 18 is in no component.
@@ -61,10 +63,46 @@ def find_components(labels: Labels, above: float) -> list[Component]:
 
 
 def _extent(mask: Mask) -> tuple[slice, slice]:
-    """Give the rows and columns of a mask that holds something."""
+    """The rows and columns of a mask that hold something."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _moved(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
+
+
+def interior_points(
+    mask: Mask, count: int, weight: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Pixels that are far from the region's border, from each other, and certain of their class.
+
+    The first is the deepest one; each further one is where the smaller of the depth and half the distance to
+    those chosen is largest. All are pixels of the region.
+
+    Args:
+        mask: (h, w) bool, the region; beyond the array is outside.
+        count: How many at most; a region with fewer pixels gets fewer.
+        weight: (h, w) float in 0..1, the teacher's confidence; None counts all alike.
+
+    Returns:
+        (n, 2) float32, x and y of pixels, from the array's corner, 1 <= n <= count.
+    """
+    step = max(1, -(-max(mask.shape) // _GRID))
+    seen = mask[::step, ::step]
+    if step > 1 and np.count_nonzero(seen) < count:  # thinner than the grid
+        step, seen = 1, mask
+    depth = ndimage.distance_transform_edt(np.pad(seen, 1))[1:-1, 1:-1]
+    if weight is not None:
+        depth = depth * weight[::step, ::step]
+    rows, columns = np.nonzero(seen)
+    worth = depth[rows, columns]
+    apart = np.full(len(rows), np.inf)
+    chosen: list[int] = []
+    for _ in range(min(count, len(rows))):
+        best = int(np.argmax(np.minimum(worth, apart / 2)))
+        if chosen and apart[best] == 0:
+            break
+        chosen.append(best)
+        apart = np.minimum(apart, np.hypot(rows - rows[best], columns - columns[best]))
+    return np.asarray(np.stack((columns[chosen], rows[chosen]), -1) * step, np.float32)

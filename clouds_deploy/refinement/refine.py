@@ -1,36 +1,50 @@
-"""Refining a folder: reading, SAM and writing at the same time, whatever is killed goes on."""
+"""The verb `refine`: refines pseudo-labels of folders and tar shards with a SAM."""
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clouds_deploy.artifacts import MANIFEST, sha256
+import numpy as np
+
 from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.backends.options import Precision
 from clouds_deploy.bundles.packed import unpacked
-from clouds_deploy.console import progress
+from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.config.parse import settings
+from clouds_deploy.config.refine import RefineOptions
+from clouds_deploy.config.section import make_options
 from clouds_deploy.data.images import write_png
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.data.overlay import before_and_after
+from clouds_deploy.inference.predict import CONFIDENCES, LABELS, OVERLAYS
+from clouds_deploy.jobs.results import Done, Failed, Results
+from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
+from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.units import Unit, find_units, is_spread
 from clouds_deploy.refinement.changes import add_changes, count_changes, summarize_changes
-from clouds_deploy.refinement.ledger import Entry, Ledger, open_ledger
-from clouds_deploy.refinement.pairs import Loaded, Pair, find_pairs, load_pair
-from clouds_deploy.refinement.pictures import before_and_after
+from clouds_deploy.refinement.pairs import (
+    Loaded,
+    Maps,
+    Pair,
+    confidence_maps,
+    find_pairs,
+    label_maps,
+    load_pair,
+)
 from clouds_deploy.refinement.prompts import Plan, Proposals
-from clouds_deploy.refinement.refiner import Refiner
-from clouds_deploy.refinement.workplace import LEDGER, OVERLAYS, enter, finished, label_file, seal
+from clouds_deploy.refinement.refiner import Refiner, SamRefiner
 
-THREADS = 2
-"""Read, plan, merge and write beside the model."""
+KIND = "refinement"
+BLOCK = 256
+"""Images of a folder that make a unit, where the job goes unit by unit."""
+_ELSEWHERE = ("backend", "device")
+"""What may differ between a run and its resumption: where SAM is computed."""
 _GIVE_BACK_EVERY = 64
-"""Images between two times that free memory goes back to the kernel: images of many sizes leave holes."""
+"""Images after which free memory goes back to the kernel: images of many sizes leave holes."""
 
 
 @dataclass(frozen=True)
@@ -43,238 +57,218 @@ class _Ready:
     inputs: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Bad:
-    """An image that cannot."""
-
-    pair: Pair
-    fault: CloudsError
-
-
-def refine_folder(
-    refiner: Refiner,
-    images: Path,
-    labels: Path,
-    out: Path,
-    *,
-    confidences: Path | None = None,
-    batch: int = 8,
-    overlays: int = 4,
-) -> dict[str, Any]:
-    """Refine the labels of a folder's images.
-
-    Refined label maps are PNGs of train ids under `labels/`, called as `predict` calls them; 255 is a pixel
-    without a label, which the manifest's `unlabelled` explains. A killed run goes on where it was when it is
-    started again with the same settings; a run that is finished does nothing more. Images that cannot be
-    read are passed over, listed, and tried again the next time. Threads read ahead and write behind, at most
-    two batches each.
+class RefineWork:
+    """Refines the labels of images.
 
     Args:
-        refiner: SAM and the settings.
-        images: Folder of images.
-        labels: Folder of label PNGs; see `pairs.find_pairs`.
-        out: The folder to fill.
-        confidences: Folder of confidences; see `pairs.find_pairs`.
+        make: Makes the refiner, in whatever process the work is done.
+        labels: Folder of label PNGs, or shards with them; see `Maps`.
+        confidences: The same for confidences; None takes those that `predict` wrote beside the labels, if it
+            did.
         batch: Images that go to SAM together.
-        overlays: Draw this many images before and after, spread over the folder, under `overlays/`.
-
-    Returns:
-        `out`, `images` done in all, `refined` by this run, `failed` (`path`, `fault` and `fix` each),
-        `unlabelled_means`, `prompts`, `masks_taken`, `images_per_second` of this run (null if it did
-        nothing), and what `changes.summarize_changes` gives.
-
-    Raises:
-        CloudsError: A folder is missing or of something else, the disk is full, or no image could be
-            refined (exit code 1).
+        overlays: Number of images that are drawn before and after, spread over the folder (over the first
+            unit, where the job goes unit by unit).
     """
-    pairs = find_pairs(images, labels, confidences)
-    given = [images, labels, *([confidences] if confidences else [])]
-    enter(out, refiner.describe(), given)
-    run = Pass(refiner, out, spread(pairs, overlays))
-    failed: list[dict[str, str]] = []
-    with (
-        open_ledger(out / LEDGER) as ledger,
-        progress("refine", len(pairs), "image") as advance,
-        kept_memory() as give_back,
-    ):
-        done = finished(out, pairs)
-        before = len(done)
-        todo = [pair for pair in pairs if pair.name not in done]
-        start = time.perf_counter()
-        for number, outcome in enumerate(run(todo, batch, ledger), start=1 + before):
-            if isinstance(outcome, Entry):
-                done[outcome.name] = outcome
-            else:
-                told = outcome.fault
-                failed.append({"path": str(outcome.pair.image), "fault": told.message, "fix": told.hint})
-            advance(number)
-            if number % _GIVE_BACK_EVERY == 0:
-                give_back()
-        seconds = time.perf_counter() - start
-    if not done:
-        first = failed[0]
-        raise CloudsError(
-            f"none of {len(pairs)} images could be refined; first: {first['fault']}",
-            first["fix"],
-            exit_code=1,
-        )
-    summary = {
-        "unlabelled_means": "negative" if refiner.config.mode == "official" else "ignored",
-        "prompts": sum(entry.prompted for entry in done.values()),
-        "masks_taken": sum(entry.accepted for entry in done.values()),
-        **summarize_changes(add_changes(entry.changes for entry in done.values())),
-    }
-    fixed = sorted(failed, key=lambda f: f["path"])
-    seal(out, done, fixed, images=len(done), seed=refiner.config.seed, **refiner.describe(), **summary)
-    refined = len(done) - before
-    return {
-        "out": str(out),
-        "images": len(done),
-        "refined": refined,
-        "failed": fixed,
-        **summary,
-        "images_per_second": refined / seconds if refined else None,
-    }
 
+    kind, verb = KIND, "refine"
+    gpu = True
 
-class Pass:
-    """One pass over what is left to do."""
+    def __init__(
+        self,
+        make: Callable[[], Refiner],
+        labels: str | Path,
+        *,
+        confidences: str | Path | None = None,
+        batch: int = 8,
+        overlays: int = 4,
+    ) -> None:
+        self.make, self.batch, self.overlays = make, batch, overlays
+        self.given = [labels, *([] if confidences is None else [confidences])]
+        self.first = ""
+        self._refiner: Refiner | None = None
 
-    def __init__(self, refiner: Refiner, out: Path, drawn: set[str]) -> None:
-        self.refiner, self.out, self.drawn = refiner, out, drawn
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_refiner": None}
 
-    def __call__(self, todo: Sequence[Pair], batch: int, ledger: Ledger) -> Iterator[Entry | Bad]:
-        """Refine; outcomes come in order, the bad ones a little early."""
-        writing: deque[Future[Entry]] = deque()
-        with _pool() as pool:
-            ahead = _ahead(pool, self._prepare, todo, 2 * batch)
-            for group in _groups(ahead, batch):
-                yield from (one for one in group if isinstance(one, Bad))
-                ready = [one for one in group if isinstance(one, _Ready)]
-                if ready:
-                    (self.out / MANIFEST).unlink(missing_ok=True)  # no seal while something is missing
-                answers = self.refiner.propose([r.loaded.image for r in ready], [r.plan for r in ready])
-                for one, answer in zip(ready, answers, strict=True):
-                    writing.append(pool.submit(self._finish, one, answer, ledger))
-                while len(writing) > 2 * batch:
-                    yield writing.popleft().result()
-            while writing:
-                yield writing.popleft().result()
+    @property
+    def refiner(self) -> Refiner:
+        """SAM and the settings."""
+        if self._refiner is None:
+            self._refiner = self.make()
+        return self._refiner
 
-    def _prepare(self, pair: Pair) -> _Ready | Bad:
-        try:
+    @cached_property
+    def labels(self) -> Maps:
+        """The label maps."""
+        return label_maps(self.given[0])
+
+    @cached_property
+    def confidences(self) -> Maps | None:
+        """The confidences, if there are any."""
+        return confidence_maps(self.given[0], *self.given[1:])
+
+    def settings(self) -> dict[str, Any]:
+        """See `Work`."""
+        facts = self.refiner.describe()
+        return {**facts, "sam": {k: v for k, v in facts["sam"].items() if k not in _ELSEWHERE}}
+
+    def identity(self, unit: Unit | Pair) -> dict[str, str]:
+        """See `Work`."""
+        if isinstance(unit, Pair):
+            return unit.identity()
+        names = [] if unit.shard else [str(PurePosixPath(file).with_suffix("")) for file in unit.files]
+        found = {**unit.identity(), **self.labels.identity(unit, names)}
+        if self.confidences is not None:
+            found |= self.confidences.identity(unit, names)
+        return found
+
+    def pairs(self, images: Path) -> list[Pair]:
+        """The images of a local folder with their labels; see `find_pairs`."""
+        return _chosen(find_pairs(images, *self.given), self.overlays)
+
+    def stage(self, unit: Unit, folder: Path) -> Sequence[Pair]:
+        """See `Work`."""
+        items = unit.stage(folder / "images")
+        names = [item.name for item in items]
+        labels = self.labels.stage(unit, names, folder / LABELS)
+        sure = self.confidences
+        if sure is not None and not sure.stage(unit, names, folder / CONFIDENCES) and not sure.asked:
+            sure = None
+        pairs = [
+            Pair(
+                item.name,
+                item.path,
+                labels.get(item.name),
+                folder / CONFIDENCES / f"{item.name}.png" if sure is not None else None,
+            )
+            for item in items
+        ]
+        return _chosen(pairs, self.overlays if unit.name == self.first else 0)
+
+    def work(self, items: Sequence[Pair], out: Path) -> Iterator[Done | Failed | str]:
+        """See `Work`."""
+
+        def prepare(pair: Pair) -> _Ready:
             loaded = load_pair(pair)
             plan = self.refiner.plan(loaded.labels, loaded.confidence, zlib.crc32(pair.name.encode()))
-            return _Ready(pair, loaded, plan, pair.hashes())
-        except CloudsError as fault:
-            return Bad(pair, fault)
+            return _Ready(pair, loaded, plan, pair.identity())
 
-    def _finish(self, one: _Ready, answer: Proposals, ledger: Ledger) -> Entry:
-        before = one.loaded.labels
-        result = self.refiner.merge(before, one.plan, answer, one.loaded.confidence)
-        file = label_file(self.out, one.pair.name)
-        write_png(file, result.labels)
-        if one.pair.name in self.drawn:
-            picture = before_and_after(one.loaded.image, before, result.labels)
-            write_png(self.out / OVERLAYS / f"{one.pair.name}.png", picture)
-        changes = count_changes(before, result.labels)
-        entry = Entry(one.pair.name, one.inputs, sha256(file), result.prompted, result.accepted, changes)
-        ledger.add(entry)
-        return entry
+        def propose(ready: list[_Ready]) -> list[Proposals]:
+            return self.refiner.propose([r.loaded.image for r in ready], [r.plan for r in ready])
 
+        def finish(one: _Ready, answer: Proposals) -> Done:
+            before, name = one.loaded.labels, f"{one.pair.name}.png"
+            result = self.refiner.merge(before, one.plan, answer, one.loaded.confidence)
+            files = {f"{LABELS}/{name}": result.labels}
+            if one.pair.drawn:
+                files[f"{OVERLAYS}/{name}"] = before_and_after(one.loaded.image, before, result.labels)
+            for file, pixels in files.items():
+                write_png(out / file, pixels)
+            facts = {
+                "prompted": result.prompted,
+                "accepted": result.accepted,
+                "changes": count_changes(before, result.labels).tolist(),
+            }
+            return Done(one.pair.name, {file: out / file for file in files}, one.inputs, facts)
 
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Give threads; what they have not begun when something fails is dropped."""
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="refine")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ahead(pool: ThreadPoolExecutor, prepare: Any, todo: Sequence[Pair], most: int) -> Iterator[_Ready | Bad]:
-    """Prepare images in the pool, in order, never more than `most` ahead."""
-    waiting: deque[Future[_Ready | Bad]] = deque()
-    for pair in todo:
-        waiting.append(pool.submit(prepare, pair))
-        if len(waiting) > most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        with kept_memory() as give_back:
+            outcomes = pipeline(items, prepare, propose, finish, batch=self.batch)
+            for number, outcome in enumerate(outcomes, start=1):
+                yield outcome
+                if number % _GIVE_BACK_EVERY == 0:
+                    give_back()
 
 
-def _groups(stream: Iterable[_Ready | Bad], batch: int) -> Iterator[list[_Ready | Bad]]:
-    """Cut a stream so that every part but the last holds `batch` good images."""
-    group: list[_Ready | Bad] = []
-    good = 0
-    for one in stream:
-        group.append(one)
-        good += isinstance(one, _Ready)
-        if good == batch:
-            yield group
-            group, good = [], 0
-    if group:
-        yield group
-
-
-def spread(pairs: Sequence[Pair], count: int) -> set[str]:
-    """Choose `count` names, evenly spaced."""
+def _chosen(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Marks `count` images, evenly spaced, as to be drawn."""
     few = min(count, len(pairs))
-    return {pairs[(2 * i + 1) * len(pairs) // (2 * few)].name for i in range(few)}
+    drawn = {(2 * i + 1) * len(pairs) // (2 * few) for i in range(few)}
+    return [replace(pair, drawn=number in drawn) for number, pair in enumerate(pairs)]
+
+
+def run_refine(
+    work: RefineWork,
+    images: str | Path,
+    out: str | Path,
+    *,
+    shards: bool | None = None,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
+    """Refines the labels of a folder's or of shards' images, and goes on where a killed run stopped.
+
+    Refined label maps are PNGs of train ids under `labels/`, named as `predict` names them, or
+    `key.labels.png` in shards; 255 is a pixel without a label, which `unlabelled_means` explains. A run that
+    is finished does nothing more. Images that cannot be read are passed over, listed, and in a local folder
+    tried again the next time.
+
+    Args:
+        work: SAM, the settings and the labels.
+        images: Folder of images, local or remote, or shards.
+        out: The folder to fill.
+        shards: Whether to write shards; None writes them where shards are read.
+        runner: What executes the units; None is this process, image by image where all files are local.
+
+    Returns:
+        `out`, `images` refined in all, `refined` by this run, `failed` (`path`, `fault` and `fix` each),
+        `unlabelled_means`, `prompts`, `masks_taken`, what `summarize_changes` gives, `images_per_second` of
+        this run (null if it did nothing), and `units_done` by this run, where it went unit by unit.
+
+    Raises:
+        CloudsError: No image could be refined (exit code 1); see also `find_pairs`, `find_units`, `Maps` and
+            `run_job`.
+    """
+    check_apart(Place(out), [Place(one) for one in (images, *work.given)])
+    by_unit = bool(shards) or runner is not None or is_spread([images, *work.given], out)
+    units: Sequence[Any]
+    if by_unit:
+        units = find_units([images], BLOCK)
+        work.first = units[0].name
+        results = Results(Place(out), units[0].shard if shards is None else shards)
+    else:
+        units, results = work.pairs(Path(images)), Results(Place(out), None)
+    report = run_job(work, units, results, runner)
+    items = report.items
+    summary = {
+        "unlabelled_means": "negative" if work.refiner.config.mode == "official" else "ignored",
+        "prompts": report.total("prompted"),
+        "masks_taken": report.total("accepted"),
+        **summarize_changes(add_changes(np.array(i["changes"], np.int64).reshape(-1, 3) for i in items)),
+    }
+    results.seal(
+        KIND, report.records, inputs={item["name"]: item["inputs"] for item in items}, failed=report.failed,
+        images=len(items), seed=work.refiner.config.seed, **work.refiner.describe(), **summary,
+    )  # fmt: skip
+    return {
+        "out": str(out),
+        "images": len(items),
+        "refined": len(report.new_items),
+        "failed": report.failed,
+        **summary,
+        "images_per_second": len(report.new_items) / report.seconds if report.new else None,
+        **({"units_done": len(report.new)} if by_unit else {}),
+    }
 
 
 def refine(
-    sam: str,
-    *,
-    images: str | Path,
-    labels: str | Path,
-    out: str | Path,
-    overrides: Sequence[str] = (),
-    weights: str | Path | None = None,
-    mode: str = "robust",
-    seed: int = 0,
-    confidences: str | Path | None = None,
-    batch: int = 8,
-    overlays: int = 4,
-    backend: str | None = None,
-    precision: Precision = "f32",
-    shards: bool | None = None,
-    runner: str = "local",
+    sam: str, *, images: str | Path, labels: str | Path, out: str | Path, **options: Any
 ) -> dict[str, Any]:
-    """Mend pseudo-labels with a SAM; see `refinement.refine.refine_folder`, and `refine_units` for shards.
+    """Refines pseudo-labels with a SAM; see `run_refine` for what is written and returned.
 
     Args:
-        sam: A SAM's name, see `models.sam.build.load_sam`, or the folder of its bundle.
-        images: Folder of images.
-        labels: Their label PNGs.
-        out: The folder to fill.
-        overrides: `key=value` of `RefineConfig` each.
-        weights: SAM's weight file, or `random`; None for those that the package has.
-        mode: `robust` or `official`.
-        seed: Of random points, and of random weights.
-        confidences: Folder of the teacher's confidences.
-        batch: Images that go to SAM together.
-        overlays: Draw this many images before and after.
-        backend: Bundles only: the runtime, ONNX Runtime by default.
-        precision: `bf16` computes in bfloat16 (openvino).
-        shards: Whether to write tar shards; None writes them where shards are read.
-        runner: `local`, or `ray`: on all machines of a Ray cluster.
+        sam: A SAM's name, see `models.sam.build.load_sam`, or its bundle.
+        images: Folder of images, or shards.
+        labels: Their label PNGs, or what `predict` wrote.
+        out: The folder to fill; a killed run goes on there.
+        **options: Fields of `RefineOptions`.
     """
-    from clouds_deploy.config.joint import RefineConfig
-    from clouds_deploy.config.parse import settings
-    from clouds_deploy.jobs.units import is_spread
-    from clouds_deploy.refinement.build import SamRefiner
+    from clouds_deploy.jobs.ray import load_runner
 
-    config = settings(RefineConfig, (f"mode={mode}", f"seed={seed}", *overrides))
-    make = SamRefiner(str(unpacked(Path(sam))), weights, config, backend, precision)
-    given = [images, labels, *([confidences] if confidences else [])]
-    if shards or runner != "local" or is_spread(given, out):
-        from clouds_deploy.jobs.ray import load_runner
-        from clouds_deploy.refinement.refine_units import RefineWork, refine_units
-
-        work = RefineWork(make, labels, confidences=confidences, batch=batch, overlays=overlays)
-        return refine_units(work, images, out, shards=shards, runner=load_runner(runner))
-    folders = [Path(images), Path(labels), Path(out)]
-    sure = Path(confidences) if confidences else None
-    return refine_folder(make(), *folders, confidences=sure, batch=batch, overlays=overlays)
+    chosen = make_options(RefineOptions, options)
+    config = settings(RefineConfig, (f"mode={chosen.mode}", f"seed={chosen.seed}", *chosen.overrides))
+    precision: Precision = "bf16" if chosen.precision == "bf16" else "f32"
+    make = SamRefiner(str(unpacked(Path(sam))), chosen.weights, config, chosen.backend, precision)
+    work = RefineWork(
+        make, labels, confidences=chosen.confidences, batch=chosen.batch, overlays=chosen.overlays
+    )
+    runner = None if chosen.runner == "local" else load_runner(chosen.runner)
+    return run_refine(work, images, out, shards=chosen.shards, runner=runner)

@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.labels import IGNORE
+from clouds_deploy.refinement.changes import Refined, unchanged
 from clouds_deploy.refinement.components import Component, Labels, Mask, find_components
 from clouds_deploy.refinement.prompts import Floats, Plan
-from clouds_deploy.refinement.refined import Refined, unchanged
 
 
 def plan_official(labels: Labels, config: RefineConfig, random: np.random.Generator) -> Plan:

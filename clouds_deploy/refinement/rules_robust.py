@@ -11,10 +11,9 @@ from scipy import ndimage
 from clouds_deploy.config.joint import RobustConfig
 from clouds_deploy.inference.sam import fitted_size
 from clouds_deploy.labels import CLASSES, IGNORE, NAMES, NUM_CLASSES
-from clouds_deploy.refinement.components import Component, Labels, Mask, find_components
-from clouds_deploy.refinement.interior import interior_points
+from clouds_deploy.refinement.changes import Refined
+from clouds_deploy.refinement.components import Component, Labels, Mask, find_components, interior_points
 from clouds_deploy.refinement.prompts import Floats, Plan
-from clouds_deploy.refinement.refined import Refined
 
 _MISTAKEN = (("car", "truck", "bus", "train"), ("person", "rider"), ("motorcycle", "bicycle"))
 """Things of one outline whose names a teacher mixes up, often within one of them."""

@@ -72,7 +72,7 @@ def serve(
 def _promptable(name: str, weights: str | Path | None) -> tuple[Any, Any]:
     """Give a SAM, and what mends one image's labels with it."""
     from clouds_deploy.config.joint import RefineConfig
-    from clouds_deploy.refinement.build import SamRefiner
+    from clouds_deploy.refinement.refiner import SamRefiner
 
     refiner = SamRefiner(str(unpacked(Path(name))), weights, RefineConfig())()
     return refiner.sam, lambda image, labels: refiner.refine([image], [labels])[0].labels

@@ -24,7 +24,7 @@ def train(recipe: str | Path, *, out: str | Path, **options: Any) -> dict[str, A
         CloudsError: See there.
     """
     from clouds_deploy.config.shipped import is_sam_recipe, load_recipe, load_sam_recipe
-    from clouds_deploy.refinement.build import online_refiner
+    from clouds_deploy.refinement.refiner import online_refiner
     from clouds_deploy.training.processes import own_device
 
     given = make_options(TrainOptions, {"recipe": str(recipe), "out": out, **options})

@@ -17,9 +17,8 @@ from clouds_deploy.cli.app import app
 from clouds_deploy.data.images import write_png
 from clouds_deploy.data.sources import LayoutSource, StreetsSource
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.evaluation import evaluate
-from clouds_deploy.evaluation import job as evaluate_units
-from clouds_deploy.evaluation.job import EvaluateWork
+from clouds_deploy.evaluation import evaluate, job
+from clouds_deploy.evaluation.job import EvaluateWork, run_evaluate
 from clouds_deploy.evaluation.job import evaluate as verb
 from clouds_deploy.inference.candidate import open_candidate
 from clouds_deploy.jobs.ray import load_runner
@@ -31,7 +30,7 @@ from tests.deadly import Deadly
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (evaluate, evaluate_units):
+    for module in (evaluate, job):
         monkeypatch.setattr(module, "BLOCK", 3)
 
 
@@ -59,7 +58,7 @@ def test_runs_and_bundles(small_run: Path, small_bundle: Path, tmp_path: Path) -
     for model in (small_run, small_bundle):
         work = EvaluateWork(model, "onnxruntime", None, sources)
         out = tmp_path / model.name
-        assert_same(evaluate_units.evaluate_units(work, out), whole(model, sources))
+        assert_same(run_evaluate(work, out), whole(model, sources))
         assert len(list((out / "records").iterdir())) == 5
         read_manifest(out, "evaluation")
         assert work.gpu == (model == small_run)
@@ -93,18 +92,18 @@ def test_a_killed_evaluation_goes_on(small_bundle: Path, tmp_path: Path) -> None
     work = EvaluateWork(small_bundle, "onnxruntime", None, sources)
     out = tmp_path / "out"
     with pytest.raises(Killed):
-        evaluate_units.evaluate_units(work, out, runner=killing)
+        run_evaluate(work, out, runner=killing)
     assert not (out / "manifest.json").exists()
 
     def counting(work: Any, units: Any, results: Any) -> Iterator[Any]:
         assert [unit.name for unit in units] == ["1-000000"]
         return run_here(work, units, results)
 
-    assert_same(evaluate_units.evaluate_units(work, out, runner=counting), whole(small_bundle, sources))
+    assert_same(run_evaluate(work, out, runner=counting), whole(small_bundle, sources))
     image = sources["a"].files(0)[0]
     image.write_bytes(image.read_bytes() + b" ")
     with pytest.raises(CloudsError, match="a, images 0 to 2 changed"):
-        evaluate_units.evaluate_units(work, out)
+        run_evaluate(work, out)
 
 
 def test_the_verb(small_bundle: Path, tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_two_workers_count_the_same_though_one_dies(
     for model in (small_run, small_bundle):
         work = DeadlyEvaluate(model, "onnxruntime", None, sources)
         work.marker = tmp_path / f"{model.name}-died"
-        found = evaluate_units.evaluate_units(work, tmp_path / model.name, runner=load_runner("ray"))
+        found = run_evaluate(work, tmp_path / model.name, runner=load_runner("ray"))
         assert work.marker.exists()
         assert_same(found, whole(model, sources))
     asked = {"domain": "photo", "layout": "streets", "images": 40}

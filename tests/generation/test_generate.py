@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from clouds_deploy import seeds
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.cli.app import app
+from clouds_deploy.config.generate import Settings
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import images as making
-from clouds_deploy.generation.api import generate
-from clouds_deploy.generation.images import fault, generate_images, image_seed
-from clouds_deploy.generation.painter import Settings, load_painter
+from clouds_deploy.generation.generate import GenerateWork, generate, run_generate
+from clouds_deploy.generation.images import fault
+from clouds_deploy.generation.painter import load_painter
 from tests.deadly import kill, wait_until
 
 SMALL = Settings(height=32, width=64, steps=2)
@@ -64,7 +66,7 @@ def test_images_of_a_pipeline(tiny_diffusion: Path, prompts: Path, tmp_path: Pat
         path.unlink()
     generate(out, prompts=prompts, model=str(tiny_diffusion), count=5, batch=2, settings=SMALL)
     assert pixels(out) == found
-    with pytest.raises(CloudsError, match=r"other settings \(seed\)"):
+    with pytest.raises(CloudsError, match=r"other settings \(seed was 0, now 1\)"):
         generate(out, prompts=prompts, model=str(tiny_diffusion), count=5, batch=2, settings=SMALL, seed=1)
 
 
@@ -84,7 +86,7 @@ class Scripted:
     def __init__(self, script: dict[int, list[str]]) -> None:
         self.script = script
         self.calls: list[list[int]] = []
-        self.known = {image_seed(0, i, attempt): (i, attempt) for i in range(20) for attempt in range(5)}
+        self.known = {seeds.derive(0, i, attempt): (i, attempt) for i in range(20) for attempt in range(5)}
 
     def describe(self) -> dict[str, Any]:
         return {"model": "scripted"}
@@ -103,7 +105,9 @@ class Scripted:
 
 def make(painter: Scripted, out: Path, **changes: Any) -> dict[str, Any]:
     chosen: dict[str, Any] = {"count": 7, "seed": 0, "batch": 3, "attempts": 3, **changes}
-    return generate_images(painter, ["a", "b"], out, {"model": "scripted"}, **chosen)
+    shard = chosen.pop("shard", (0, 1))
+    facts = {"model": "scripted", **chosen}
+    return run_generate(GenerateWork(lambda: painter, ["a", "b"], facts, shard=shard), out)
 
 
 def test_blank_and_refused_images_are_drawn_again(tmp_path: Path) -> None:
@@ -185,7 +189,7 @@ def test_faults() -> None:
     assert fault(None) == "refused by the safety checker"
     assert fault(Image.new("RGB", (8, 8), (200, 10, 10))) == "blank"
     assert fault(Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))) is None
-    assert len({image_seed(s, i, a) for s in range(3) for i in range(3) for a in range(3)}) == 27
+    assert len({seeds.derive(s, i, a) for s in range(3) for i in range(3) for a in range(3)}) == 27
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def test_a_model_that_cannot_be_had(tmp_path: Path, prompts: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(CloudsError, match="holds something else"):
+    with pytest.raises(CloudsError, match="exists already"):
         make(Scripted({}), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 

@@ -14,12 +14,11 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.cli.app import app
+from clouds_deploy.config.generate import Settings
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.generation import generate_units as verb
-from clouds_deploy.generation.api import generate
-from clouds_deploy.generation.generate_units import GenerateWork, generate_units
-from clouds_deploy.generation.images import generate_images
-from clouds_deploy.generation.painter import STREETS, Settings, load_painter
+from clouds_deploy.generation import generate as verb
+from clouds_deploy.generation.generate import GenerateWork, generate, run_generate
+from clouds_deploy.generation.painter import STREETS, load_painter
 from clouds_deploy.jobs.ray import load_runner
 from clouds_deploy.jobs.run import run_here
 from clouds_deploy.jobs.storage import Place
@@ -43,8 +42,7 @@ def work() -> GenerateWork:
 
 @pytest.fixture
 def reference(tmp_path: Path) -> dict[str, bytes]:
-    made = {"count": 11, "seed": 0, "batch": 3}
-    generate_images(Scripted(SCRIPT), ["a", "b"], tmp_path / "reference", FACTS, **made)  # type: ignore[arg-type]
+    run_generate(work(), tmp_path / "reference")
     return made_in(tmp_path / "reference")
 
 
@@ -55,20 +53,22 @@ def made_in(out: Path) -> dict[str, bytes]:
 
 
 def test_the_images_of_the_folder_route(reference: dict[str, bytes], tmp_path: Path) -> None:
-    result = generate_units(work(), tmp_path / "out")
+    result = run_generate(work(), tmp_path / "out", runner=run_here)
     assert (result["made"], result["images"], result["failed"], result["complete"]) == (10, 10, 1, True)
     assert made_in(tmp_path / "out") == reference
     manifest = read_manifest(tmp_path / "out", "generated")
     assert (manifest["images"], manifest["failed"]) == (10, [7])
     assert {"images/000000.png", "contact_sheet.png", "failed/000007.json"} <= set(manifest["files"])
     assert sorted(p.name for p in (tmp_path / "out" / "records").iterdir())[-1] == "000003.json"
-    assert generate_units(work(), tmp_path / "out")["made"] == 0
-    with pytest.raises(CloudsError, match=r"other settings \(seed\)"):
-        generate_units(GenerateWork(work().make, ["a"], {**FACTS, "seed": 1}), tmp_path / "out")
+    assert run_generate(work(), tmp_path / "out", runner=run_here)["made"] == 0
+    with pytest.raises(CloudsError, match=r"other settings \(seed was 0, now 1\)"):
+        run_generate(
+            GenerateWork(work().make, ["a"], {**FACTS, "seed": 1}), tmp_path / "out", runner=run_here
+        )
 
 
 def test_shards_and_addresses(reference: dict[str, bytes], tmp_path: Path) -> None:
-    generate_units(work(), tmp_path / "tars", shards=True)
+    run_generate(work(), tmp_path / "tars", shards=True)
     tars = sorted((tmp_path / "tars").glob("*.tar"))
     assert [t.name for t in tars] == [f"{i:06d}.tar" for i in range(4)]
     found = {}
@@ -84,7 +84,7 @@ def test_shards_and_addresses(reference: dict[str, bytes], tmp_path: Path) -> No
     assert len(list((tmp_path / "staged").iterdir())) == 10
 
     away = Place(f"memory://{tmp_path.name}/out")
-    generate_units(work(), away.address)
+    run_generate(work(), away.address)
     for name in away.files():
         away.fetch(name, tmp_path / "got" / name)
     assert made_in(tmp_path / "got") == reference
@@ -101,9 +101,9 @@ def test_a_killed_run_goes_on(reference: dict[str, bytes], tmp_path: Path) -> No
             raise Killed
 
     with pytest.raises(Killed):
-        generate_units(work(), tmp_path / "out", runner=killing)
+        run_generate(work(), tmp_path / "out", runner=killing)
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert generate_units(work(), tmp_path / "out")["made"] == 7
+    assert run_generate(work(), tmp_path / "out", runner=run_here)["made"] == 7
     assert made_in(tmp_path / "out") == reference
 
 
@@ -133,10 +133,10 @@ def test_two_workers_make_the_same_files_though_one_dies(two_machines: Any, tmp_
 
     facts = {**load_painter(STREETS, SMALL).describe(), **FACTS}
     make = partial(load_painter, STREETS, SMALL)
-    generate_units(GenerateWork(make, [""], facts), tmp_path / "whole")
+    run_generate(GenerateWork(make, [""], facts), tmp_path / "whole", runner=run_here)
     deadly = DeadlyGenerate(make, [""], facts)
     deadly.marker = tmp_path / "died"
-    generate_units(deadly, tmp_path / "out", runner=load_runner("ray"))
+    run_generate(deadly, tmp_path / "out", runner=load_runner("ray"))
     assert deadly.marker.exists()
     sums = [
         {p.relative_to(root): sha256(p) for p in root.rglob("*") if p.is_file() and p.name != "manifest.json"}

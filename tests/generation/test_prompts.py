@@ -19,11 +19,10 @@ from typer.testing import CliRunner
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.cli.app import app
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.generation import api
 from clouds_deploy.generation.examples import LAYOUTS, lesson, shown_sentences
 from clouds_deploy.generation.form import Choice, Form, Free, place_first, subject_first, whole_sentence
 from clouds_deploy.generation.load_writer import load_writer
-from clouds_deploy.generation.prompts import KIND, save_prompts, write_prompts
+from clouds_deploy.generation.prompts import KIND, prompts, save_prompts, write_prompts
 from clouds_deploy.generation.scenes import FACTORS, Scene, coverage, deal_scenes
 from clouds_deploy.generation.sieve import Sieve
 from clouds_deploy.generation.token_writer import TokenWriter
@@ -254,13 +253,13 @@ def test_the_cache_changes_nothing(tiny_writer: TokenWriter) -> None:
 )
 def test_wrong_settings_are_explained(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match=message):
-        api.write_prompts(tmp_path / "out", **settings)
+        prompts(tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="exists already"):
-        api.write_prompts(tmp_path)
+        prompts(tmp_path)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

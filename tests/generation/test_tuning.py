@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 
 from clouds_deploy import seeds
 from clouds_deploy.artifacts import read_manifest, sha256
+from clouds_deploy.config.generate import Settings
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation import tuning as loop
-from clouds_deploy.generation.api import generate
 from clouds_deploy.generation.denoiser import WEIGHTS, Denoiser
+from clouds_deploy.generation.generate import generate
 from clouds_deploy.generation.lora_run import CHECKPOINTS, METRICS
-from clouds_deploy.generation.painter import Settings, weight_sums
+from clouds_deploy.generation.painter import weight_sums
 from clouds_deploy.generation.tune_diffusion import tune_diffusion
 from clouds_deploy.generation.tuning import Tuning, batch_loss, draw_batch
 from tests.deadly import kill, wait_until

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.predict import predict_paths
+from clouds_deploy.inference.predict import PredictWork, run_predict
 from clouds_deploy.inference.segmenter import BundleSegmenter, RunSegmenter, open_predictor
 from clouds_deploy.refinement.pairs import find_pairs, load_pair
 
@@ -18,6 +20,10 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def predict_with(predictor: Any, paths: list[Path], out: Path, **options: Any) -> dict[str, Any]:
+    return run_predict(PredictWork(Path("none"), PredictOptions(**options), predictor), paths, out)
 
 
 class Constant:
@@ -68,7 +74,7 @@ def test_how_sure_the_labels_are(
     with pytest.raises(CloudsError, match="gives labels only"):
         open_predictor(small_bundle).predict_with_trust(picture)
     save(tmp_path / "in" / "a.png", picture)
-    predict_paths(run, [tmp_path / "in"], tmp_path / "out", overlays=False, confidences=True)
+    predict_with(run, [tmp_path / "in"], tmp_path / "out", overlays=False, confidences=True)
     (pair,) = find_pairs(tmp_path / "in", tmp_path / "out")
     loaded = load_pair(pair)
     assert np.array_equal(loaded.labels, labels)
@@ -87,7 +93,7 @@ def test_folder_with_one_bad_file(tmp_path: Path, picture: np.ndarray) -> None:
     save(inputs / "deep" / "a.png", picture)
     save(inputs / "a.jpg", picture)
     (inputs / "bad.png").write_bytes(b"\x89PNG broken")
-    result = predict_paths(Constant(), [inputs], tmp_path / "out")
+    result = predict_with(Constant(), [inputs], tmp_path / "out")
     assert (result["images"], result["frames"]) == (3, 0)
     assert [Path(f["path"]).name for f in result["failed"]] == ["bad.png"]
     assert result["failed"][0]["fix"]
@@ -104,7 +110,7 @@ def test_folder_with_one_bad_file(tmp_path: Path, picture: np.ndarray) -> None:
 
 def test_same_stems_from_different_folders(tmp_path: Path, picture: np.ndarray) -> None:
     paths = [save(tmp_path / folder / "a.png", picture) for folder in "xyz"]
-    predict_paths(Constant(), paths, tmp_path / "out", overlays=False)
+    predict_with(Constant(), paths, tmp_path / "out", overlays=False)
     assert sorted(p.name for p in (tmp_path / "out" / "labels").iterdir()) == [
         "a.png",
         "a_png-2.png",
@@ -116,7 +122,7 @@ def test_same_stems_from_different_folders(tmp_path: Path, picture: np.ndarray) 
 def test_nothing_labelled_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no")
     with pytest.raises(CloudsError, match="none of 1 files") as caught:
-        predict_paths(Constant(), [tmp_path / "bad.png"], tmp_path / "out")
+        predict_with(Constant(), [tmp_path / "bad.png"], tmp_path / "out")
     assert caught.value.exit_code == 1
     assert not (tmp_path / "out").exists()
 
@@ -126,7 +132,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path, picture: np.ndarray) -
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
     with pytest.raises(CloudsError, match="exists already"):
-        predict_paths(Constant(), [image], tmp_path / "out")
+        predict_with(Constant(), [image], tmp_path / "out")
 
 
 def test_video(tmp_path: Path, picture: np.ndarray) -> None:
@@ -138,7 +144,7 @@ def test_video(tmp_path: Path, picture: np.ndarray) -> None:
         for _ in range(3):
             writer.write(picture)
     (tmp_path / "broken.mp4").write_bytes(b"no film")
-    result = predict_paths(Constant(), [movie, tmp_path / "broken.mp4"], tmp_path / "out")
+    result = predict_with(Constant(), [movie, tmp_path / "broken.mp4"], tmp_path / "out")
     assert result["frames"] == 3
     assert len(result["failed"]) == 1
     assert len(list((tmp_path / "out" / "labels" / "drive").iterdir())) == 3

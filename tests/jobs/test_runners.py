@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from clouds_deploy.artifacts import sha256
+from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.predict_units import PredictWork, predict_units
+from clouds_deploy.inference.predict import PredictWork, run_predict
 from clouds_deploy.jobs.ray import _share, load_runner
 from clouds_deploy.jobs.run import run_here
 from clouds_deploy.streets import render
-from tests.jobs.test_spread import Sums
+from tests.jobs.test_spread import Sums, work
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ class Deadly(PredictWork):
     """
 
     def __init__(self, marker: Path, seconds: float = 0.0) -> None:
-        super().__init__(Path("none"), confidences=True)
+        super().__init__(Path("none"), PredictOptions(confidences=True))
         self.marker, self.seconds = marker, seconds
 
     def work(self, unit: Any, folder: Path) -> Any:
@@ -62,7 +63,7 @@ class Deadly(PredictWork):
 
 
 def here(shards: Path, out: Path) -> Path:
-    predict_units(PredictWork(Path("none"), predictor=Sums(), confidences=True), [shards], out)
+    run_predict(work(), [shards], out)
     return out
 
 
@@ -101,7 +102,7 @@ def test_what_a_worker_gets() -> None:
 @pytest.mark.slow
 def test_a_worker_dies(shards: Path, tmp_path: Path, ray: Any) -> None:
     wanted = here(shards, tmp_path / "here")
-    result = predict_units(Deadly(tmp_path / "once"), [shards], tmp_path / "out", runner=load_runner("ray"))
+    result = run_predict(Deadly(tmp_path / "once"), [shards], tmp_path / "out", runner=load_runner("ray"))
     assert (tmp_path / "once").exists()
     assert (result["images"], result["failed"]) == (12, [])
     assert_same(tmp_path / "out", wanted)
@@ -109,10 +110,10 @@ def test_a_worker_dies(shards: Path, tmp_path: Path, ray: Any) -> None:
 
 @pytest.mark.slow
 def test_a_unit_that_kills_every_worker_is_named(shards: Path, tmp_path: Path, ray: Any) -> None:
-    with pytest.raises(CloudsError, match=r"3\.tar was the end of 4 workers"):
-        predict_units(Deadly(tmp_path / "ever"), [shards], tmp_path / "out", runner=load_runner("ray"))
+    with pytest.raises(CloudsError, match=r"4 workers died on .*3\.tar"):
+        run_predict(Deadly(tmp_path / "ever"), [shards], tmp_path / "out", runner=load_runner("ray"))
     (tmp_path / "ever").touch()
-    predict_units(Deadly(tmp_path / "ever"), [shards], tmp_path / "out")
+    run_predict(Deadly(tmp_path / "ever"), [shards], tmp_path / "out")
     assert_same(tmp_path / "out", here(shards, tmp_path / "here"))
 
 
@@ -129,7 +130,7 @@ def test_a_machine_of_two_is_lost(shards: Path, tmp_path: Path, two_machines: An
             if number == 2:
                 two_machines.remove_node(next(iter(two_machines.worker_nodes)), allow_graceful=False)
 
-    result = predict_units(Deadly(tmp_path / "slow", 0.3), [shards], tmp_path / "out", runner=losing)
+    result = run_predict(Deadly(tmp_path / "slow", 0.3), [shards], tmp_path / "out", runner=losing)
     assert result["images"] == 12
     assert_same(tmp_path / "out", wanted)
 
@@ -137,10 +138,10 @@ def test_a_machine_of_two_is_lost(shards: Path, tmp_path: Path, two_machines: An
 @pytest.mark.slow
 def test_what_cannot_be_written_is_told(shards: Path, tmp_path: Path, ray: Any) -> None:
     out = tmp_path / "out"
-    predict_units(Deadly(tmp_path / "never"), [shards / "0.tar"], out, runner=load_runner("ray"))
+    run_predict(Deadly(tmp_path / "never"), [shards / "0.tar"], out, runner=load_runner("ray"))
     (out / "records" / "1.json").mkdir()
     with pytest.raises(CloudsError, match="cannot write"):
-        predict_units(
+        run_predict(
             Deadly(tmp_path / "never"), [shards / "0.tar", shards / "1.tar"], out, runner=load_runner("ray")
         )
     assert (out / "0.tar").stat().st_size > 0

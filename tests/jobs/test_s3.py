@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.predict import predict_paths
-from clouds_deploy.inference.predict_units import predict_units
+from clouds_deploy.inference.predict import run_predict
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.streets import render
-from tests.jobs.test_spread import Killed, Sums, as_folder, download, killing, members, upload, work
+from tests.jobs.test_spread import Killed, as_folder, download, killing, members, upload, work
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def test_shards_and_files_of_a_bucket(bucket: str, tmp_path: Path) -> None:
                 path = tmp_path / "images" / f"{number}{i}.png"
                 Image.fromarray(render("photo", number, i, 48, 64).image).save(path)
                 tar.add(path, path.name)
-    predict_paths(Sums(), [tmp_path / "images"], tmp_path / "wanted", confidences=True)
+    run_predict(work(), [tmp_path / "images"], tmp_path / "wanted")
     wanted = {
         p.relative_to(tmp_path / "wanted").as_posix(): p.read_bytes()
         for p in (tmp_path / "wanted").rglob("*.png")
@@ -55,20 +54,20 @@ def test_shards_and_files_of_a_bucket(bucket: str, tmp_path: Path) -> None:
         upload(tmp_path / name, f"{bucket}/{name}")
 
     with pytest.raises(Killed):
-        predict_units(work(), [f"{bucket}/shards"], f"{bucket}/a", runner=killing(1))
+        run_predict(work(), [f"{bucket}/shards"], f"{bucket}/a", runner=killing(1))
     rest = work()
-    assert predict_units(rest, [f"{bucket}/shards"], f"{bucket}/a")["images"] == 6
+    assert run_predict(rest, [f"{bucket}/shards"], f"{bucket}/a")["images"] == 6
     assert rest.predictor.count == 4  # type: ignore[attr-defined]
     got = download(f"{bucket}/a", tmp_path / "a")
     assert as_folder({k: v for p in got.glob("*.tar") for k, v in members(p).items()}) == wanted
-    predict_units(work(), [f"{bucket}/images"], f"{bucket}/b")
+    run_predict(work(), [f"{bucket}/images"], f"{bucket}/b")
     got = download(f"{bucket}/b", tmp_path / "b")
     assert {p.relative_to(got).as_posix(): p.read_bytes() for p in got.rglob("*.png")} == wanted
 
     Place(f"{bucket}/shards").put(tmp_path / "shards" / "1.tar", "0.tar")
     with pytest.raises(CloudsError, match=r"shards/0\.tar changed"):
-        predict_units(work(), [f"{bucket}/shards"], f"{bucket}/a")
+        run_predict(work(), [f"{bucket}/shards"], f"{bucket}/a")
     for given, out in (("s3://nowhere/x", f"{bucket}/c"), (f"{bucket}/images", "s3://nowhere/x")):
         with pytest.raises(CloudsError, match="s3://nowhere"):
-            predict_units(work(), [given], out)
+            run_predict(work(), [given], out)
     assert not Place(bucket).fs.exists("nowhere")  # a slip of the pen makes no bucket

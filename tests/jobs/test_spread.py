@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.cli.app import app
+from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference import predict_units as verb
-from clouds_deploy.inference.predict import predict_paths
-from clouds_deploy.inference.predict_units import PredictWork, predict_units
+from clouds_deploy.inference import predict as verb
+from clouds_deploy.inference.predict import PredictWork, run_predict
 from clouds_deploy.jobs.run import run_here
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.streets import render
@@ -72,12 +72,12 @@ def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reference(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("reference") / "out"
-    predict_paths(Sums(), [pictures], out, confidences=True)
+    run_predict(work(), [pictures], out)
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.png")}
 
 
 def work(**more: Any) -> PredictWork:
-    return PredictWork(Path("none"), predictor=Sums(), confidences=True, **more)
+    return PredictWork(Path("none"), PredictOptions(confidences=True, **more), Sums())
 
 
 def members(path: Path) -> dict[str, bytes]:
@@ -113,7 +113,7 @@ def test_shards_give_the_bytes_of_the_folder(
     shards: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = predict_units(work(), [shards], out)
+    result = run_predict(work(), [shards], out)
     assert (result["images"], result["failed"]) == (5, [])
     assert sorted(p.name for p in out.glob("*.tar")) == ["part-0.tar", "part-1.tar"]
     found = as_folder({**members(out / "part-0.tar"), **members(out / "part-1.tar")})
@@ -147,7 +147,7 @@ def test_any_way_in_and_out(
         ([f"file://{tmp_path}/copy"], f"file://{tmp_path}/g", None),
     ]
     for number, (paths, out, asked) in enumerate(ways):
-        assert predict_units(work(), paths, out, shards=asked)["images"] == 5, number
+        assert run_predict(work(), paths, out, shards=asked)["images"] == 5, number
         folder = download(out, tmp_path / f"got-{number}")
         read_manifest(folder, "prediction")
         tars = sorted(folder.glob("*.tar"))
@@ -183,33 +183,34 @@ def test_what_is_done_stays_done(shards: Path, tmp_path: Path, remote: bool) -> 
     out = f"memory://{tmp_path.name}/out" if remote else str(tmp_path / "out")
     first, second = work(), work()
     with pytest.raises(Killed):
-        predict_units(first, [shards], out, runner=killing(1))
+        run_predict(first, [shards], out, runner=killing(1))
     assert not Place(out).is_file("manifest.json")
-    predict_units(second, [shards], out)
+    run_predict(second, [shards], out)
     assert (first.predictor.count, second.predictor.count) == (3, 2)  # type: ignore[attr-defined]
-    predict_units(work(), [shards], tmp_path / "whole")
+    run_predict(work(), [shards], tmp_path / "whole")
     got = download(out, tmp_path / "got")
     for name in ("part-0.tar", "part-1.tar", "records/part-1.json"):
         assert (got / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     third = work()
     Place(out).remove("part-1.tar")
-    predict_units(third, [shards], out)
+    run_predict(third, [shards], out)
     assert third.predictor.count == 2  # type: ignore[attr-defined]
-    with pytest.raises(CloudsError, match=r"other settings \(overlays\)"):
-        predict_units(work(overlays=False), [shards], out)
+    with pytest.raises(CloudsError, match=r"other settings \(overlays was True"):
+        run_predict(work(overlays=False), [shards], out)
 
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from clouds_deploy.inference.predict_units import PredictWork, predict_units
+from clouds_deploy.config.predict import PredictOptions
+from clouds_deploy.inference.predict import PredictWork, run_predict
 from tests.jobs.test_spread import Sums
 class Slow(Sums):
     def predict(self, image):
         time.sleep(0.05)
         return super().predict(image)
-predict_units(PredictWork(Path("none"), predictor=Slow(), confidences=True), [sys.argv[1]], sys.argv[2])
+run_predict(PredictWork(Path("none"), PredictOptions(confidences=True), Slow()), [sys.argv[1]], sys.argv[2])
 """
 
 
@@ -221,7 +222,7 @@ def test_killed_at_any_moment(pictures: Path, tmp_path: Path) -> None:
         with tarfile.open(folder / f"{number}.tar", "w") as tar:
             for path in sorted(pictures.glob("*.png")):
                 tar.add(path, path.name)
-    predict_units(work(), [folder], tmp_path / "whole")
+    run_predict(work(), [folder], tmp_path / "whole")
     out = tmp_path / "out"
     command = [sys.executable, "-c", CHILD, str(folder), str(out)]
     for due in (1, 4, 6):
@@ -245,7 +246,7 @@ def test_faults_name_the_shard(shards: Path, pictures: Path, tmp_path: Path) -> 
     cut.write_bytes((pictures / "000.png").read_bytes()[:300])
     with tarfile.open(given / "part-0.tar", "a") as tar:
         tar.add(cut, "bad.png")
-    result = predict_units(work(), [given], tmp_path / "out")
+    result = run_predict(work(), [given], tmp_path / "out")
     assert result["images"] == 3
     paths = [entry["path"] for entry in result["failed"]]
     assert paths == [f"{given}/part-0.tar/bad.png", f"{given}/part-1.tar"]
@@ -254,24 +255,24 @@ def test_faults_name_the_shard(shards: Path, pictures: Path, tmp_path: Path) -> 
     assert len(read_manifest(tmp_path / "out", "prediction")["failed"]) == 2
 
     (given / "part-1.tar").write_bytes(good)
-    later = predict_units(work(), [given], tmp_path / "out")
+    later = run_predict(work(), [given], tmp_path / "out")
     assert (later["images"], len(later["failed"])) == (5, 1)
     shutil.copy(given / "part-0.tar", given / "part-1.tar")
     with pytest.raises(CloudsError, match=r"part-1\.tar changed"):
-        predict_units(work(), [given], tmp_path / "out")
+        run_predict(work(), [given], tmp_path / "out")
 
 
 def test_nothing_that_can_be_done(tmp_path: Path, pictures: Path) -> None:
     with pytest.raises(CloudsError, match="is inside"):
-        predict_units(work(), [pictures], pictures / "out", shards=True)
+        run_predict(work(), [pictures], pictures / "out", shards=True)
     (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(CloudsError, match="nothing of 1 units could be done") as caught:
-        predict_units(work(), [tmp_path / "bad.tar"], tmp_path / "out")
+    with pytest.raises(CloudsError, match="none of 1 units could be processed") as caught:
+        run_predict(work(), [tmp_path / "bad.tar"], tmp_path / "out")
     assert caught.value.exit_code == 1
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("")
     with pytest.raises(CloudsError, match="exists already"):
-        predict_units(work(), [pictures], tmp_path / "mine")
+        run_predict(work(), [pictures], tmp_path / "mine")
 
 
 def test_keys_that_come_twice(pictures: Path, tmp_path: Path) -> None:
@@ -280,12 +281,12 @@ def test_keys_that_come_twice(pictures: Path, tmp_path: Path) -> None:
             tar.add(pictures / "000.png", "same.png")
     paths = [tmp_path / "0.tar", tmp_path / "1.tar"]
     with pytest.raises(CloudsError, match=r"confidences/same\.png was made by both `0` and `1`") as caught:
-        predict_units(work(overlays=False), paths, tmp_path / "folder", shards=False)
+        run_predict(work(overlays=False), paths, tmp_path / "folder", shards=False)
     assert "--shards" in caught.value.hint
-    assert predict_units(work(overlays=False), paths, tmp_path / "shards")["images"] == 2
+    assert run_predict(work(overlays=False), paths, tmp_path / "shards")["images"] == 2
     Image.open(pictures / "000.png").save(tmp_path / "a.b.png")
     with pytest.raises(CloudsError, match=r"`a\.b` cannot be in a shard"):
-        predict_units(work(), [tmp_path / "a.b.png"], tmp_path / "dots", shards=True)
+        run_predict(work(), [tmp_path / "a.b.png"], tmp_path / "dots", shards=True)
 
 
 def test_the_verb(small_bundle: Path, pictures: Path, shards: Path, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from clouds_deploy.refinement.components import find_components
-from clouds_deploy.refinement.interior import interior_points
+from clouds_deploy.refinement.components import find_components, interior_points
 
 
 def test_neighbours_touch_by_sides_not_by_corners() -> None:

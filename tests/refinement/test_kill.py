@@ -20,13 +20,14 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import json, sys
 from pathlib import Path
-from clouds_deploy.refinement.refine import refine_folder
+from clouds_deploy.refinement.refine import RefineWork, run_refine
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.config.joint import RefineConfig
 from tests.refinement.fakes import ColourSam
 tree = Path(sys.argv[1])
 refiner = Refiner(ColourSam(float(sys.argv[3])), RefineConfig())
-print(json.dumps(refine_folder(refiner, tree / "images", tree / "labels", tree / sys.argv[2], batch=3)))
+work = RefineWork(lambda: refiner, tree / "labels", batch=3)
+print(json.dumps(run_refine(work, tree / "images", tree / sys.argv[2])))
 """
 
 

@@ -16,7 +16,7 @@ from clouds_deploy.data.images import read_image, read_label_ids, write_png
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.refinement.changes import add_changes, count_changes, summarize_changes
 from clouds_deploy.refinement.pairs import find_pairs, load_pair
-from clouds_deploy.refinement.refine import refine_folder
+from clouds_deploy.refinement.refine import RefineWork, run_refine
 from clouds_deploy.refinement.refiner import Refiner
 from tests.deadly import wait_until
 from tests.refinement.fakes import ColourSam, folder, scene, spoil
@@ -31,7 +31,8 @@ def tree(tmp_path: Path) -> Path:
 def go(tree: Path, sam: ColourSam | None = None, out: str = "out", **settings: Any) -> dict[str, Any]:
     config = RefineConfig(**{k: settings.pop(k) for k in ("mode", "seed") if k in settings})
     refiner = Refiner(sam or ColourSam(), config)
-    return refine_folder(refiner, tree / "images", tree / "labels", tree / out, **settings)
+    work = RefineWork(lambda: refiner, tree / "labels", **settings)
+    return run_refine(work, tree / "images", tree / out)
 
 
 def maps(out: Path) -> dict[str, np.ndarray]:
@@ -160,7 +161,7 @@ def test_bad_files_are_listed_and_the_rest_is_done(tree: Path) -> None:
 
 def test_nothing_good_is_an_error(tmp_path: Path) -> None:
     spoil(tmp_path)
-    with pytest.raises(CloudsError, match="none of 6 images") as caught:
+    with pytest.raises(CloudsError, match="none of 6 files") as caught:
         go(tmp_path)
     assert caught.value.exit_code == 1
 
@@ -177,7 +178,7 @@ def test_wrong_folders(tree: Path) -> None:
 
 
 def test_labels_are_found_as_predict_calls_them(tmp_path: Path) -> None:
-    from clouds_deploy.inference.predict import predict_paths
+    from clouds_deploy.inference.predict import PredictWork, run_predict
 
     class Constant:
         def predict(self, image: np.ndarray) -> np.ndarray:
@@ -189,7 +190,7 @@ def test_labels_are_found_as_predict_calls_them(tmp_path: Path) -> None:
     images = tmp_path / "images"
     for i, name in enumerate(("a.png", "a.jpg", "sub/a.png", "b.c.png")):
         write_png(images / name, scene(i)[0])
-    predict_paths(Constant(), [images], tmp_path / "predicted")
+    run_predict(PredictWork(Path("none"), predictor=Constant()), [images], tmp_path / "predicted")
     for labels in (tmp_path / "predicted", tmp_path / "predicted" / "labels"):
         pairs = find_pairs(images, labels)
         assert [p.name for p in pairs] == ["a", "a_png", "b.c", "sub/a"]
@@ -223,8 +224,8 @@ def test_two_runs_at_once_are_refused(tree: Path) -> None:
     slow = threading.Thread(target=go, args=(tree, ColourSam(0.1)), kwargs={"batch": 1})
     slow.start()
     try:
-        wait_until((tree / "out" / "ledger.jsonl").exists)
-        with pytest.raises(CloudsError, match="another process is refining"):
+        wait_until((tree / "out" / "labels" / "000.png").exists)
+        with pytest.raises(CloudsError, match="another process is writing"):
             go(tree)
     finally:
         slow.join(60)

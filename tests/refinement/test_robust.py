@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clouds_deploy.config.joint import RefineConfig, RobustConfig
+from clouds_deploy.refinement.changes import Refined
 from clouds_deploy.refinement.prompts import Plan
-from clouds_deploy.refinement.refined import Refined
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.refinement.rules_robust import merge_robust, most_agreeing, plan_robust, reliability
 from tests.refinement.fakes import ColourSam, scene

@@ -20,9 +20,8 @@ from clouds_deploy.data.images import read_image, write_png
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.run import run_here
 from clouds_deploy.jobs.storage import Place
-from clouds_deploy.refinement import refine_units as verb
-from clouds_deploy.refinement.refine import refine_folder
-from clouds_deploy.refinement.refine_units import RefineWork, refine_units
+from clouds_deploy.refinement import refine as verb
+from clouds_deploy.refinement.refine import RefineWork, run_refine
 from clouds_deploy.refinement.refiner import Refiner
 from tests.refinement.fakes import ColourSam, folder, spoil
 
@@ -90,7 +89,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reference(tree: Path, out: Path, refiner: Refiner, sure: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
     confidences = tree / "confidences" if sure else None
-    told = refine_folder(refiner, tree / "images", tree / "labels", out, confidences=confidences)
+    told = run_refine(
+        RefineWork(lambda: refiner, tree / "labels", confidences=confidences), tree / "images", out
+    )
     return {p.name: p.read_bytes() for p in (out / "labels").glob("*.png")}, told
 
 
@@ -122,7 +123,7 @@ def test_the_bytes_of_the_folder(
     out = f"{root}/out" if remote else str(tmp_path / "out")
     confidences = None if sure in (None, "implied") else f"{root}/{sure}"
     work = RefineWork(make, f"{root}/{labels}", confidences=confidences, batch=3, overlays=2)
-    result = refine_units(work, f"{root}/{images}", out, shards=shards)
+    result = run_refine(work, f"{root}/{images}", out, shards=shards)
     assert {key: result[key] for key in SUMMARY} == {key: told[key] for key in SUMMARY}
     assert (result["images"], result["failed"]) == (5, [])
     got = download(out, tmp_path / "got")
@@ -142,7 +143,7 @@ def test_the_bytes_of_the_folder(
 def test_points_are_drawn_by_the_name(tree: Path, tmp_path: Path) -> None:
     wanted, _ = reference(tree, tmp_path / "reference", make_official(), False)
     work = RefineWork(make_official, tree / "label_shards")
-    refine_units(work, tree / "image_shards", tmp_path / "out", shards=False)
+    run_refine(work, tree / "image_shards", tmp_path / "out", shards=False)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "labels").glob("*.png")} == wanted
 
 
@@ -157,7 +158,7 @@ def test_what_is_done_stays_done(tree: Path, tmp_path: Path) -> None:
 
     def once(out: str, runner: Any = run_here) -> tuple[dict[str, Any], int]:
         work = RefineWork(make, tree / "label_shards")
-        told = refine_units(work, tree / "image_shards", tmp_path / out, runner=runner)
+        told = run_refine(work, tree / "image_shards", tmp_path / out, runner=runner)
         return told, sum(work.refiner.sam.embedded)  # type: ignore[attr-defined]
 
     whole, count = once("whole")
@@ -174,14 +175,14 @@ def test_what_is_done_stays_done(tree: Path, tmp_path: Path) -> None:
     shutil.copy(tree / "image_shards" / "0.tar", tmp_path / "0.tar")
     work = RefineWork(make, tree / "label_shards" / "0.tar")
     with pytest.raises(CloudsError, match="changed"):
-        refine_units(work, tmp_path / "0.tar", tmp_path / "out")
+        run_refine(work, tmp_path / "0.tar", tmp_path / "out")
 
 
 def test_faults_are_told_as_the_folder_route_tells_them(tmp_path: Path) -> None:
     images, labels = folder(tmp_path / "in", 2)
     faults = spoil(tmp_path / "in")
-    told = refine_folder(make(), images, labels, tmp_path / "reference")
-    result = refine_units(RefineWork(make, labels), images, tmp_path / "out")
+    told = run_refine(RefineWork(make, labels), images, tmp_path / "reference")
+    result = run_refine(RefineWork(make, labels), images, tmp_path / "out", runner=run_here)
     assert [(f["path"], f["fix"]) for f in result["failed"]] == [
         (f["path"], f["fix"]) for f in told["failed"]
     ]
@@ -192,12 +193,12 @@ def test_faults_are_told_as_the_folder_route_tells_them(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     tar(shards / "x.tar", {p.name: p for p in sorted(images.glob("*.png"))})
     tar(tmp_path / "maps" / "x.tar", {f"{p.stem}.labels.png": p for p in sorted(labels.glob("*.png"))})
-    packed = refine_units(RefineWork(make, tmp_path / "maps"), shards, tmp_path / "packed")
+    packed = run_refine(RefineWork(make, tmp_path / "maps"), shards, tmp_path / "packed")
     assert [f["path"] for f in packed["failed"]] == [f"{shards}/x.tar/{name}" for name in sorted(faults)]
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "maps" / "x.tar", tmp_path / "other" / "y.tar")
     with pytest.raises(CloudsError, match=r"has no shard x\.tar"):
-        refine_units(RefineWork(make, tmp_path / "other"), shards, tmp_path / "none")
+        run_refine(RefineWork(make, tmp_path / "other"), shards, tmp_path / "none")
 
 
 def test_the_verb(tree: Path, tmp_path: Path) -> None:
@@ -233,6 +234,6 @@ def test_ray_makes_the_same_files(tree: Path, tmp_path: Path, two_machines: Any)
 
     for name, runner in (("here", "local"), ("ray", "ray")):
         work = RefineWork(make, tree / "label_shards")
-        refine_units(work, tree / "image_shards", tmp_path / name, runner=load_runner(runner))
+        run_refine(work, tree / "image_shards", tmp_path / name, runner=load_runner(runner))
     for name in ("0.tar", "1.tar", "records/0.json"):
         assert sha256(tmp_path / "ray" / name) == sha256(tmp_path / "here" / name)

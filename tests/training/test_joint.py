@@ -305,7 +305,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_the_refiner_may_be_a_bundle_on_an_engine(sam_bundle: Path, tmp_path: Path) -> None:
     """The labels are those of PyTorch, and a whole training runs on it."""
-    from clouds_deploy.refinement.build import online_refiner
+    from clouds_deploy.refinement.refiner import online_refiner
     from clouds_deploy.streets import render
 
     scene = render("photo", 3, 0, 64, 128)

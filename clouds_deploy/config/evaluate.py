@@ -1,0 +1,43 @@
+"""Options of the verb `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clouds_deploy.config.section import Section
+
+
+class EvaluateOptions(Section):
+    """What a model is evaluated on, and how.
+
+    Attributes:
+        data: A dataset's folder, `LAYOUT:ROOT` or `LAYOUT@SPLIT:ROOT`, or shards, also remote ones; several
+            of them give each domain's figures and their average. None is for synthetic streets, or for what
+            the run's recipe names.
+        layout: A folder's layout; None is the one that the run's recipe evaluates on, if the folder can be
+            read so, or the one that the folder looks like.
+        split: The folder's split.
+        domain: Synthetic streets only: `game`, `imagined` or `photo`.
+        images: Evaluate on this many of each only.
+        metric: `native` or `official`; None is the recipe's. A bundle gives labels at the image's own size,
+            so it knows `native` only.
+        backend: Bundles only: what runs the graph.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        out: A folder for a record of every 32 images, so that a killed evaluation goes on there.
+        runner: `local`, or `ray`: on all machines of a Ray cluster, which reach `out`.
+    """
+
+    data: str | Path | tuple[str | Path, ...] | None = None
+    layout: str | None = None
+    split: str = "val"
+    domain: str | None = None
+    images: int | None = None
+    metric: str | None = None
+    backend: str = "onnxruntime"
+    device: str = "auto"
+    out: str | Path | None = None
+    runner: str = "local"
+
+    def given(self) -> list[str | Path]:
+        """The data, as a list."""
+        return [self.data] if isinstance(self.data, str | Path) else list(self.data or ())

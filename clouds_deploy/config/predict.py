@@ -1,0 +1,25 @@
+"""Options of the verb `predict`."""
+
+from __future__ import annotations
+
+from clouds_deploy.config.section import Section
+
+
+class PredictOptions(Section):
+    """How images are labelled and what is written.
+
+    Attributes:
+        backend: Bundles only: what runs the graph.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        overlays: Whether to write the labels blended over each image, with a legend, too.
+        confidences: Whether to write the model's confidence in each label, too, as `refine` reads it.
+        shards: Whether to write tar shards; None writes them where shards are read.
+        runner: `local`, or `ray`: on all machines of a Ray cluster.
+    """
+
+    backend: str = "onnxruntime"
+    device: str = "auto"
+    overlays: bool = True
+    confidences: bool = False
+    shards: bool | None = None
+    runner: str = "local"

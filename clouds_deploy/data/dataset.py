@@ -6,7 +6,7 @@ seed and the step's number alone, in whatever process it is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -112,13 +112,13 @@ class TrainingKeys(Sampler[list[Key]]):
 
 
 def training_loader(
-    dataset: Dataset[Any], keys: Sampler[list[Key]], workers: int, together: Stack = stack
+    dataset: Dataset[Any], keys: Iterable[list[Any]], workers: int, together: Stack = stack
 ) -> Iterator[Sample]:
-    """Yields batches without end, read ahead by worker processes.
+    """Yields batches that worker processes read ahead.
 
     Args:
         dataset: Maps a key to a sample, or to the fault of its file.
-        keys: Which batches.
+        keys: The keys of each batch.
         workers: Processes; 0 reads in this one.
         together: Makes a batch of samples.
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from clouds_deploy import seeds
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.config.sam import SamRecipe, SamTrainConfig
 from clouds_deploy.console import progress, say
+from clouds_deploy.data.dataset import training_loader
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.checkpoints import Checkpoint
 from clouds_deploy.models.clouds.store import read_tensors
@@ -217,18 +217,12 @@ def _train(
     device = window.device
     if first == config.steps:
         return None
-    loader = DataLoader(
-        SamScenes(recipe.data, recipe.data.size, recipe.model.image_size, recipe.seed),
-        batch_size=config.batch_size,
-        sampler=range(first * config.batch_size, config.steps * config.batch_size),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
-    )
+    scenes = SamScenes(recipe.data, recipe.data.size, recipe.model.image_size, recipe.seed)
+    size = config.batch_size
+    keys = [list(range(step * size, (step + 1) * size)) for step in range(first, config.steps)]
     begun, note = time.perf_counter(), ""
     with progress("training", config.steps, "step") as advance:
-        for step, batch in enumerate(loader, first):
+        for step, batch in enumerate(training_loader(scenes, keys, config.workers), first):
             moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step, config) * group.get("share", 1.0)
@@ -247,7 +241,7 @@ def _train(
             if done % config.checkpoint_every == 0 or done == config.steps:
                 folder.save(done, learner.tensors(), learner.facts())
             advance(done, note)
-    return (config.steps - first) * config.batch_size / (time.perf_counter() - begun)
+    return (config.steps - first) * size / (time.perf_counter() - begun)
 
 
 def train_step(
@@ -331,7 +325,3 @@ def _evaluate(recipe: SamRecipe, sam: nn.Module) -> dict[str, float]:
     outcome = evaluate_sam(sam, scenes)
     sam.train()
     return outcome
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)

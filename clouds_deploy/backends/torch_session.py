@@ -18,7 +18,6 @@ from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.bundle import FACTS, SEGMENTER, Bundle
 from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
-from clouds_deploy.config.parse import parse_recipe
 from clouds_deploy.errors import CloudsError
 
 if TYPE_CHECKING:
@@ -182,14 +181,14 @@ def load_source(bundle: Bundle) -> Segmenter:
     Raises:
         CloudsError: The bundle was made without its source.
     """
-    from clouds_deploy.models.clouds.store import RECIPE, empty_segmenter, fill, read_weights
+    from clouds_deploy.models.clouds.store import empty_segmenter, fill, read_run_recipe, read_weights
 
     source = bundle.source
     if source is None:
         raise CloudsError(
             f"{bundle.path} holds no weights for PyTorch", "export the run again with its source included"
         )
-    recipe = parse_recipe((source / RECIPE).read_text(encoding="utf-8"), str(source / RECIPE))
+    recipe = read_run_recipe(source)
     provenance = str(read_json(bundle.path / FACTS)["backbone_weights"])
     segmenter = empty_segmenter(recipe.model, provenance)
     fill(segmenter, read_weights(source), str(source))

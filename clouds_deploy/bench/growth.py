@@ -69,15 +69,14 @@ def training(bundle: Bundle, plan: Plan) -> Growth:
     import torch
 
     from clouds_deploy.backends.torch_session import load_source
-    from clouds_deploy.config.parse import parse_recipe
     from clouds_deploy.labels import NUM_CLASSES
-    from clouds_deploy.models.clouds.store import RECIPE
+    from clouds_deploy.models.clouds.store import read_run_recipe
     from clouds_deploy.training.processes import Processes
     from clouds_deploy.training.segmenter.optimizer import build_optimizer
     from clouds_deploy.training.segmenter.step import Step
 
     assert bundle.source is not None
-    recipe = parse_recipe((bundle.source / RECIPE).read_text(encoding="utf-8"), str(bundle.source))
+    recipe = read_run_recipe(bundle.source)
     device = torch.device(plan.device_of("torch"))
     segmenter = load_source(bundle).train().to(device)
     step = Step(recipe, segmenter, build_optimizer(segmenter, recipe.train), None, Processes(device))

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from clouds_deploy.config.recipe import Recipe
-from clouds_deploy.config.section import Section, merged
+from clouds_deploy.config.section import S, Section, merged
 from clouds_deploy.errors import CloudsError, nearest
-
-S = TypeVar("S", bound=Section)
-
-
-def parse_recipe(text: str, where: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a segmenter's recipe; see `parse`."""
-    return parse(Recipe, text, where, overrides)
 
 
 def settings(kind: type[S], overrides: tuple[str, ...]) -> S:
@@ -107,7 +99,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> tuple[str, ...]:
+def known_keys(section: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
     """Every dotted key that a recipe may hold, for hints and completion."""
     keys: list[str] = []
     for name, field in section.model_fields.items():

@@ -9,10 +9,10 @@ import yaml
 
 from clouds_deploy.artifacts import write_text
 from clouds_deploy.config.export import ExportConfig, SamExportConfig, export_recipe_folder
-from clouds_deploy.config.parse import parse, parse_recipe
+from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.sam import SamRecipe
-from clouds_deploy.config.section import merged
+from clouds_deploy.config.section import S
 from clouds_deploy.errors import CloudsError, nearest
 
 EXPORT = "export/"
@@ -20,14 +20,14 @@ EXPORT = "export/"
 
 
 def recipe_folder() -> Path:
-    """Find the shipped recipes: inside the installed package, or beside it in a checkout."""
+    """Folder of the shipped recipes: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     packaged = package / "_recipes"
     return packaged if packaged.is_dir() else package.parent / "training" / "recipes"
 
 
 def recipe_names() -> tuple[str, ...]:
-    """List the names of the shipped recipes."""
+    """Names of the shipped recipes."""
     return tuple(sorted(path.stem for path in recipe_folder().glob("*.yaml")))
 
 
@@ -37,7 +37,7 @@ def recipes() -> dict[str, dict[str, str]]:
 
 
 def read_recipe(name_or_path: str) -> str:
-    """Read a recipe's text.
+    """Text of a recipe.
 
     Args:
         name_or_path: A shipped recipe's name (`export/NAME` is a recipe of the export), or the path of a
@@ -68,18 +68,34 @@ def read_recipe(name_or_path: str) -> str:
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, put it on top of its base, override and check it.
+    """Reads a segmenter's recipe, puts it on top of its base, and applies overrides.
 
-    `base: NAME` takes every key a recipe leaves out from the shipped recipe of that name; a base has no base.
+    `base: NAME` takes every key that a recipe leaves out from the shipped recipe of that name; a base has no
+    base itself.
 
     Raises:
-        CloudsError: As `read_recipe` and `parse_recipe` say; or there is no such base, or it has one itself.
+        CloudsError: As for `read_recipe` and `parse`; or there is no such base, or it has one itself.
     """
+    return _load(Recipe, name_or_path, overrides)
+
+
+def load_sam_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> SamRecipe:
+    """Reads the recipe of a promptable segmenter; see `load_recipe`."""
+    return _load(SamRecipe, name_or_path, overrides)
+
+
+def load_any_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe | SamRecipe:
+    """Reads a recipe of either kind; see `load_recipe`."""
+    load = load_sam_recipe if is_sam_recipe(name_or_path) else load_recipe
+    return load(name_or_path, overrides)
+
+
+def _load(kind: type[S], name_or_path: str, overrides: tuple[str, ...]) -> S:
     text = read_recipe(name_or_path)
     tree = _tree(text)
     base = tree.pop("base", None)
     if base is None:
-        return parse_recipe(text, name_or_path, overrides)
+        return parse(kind, text, name_or_path, overrides)
     if base not in recipe_names():
         raise CloudsError(
             f"recipe `{name_or_path}` has base `{base}`, which is no shipped recipe",
@@ -89,27 +105,14 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if "base" in below:
         raise CloudsError(
             f"recipe `{name_or_path}` has base `{base}`, which has base `{below['base']}` itself",
-            f"take base: {below['base']}, and say here what `{base}` changes",
+            f"use base: {below['base']}, and repeat here what `{base}` changes",
         )
-    return parse_recipe(yaml.safe_dump(merged(below, tree), sort_keys=False), name_or_path, overrides)
+    return parse(kind, yaml.safe_dump(tree), name_or_path, overrides, below)
 
 
 def is_sam_recipe(name_or_path: str) -> bool:
-    """Say whether a recipe trains a promptable segmenter (`kind: sam`).
-
-    Raises:
-        CloudsError: As `read_recipe` says.
-    """
+    """Whether a recipe trains a promptable segmenter (`kind: sam`); errors as `read_recipe`."""
     return _tree(read_recipe(name_or_path)).get("kind") == "sam"
-
-
-def load_sam_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> SamRecipe:
-    """Read the recipe of a promptable segmenter.
-
-    Raises:
-        CloudsError: As `read_recipe` and `parse_recipe` say.
-    """
-    return parse(SamRecipe, read_recipe(name_or_path), name_or_path, overrides)
 
 
 E = TypeVar("E", ExportConfig, SamExportConfig)
@@ -137,12 +140,6 @@ def load_export_recipe(name_or_path: str | Path, below: E) -> E:
     return parse(type(below), text, where, below=below.model_dump(mode="json"))
 
 
-def load_any_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe | SamRecipe:
-    """Reads a recipe of either kind; see `load_recipe` and `load_sam_recipe`."""
-    load = load_sam_recipe if is_sam_recipe(name_or_path) else load_recipe
-    return load(name_or_path, overrides)
-
-
 def resolve_recipe(
     name_or_path: str, overrides: tuple[str, ...] = ()
 ) -> Recipe | SamRecipe | ExportConfig | SamExportConfig:
@@ -156,7 +153,7 @@ def resolve_recipe(
 
 
 def _tree(text: str) -> dict[str, Any]:
-    """Read YAML; nothing when it is none, which `parse_recipe` says better."""
+    """Keys of a YAML text; none if it is no mapping, which `parse` reports."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -165,11 +162,11 @@ def _tree(text: str) -> dict[str, Any]:
 
 
 def copy_recipe(name: str, destination: Path) -> Path:
-    """Copy a shipped recipe to edit it.
+    """Copies a shipped recipe, to be edited.
 
     Args:
         name: A shipped recipe.
-        destination: A file, or a folder that the recipe keeps its name in.
+        destination: A file, or a folder in which the recipe keeps its name.
 
     Returns:
         The file written.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clouds_deploy.config.parse import known_keys, parse, parse_recipe
+from clouds_deploy.config.parse import known_keys, parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.shipped import (
     copy_recipe,
@@ -72,7 +72,7 @@ def test_overrides_are_yaml() -> None:
 )
 def test_a_broken_recipe_is_named(text: str, message: str) -> None:
     with pytest.raises(CloudsError, match=message) as caught:
-        parse_recipe(text, "mine.yaml")
+        parse(Recipe, text, "mine.yaml")
     assert "mine.yaml" in caught.value.message
 
 
@@ -99,4 +99,4 @@ def test_recipes_are_frozen_and_every_key_is_known() -> None:
     recipe = load_recipe("tiny")
     with pytest.raises(Exception, match="frozen"):
         recipe.seed = 4  # type: ignore[misc]
-    assert {"model.backbone.weights", "train.loss.points", "data.val_layout"} <= set(known_keys())
+    assert {"model.backbone.weights", "train.loss.points", "data.val_layout"} <= set(known_keys(Recipe))

@@ -10,6 +10,7 @@ import pytest
 from clouds_deploy.artifacts import write_text
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.config.parse import known_keys
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.shipped import (
     copy_recipe,
     load_recipe,
@@ -147,7 +148,7 @@ def test_a_copied_recipe_keeps_its_base(tmp_path: Path) -> None:
 
 
 def test_keys_of_the_joint_stage_are_known_and_strict() -> None:
-    assert {"joint", "joint.ema_decay", "joint.refine.points"} <= set(known_keys())
+    assert {"joint", "joint.ema_decay", "joint.refine.points"} <= set(known_keys(Recipe))
     assert load_recipe("gta_rn50_joint", ("joint.refine=null",)).joint.refine is None  # type: ignore[union-attr]
     with pytest.raises(CloudsError, match=r"unknown key `joint.ema_decai`") as caught:
         load_recipe("gta_rn50_joint", ("joint.ema_decai=0.9",))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clouds_deploy.config.parse import parse_recipe
+from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 
 RECIPE = """
@@ -37,7 +37,7 @@ export: {height: 64, width: 128}
 
 
 def small_recipe(*overrides: str) -> Recipe:
-    return parse_recipe(RECIPE, "small", overrides)
+    return parse(Recipe, RECIPE, "small", overrides)
 
 
 def start_training(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> subprocess.Popen[str]:

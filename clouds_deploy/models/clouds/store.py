@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error, write_manifest, write_text
 from clouds_deploy.config.model import ModelConfig
-from clouds_deploy.config.parse import parse_recipe
+from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.clouds.adapters import unfilled
@@ -176,6 +176,12 @@ def random_run(recipe: Recipe) -> Iterator[Path]:
         yield run
 
 
+def read_run_recipe(directory: Path) -> Recipe:
+    """Recipe that a run was trained with; errors as `parse`."""
+    path = directory / RECIPE
+    return parse(Recipe, path.read_text(encoding="utf-8"), str(path))
+
+
 def load_run(directory: Path) -> tuple[Recipe, Segmenter]:
     """Opens a finished run.
 
@@ -189,7 +195,7 @@ def load_run(directory: Path) -> tuple[Recipe, Segmenter]:
         CloudsError: It is no finished run, a file in it changed, or its tensors do not fit its recipe.
     """
     manifest = read_manifest(directory, KIND)
-    recipe = parse_recipe((directory / RECIPE).read_text(encoding="utf-8"), str(directory / RECIPE))
+    recipe = read_run_recipe(directory)
     segmenter = empty_segmenter(recipe.model, str(manifest["backbone_weights"]))
     fill(segmenter, read_weights(directory), str(directory))
     return recipe, segmenter.eval()

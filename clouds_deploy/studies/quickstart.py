@@ -124,8 +124,9 @@ def _train(
     if (out / MANIFEST).is_file():
         check_resumable(out, load_recipe(recipe, overrides))
         return
+    begun = out.exists()  # a resumed run has its own weights
     with watch(stage):
-        clouds_deploy.train(recipe, overrides=overrides, out=out, resume=out.exists(), init=init)
+        clouds_deploy.train(recipe, overrides=overrides, out=out, resume=begun, init=None if begun else init)
 
 
 def _cleared(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
@@ -26,8 +29,31 @@ def kill(process: subprocess.Popen[Any]) -> None:
     process.wait(30)
 
 
+def done(out: Path) -> list[str]:
+    """Names in a ledger."""
+    ledger = out / "ledger.jsonl"
+    lines = ledger.read_text().split("\n")[:-1] if ledger.is_file() else []
+    return [json.loads(line)["name"] for line in lines]
+
+
+def kill_after(command: list[str], out: Path, more: int, timeout: float = 120.0) -> int:
+    """Start, wait until so many more images are done, kill; how many are done then."""
+    before = len(done(out))
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: process.poll() is not None or len(done(out)) >= before + more, timeout)
+    kill(process)
+    return len(done(out))
+
+
+def finish(command: list[str]) -> dict[str, Any]:
+    """What a command prints as JSON."""
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout, ended.stderr
+    return json.loads(ended.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+
 class Deadly:
-    """Mixed into a kind of work: takes its process down with it when it first comes to a unit.
+    """Mixed into a kind of work: kills its process when it first comes to a unit.
 
     Attributes:
         victim: The unit's name.
@@ -37,8 +63,8 @@ class Deadly:
     victim: str
     marker = Path()
 
-    def work(self, unit: Any, folder: Path) -> Any:
+    def stage(self, unit: Any, folder: Path) -> Any:
         if unit.name == self.victim and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().work(unit, folder)  # type: ignore[misc]
+        return super().stage(unit, folder)  # type: ignore[misc]

@@ -49,13 +49,13 @@ class Deadly(PredictWork):
         super().__init__(Path("none"), PredictOptions(confidences=True))
         self.marker, self.seconds = marker, seconds
 
-    def work(self, unit: Any, folder: Path) -> Any:
+    def stage(self, unit: Any, folder: Path) -> Any:
         if unit.name == "3" and not self.marker.exists():
             if self.marker.name == "once":
                 self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
-        return super().work(unit, folder)
+        return super().stage(unit, folder)
 
     @property
     def predictor(self) -> Any:

@@ -13,10 +13,9 @@ import pytest
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.data.images import read_label_ids, write_png
-from tests.deadly import kill, wait_until
+from tests.deadly import ROOT, done, finish, kill_after
 from tests.refinement.fakes import folder, scene, spoil
 
-ROOT = Path(__file__).parents[2]
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -35,27 +34,6 @@ def child(tree: Path, out: str, seconds: float) -> list[str]:
     return [sys.executable, "-c", CHILD, str(tree), out, str(seconds)]
 
 
-def done(out: Path) -> list[str]:
-    ledger = out / "ledger.jsonl"
-    lines = ledger.read_text().split("\n")[:-1] if ledger.is_file() else []
-    return [json.loads(line)["name"] for line in lines]
-
-
-def kill_after(command: list[str], out: Path, more: int, timeout: float = 120.0) -> int:
-    """Start, wait until so many more images are done, kill; how many are done then."""
-    before = len(done(out))
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: process.poll() is not None or len(done(out)) >= before + more, timeout)
-    kill(process)
-    return len(done(out))
-
-
-def finish(command: list[str]) -> dict[str, object]:
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.stdout, ended.stderr
-    return json.loads(ended.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
-
-
 def test_killed_three_times_every_good_image_is_done_once(tmp_path: Path) -> None:
     folder(tmp_path, 40)
     wanted = spoil(tmp_path)
@@ -68,7 +46,7 @@ def test_killed_three_times_every_good_image_is_done_once(tmp_path: Path) -> Non
     names = [f"{i:03d}" for i in range(40)]
     assert result["images"] == 40
     assert result["refined"] == 40 - counts[-1]
-    assert {Path(f["path"]).name for f in result["failed"]} == set(wanted)  # type: ignore[attr-defined]
+    assert {Path(f["path"]).name for f in result["failed"]} == set(wanted)
     assert sorted(done(out)) == names
     assert sorted(p.name for p in (out / "labels").iterdir()) == [f"{n}.png" for n in names]
     assert not list(out.rglob(".*"))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from clouds_deploy import VerbModule
 from clouds_deploy.artifacts import processor_name
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 
 sys.modules[__name__].__class__ = VerbModule
 
@@ -54,8 +54,7 @@ def _run(name: str, look: Callable[[], tuple[Verdict, str, str]]) -> Check:
     except CloudsError as error:
         return Check(name, "fault", error.message, error.hint)
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return Check(name, "fault", f"{type(error).__name__}: {first}", "reinstall the package")
+        return Check(name, "fault", f"{type(error).__name__}: {first_line(error)}", "reinstall the package")
 
 
 def _machine() -> tuple[Verdict, str, str]:
@@ -139,8 +138,7 @@ def _optional(package: str, module: str, fix: str) -> Callable[[], tuple[Verdict
         try:
             importlib.import_module(module)
         except Exception as error:
-            first = (str(error).splitlines() or [""])[0]
-            return "absent", f"{version} is installed but does not import: {first}", fix
+            return "absent", f"{version} is installed but does not import: {first_line(error)}", fix
         return "ok", version, ""
 
     return look

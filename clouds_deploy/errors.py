@@ -40,6 +40,11 @@ def _rebuild(message: str, hint: str, exit_code: int) -> CloudsError:
     return CloudsError(message, hint, exit_code=exit_code)
 
 
+def first_line(error: BaseException) -> str:
+    """First line of a library's error message, or the error's type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Hint with the known word that was probably meant, or with all of them.
 

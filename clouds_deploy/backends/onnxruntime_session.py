@@ -9,7 +9,7 @@ from typing import Any
 from clouds_deploy.backends.options import INSTALL, Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.tensors import Array, TensorSpec
-from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.errors import CloudsError, first_line, nearest
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -57,7 +57,7 @@ class OnnxRuntimeSession:
             )
         except Exception as error:
             raise CloudsError(
-                f"onnxruntime refuses {graph}: {str(error).splitlines()[0]}", "export the run again"
+                f"onnxruntime refuses {graph}: {first_line(error)}", "export the run again"
             ) from error
         running = self._session.get_providers()
         if running[0] != wanted:

@@ -18,7 +18,7 @@ from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.bundle import FACTS, SEGMENTER, Bundle
 from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,9 +169,8 @@ def _compile_ahead(
     except CloudsError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CloudsError(
-            f"AOTInductor compiled no graph: {reason}", "it needs a C++ compiler, such as g++"
+            f"AOTInductor compiled no graph: {first_line(error)}", "it needs a C++ compiler, such as g++"
         ) from error
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -163,9 +163,8 @@ def trace(
                 verbose=False,
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()
             raise CloudsError(
-                f"the ONNX exporter failed: {reason[0] if reason else type(error).__name__}",
+                f"the ONNX exporter failed: {first_line(error)}",
                 "report it with the recipe; " + heard.getvalue().strip()[-300:],
             ) from error
         raw_nodes = len(list(program.model.graph))

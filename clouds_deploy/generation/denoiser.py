@@ -92,7 +92,7 @@ class Denoiser:
         return {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
 
     def _embed(self, pipeline: Any, prompts: Sequence[str]) -> None:
-        """Encode the prompts: (P, L, D), and for SDXL the pooled ones (P, E)."""
+        """Encodes the prompts: (P, L, D), and for SDXL the pooled ones (P, E)."""
         pipeline.to(self.device)
         with torch.no_grad():
             given = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
@@ -134,7 +134,7 @@ class Denoiser:
         return functional.mse_loss(guess.float(), target, reduction="none").mean((1, 2, 3))
 
     def save(self, folder: Path) -> None:
-        """Write the LoRA as diffusers reads it; the same weights give the same bytes."""
+        """Writes the LoRA as diffusers reads it; the same weights give the same bytes."""
         from safetensors.torch import save_file
 
         convert = library("diffusers.utils.state_dict_utils").convert_state_dict_to_diffusers
@@ -156,7 +156,7 @@ class Denoiser:
 
 
 def check_tunable(pipeline: Any, model: str) -> Any:
-    """Refuse what this loss would be wrong for.
+    """Refuses what this loss would be wrong for.
 
     Args:
         pipeline: A loaded pipeline.

@@ -141,7 +141,7 @@ LAYOUTS: Mapping[str, tuple[Callable[[Scene], Form], Callable[[_Example], str]]]
 
 
 def lesson(layout: str, seed: int) -> str:
-    """Write what stands before every request of a layout: what is wanted, and a few examples.
+    """Writes what stands before every request of a layout: what is wanted, and a few examples.
 
     Args:
         layout: One of `LAYOUTS`.

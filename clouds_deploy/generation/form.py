@@ -82,7 +82,7 @@ def _on(place: str) -> str:
 
 
 def request(scene: Scene) -> str:
-    """Write what a model is asked for: every factor but the camera, whose words are given."""
+    """Writes what a model is asked for: every factor but the camera, whose words are given."""
     told = {
         "Subject": scene.subject,
         "Place": scene.place,
@@ -98,7 +98,7 @@ def _blank(options: Sequence[str], before: str = " ") -> Choice:
 
 
 def place_first(scene: Scene) -> Form:
-    """Lay out: camera, place, region, weather, time, then what is to be seen there."""
+    """Lays out: camera, place, region, weather, time, then what is to be seen there."""
     return Form(
         request(scene),
         (
@@ -114,7 +114,7 @@ def place_first(scene: Scene) -> Form:
 
 
 def subject_first(scene: Scene) -> Form:
-    """Lay out: camera, what is to be seen, then place, region, time and weather."""
+    """Lays out: camera, what is to be seen, then places, region, time and weather."""
     return Form(
         request(scene),
         (
@@ -129,5 +129,5 @@ def subject_first(scene: Scene) -> Form:
 
 
 def whole_sentence(scene: Scene) -> Form:
-    """Lay out nothing but the first words: the model writes the sentence."""
+    """Lays out nothing but the first words: the model writes the sentence."""
     return Form(request(scene), (_blank(CAMERAS[scene.camera]), Free(8, 40, SENTENCE)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import sha256
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 from clouds_deploy.generation.token_writer import TokenWriter
 from clouds_deploy.generation.writer import Sampling
 from clouds_deploy.models.libraries import library
@@ -22,7 +22,7 @@ _INSTALL = (
 
 
 def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> TokenWriter:
-    """Load a causal language model, on the GPU in bfloat16 if there is one, else on the CPU in float32.
+    """Loads a causal language model, on the GPU in bfloat16 if there is one, else on the CPU in float32.
 
     Args:
         model: `smollm2`; a hub id; a folder in the hub's form; or a `.gguf` file of an architecture that
@@ -45,9 +45,8 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
     except ImportError as error:
         raise CloudsError(f"{model} cannot be read: {error}", _INSTALL) from error
     except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CloudsError(
-            f"the language model {model} cannot be had: {reason}",
+            f"the language model {model} cannot be had: {first_line(error)}",
             "give the id of a causal language model on the hub, its folder, or a .gguf file; "
             f"`{PACKAGED}` needs no hub",
         ) from error

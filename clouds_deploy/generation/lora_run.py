@@ -61,7 +61,7 @@ def moments_of(optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor]) 
 def restore(
     checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.Tensor]
 ) -> None:
-    """Put a checkpoint's tensors where they were."""
+    """Puts a checkpoint's tensors where they were."""
     for name, parameter in trained.items():
         parameter.data.copy_(checkpoint.lora[name])
     for key, value in checkpoint.moments.items():
@@ -108,13 +108,13 @@ class LoraRun:
         return (self.out / MANIFEST).is_file()
 
     def begin(self) -> None:
-        """Write down the settings, and tidy what a killed process left."""
+        """Writes down the settings, and tidy what a killed process left."""
         clear_leftovers(self.out)
         if not (self.out / SETTINGS).is_file():
             write_json(self.out / SETTINGS, self.settings)
 
     def save(self, at: Checkpoint, base: str) -> None:
-        """Write a checkpoint, which appears whole; older ones go.
+        """Writes a checkpoint, which appears whole; older ones go.
 
         Args:
             at: The checkpoint.
@@ -150,21 +150,21 @@ class LoraRun:
         return Checkpoint(found.step, lora, moments, found.state["scaler"])
 
     def keep_lines(self, step: int) -> None:
-        """Drop the losses that were written after a checkpoint of this step."""
+        """Drops the losses that were written after a checkpoint of this step."""
         lines = [line for line in self.lines() if line["step"] <= step]
         write_text(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
     def lines(self) -> list[dict[str, Any]]:
-        """Read the losses; a line that a kill cut short is left out."""
+        """Reads the losses; a line that a kill cut short is left out."""
         return read_json_lines(self.out / METRICS)
 
     def note(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append losses."""
+        """Appends losses."""
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def seal(self, **facts: Any) -> dict[str, Any]:
-        """Write the manifest, then the checkpoints go; a kill in between leaves a run that is finished."""
+        """Writes the manifest, then the checkpoints go; a kill in between leaves a run that is finished."""
         manifest = write_manifest(self.out, LORA, ignore=(CHECKPOINTS,), **facts)
         remove_checkpoints(self.out)
         return manifest

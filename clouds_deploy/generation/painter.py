@@ -13,7 +13,7 @@ from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256
 from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.config.generate import Settings
 from clouds_deploy.console import warn
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 from clouds_deploy.models.libraries import library
 from clouds_deploy.streets import render
 
@@ -33,7 +33,7 @@ class Painter(Protocol):
         ...
 
     def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
-        """Make an image of each prompt.
+        """Makes an image of each prompt.
 
         Args:
             prompts: The prompts.
@@ -101,7 +101,7 @@ class Diffusion:
                 pipeline.set_adapters([_ADAPTER], [adapter_scale])
             except Exception as error:
                 raise CloudsError(
-                    f"the LoRA {adapter} does not fit {model}: {_first_line(error)}",
+                    f"the LoRA {adapter} does not fit {model}: {first_line(error)}",
                     "was it made for this model?",
                 ) from error
         pipeline.set_progress_bar_config(disable=True)
@@ -156,7 +156,7 @@ class Diffusion:
 
 
 def load_pipeline(model: str, kind: Any) -> Any:
-    """Load a text-to-image pipeline, onto the CPU.
+    """Loads a text-to-image pipeline, onto the CPU.
 
     Args:
         model: A hub id or a folder in the hub's form.
@@ -170,7 +170,7 @@ def load_pipeline(model: str, kind: Any) -> Any:
         return diffusers.AutoPipelineForText2Image.from_pretrained(model, torch_dtype=kind)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CloudsError(
-            f"the diffusion model {model} cannot be had: {_first_line(error)}",
+            f"the diffusion model {model} cannot be had: {first_line(error)}",
             f"give a text-to-image pipeline's hub id or folder; `{STREETS}` needs no weights",
         ) from error
 
@@ -228,7 +228,3 @@ def load_painter(
     if adapter is not None:
         raise CloudsError(f"`{STREETS}` takes no LoRA", "name a diffusion model with --model")
     return Streets(settings)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -110,7 +110,7 @@ def write_prompts(writer: Writer, count: int, seed: int, *, form: str = "slots",
 def _groups(
     todo: Sequence[int], tries: Sequence[int], layouts: Sequence[str], batch: int
 ) -> list[tuple[str, list[int]]]:
-    """Put scenes that are laid out alike together, `batch` at most; few scenes get several drafts each."""
+    """Puts scenes that are laid out alike together, `batch` at most; few scenes get several drafts each."""
     groups = []
     for number, layout in enumerate(layouts):
         mine = [i for i in todo if (i + tries[i]) % len(layouts) == number]
@@ -135,7 +135,7 @@ def _judge(result: Written, sieve: Sieve, index: int, form: Form, draft: Draft) 
 
 
 def _another_subject(result: Written, index: int, change: int, seed: int) -> None:
-    """Ask for another subject in a scene that the model cannot write of."""
+    """Asks for another subject in a scene that the model cannot write of."""
     if change > _LIMIT:
         common = Counter(fault for fault, _ in result.refused).most_common(1)[0][0]
         raise CloudsError(
@@ -152,7 +152,7 @@ def _another_subject(result: Written, index: int, change: int, seed: int) -> Non
 
 
 def save_prompts(written: Written, out: Path, *, replace: bool = False, **facts: Any) -> dict[str, Any]:
-    """Write prompts as a directory: the text, what each is about, what was refused and why.
+    """Writes prompts as a directory: the text, what each is about, what was refused and why.
 
     Args:
         written: The prompts.

@@ -150,7 +150,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
 
 
 def deal_scenes(count: int, seed: int) -> list[Scene]:
-    """Choose what to ask for, balanced.
+    """Chooses what to ask for, balanced.
 
     Args:
         count: How many scenes.
@@ -196,7 +196,7 @@ def _any_fitting(scene: Scene, dice: random.Random) -> Scene:
 
 
 def coverage(scenes: Iterable[Scene]) -> dict[str, dict[str, int]]:
-    """Count how often each value of each factor is met; values that are not are 0."""
+    """Counts how often each value of each factor is met; values that are not are 0."""
     met = {name: Counter[str]() for name in FACTORS}
     for scene in scenes:
         for name, value in scene.values().items():

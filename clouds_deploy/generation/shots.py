@@ -67,7 +67,7 @@ class Shots:
         return np.asarray(scaled), (height, width)
 
     def draw(self, sample: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Cut sample number `sample` of an endless sequence, in which every image comes equally often.
+        """Cuts sample number `sample` of an endless sequence, in which every image comes equally often.
 
         Args:
             sample: Its number, from 0.

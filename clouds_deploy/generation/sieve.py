@@ -65,7 +65,7 @@ class Sieve:
         return found
 
     def _writing(self, free: Sequence[str], words: list[str]) -> str | None:
-        """Look at how it is written."""
+        """Looks at how it is written."""
         if words[-1] in UNFINISHED_WORDS or words[0] in ("and", "or", "of", "s"):
             return "unfinished"
         long = [w.rstrip("s") for w in words if len(w) > 3 and w not in UNFINISHED_WORDS]
@@ -77,7 +77,7 @@ class Sieve:
         return None
 
     def _matter(self, scene: Scene, form: Form, words: list[str]) -> str | None:
-        """Look at what it says."""
+        """Looks at what it says."""
         said = set(words)
         if not any(word.startswith(subject) for subject in SUBJECTS[scene.subject] for word in said):
             return "not the subject"
@@ -92,7 +92,7 @@ class Sieve:
         return self._whole(scene, said) if len(form.slots) == 2 else self._part(scene, form, said)
 
     def _part(self, scene: Scene, form: Form, said: set[str]) -> str | None:
-        """Look at a part of a sentence: what the rest of it says isn't said again."""
+        """Looks at a part of a sentence: what the rest of it says isn't said again."""
         last = isinstance(form.slots[-1], Free)
         if said & (PLACE_WORDS - (LOOSE_WORDS if last else frozenset())):
             return "says the place twice"
@@ -101,7 +101,7 @@ class Sieve:
         return None
 
     def _whole(self, scene: Scene, said: set[str]) -> str | None:
-        """Look at a whole sentence: everything that was asked for is in it."""
+        """Looks at a whole sentence: everything that was asked for is in it."""
         if not said & PLACE_WORDS:
             return "not a street scene"
         wordings = {w for wording in WEATHERS[scene.weather] for w in words_of(wording) if len(w) > 4}
@@ -112,7 +112,7 @@ class Sieve:
         return None
 
     def _model(self, words: list[str], draft: Draft) -> str | None:
-        """Look at where it comes from."""
+        """Looks at where it comes from."""
         if grams(words, 4) & self._shown:
             return "copies an example"
         if draft.doubt is not None and draft.doubt > self.most_doubt:

@@ -81,7 +81,7 @@ class _Row:
         self._open()
 
     def _open(self) -> None:
-        """Go to the next slot."""
+        """Goes to the next slot."""
         self.free = ""
         if not self.slots:
             self.done, self.text = True, self.text + "."
@@ -92,7 +92,7 @@ class _Row:
             self.place = 0
 
     def next(self, logits: torch.Tensor) -> int:
-        """Choose the next token.
+        """Chooses the next token.
 
         Args:
             logits: (V,) of the model.
@@ -102,7 +102,7 @@ class _Row:
         return self._choose(logits) if isinstance(self.slot, Choice) else self._write(logits, self.slot)
 
     def _draw(self, logits: torch.Tensor, *, all_of_it: bool) -> int:
-        """Draw a token; among all that are allowed, or the likeliest."""
+        """Draws a token; among all that are allowed, or the likeliest."""
         import torch
 
         likely, order = (logits / self.sampling.temperature).softmax(0).sort(descending=True, stable=True)
@@ -111,7 +111,7 @@ class _Row:
         return int(order[torch.multinomial(likely, 1, generator=self.generator)])
 
     def _choose(self, logits: torch.Tensor) -> int:
-        """Go on with one of the wordings."""
+        """Goes on with one of the wordings."""
         import torch
 
         allowed = sorted({tokens[self.place] for _, tokens in self.left})
@@ -129,7 +129,7 @@ class _Row:
         return token
 
     def _write(self, logits: torch.Tensor, slot: Free) -> int:
-        """Write on freely, or end it."""
+        """Writes on freely, or end it."""
         import torch
 
         words = self.free.split()
@@ -152,7 +152,7 @@ class _Row:
         return token
 
     def _end(self, token: int) -> int:
-        """Go into the next slot at once: the token that ended this one says nothing."""
+        """Goes into the next slot at once: the token that ended this one says nothing."""
         if self.done:
             return token
         assert isinstance(self.slot, Choice)

@@ -36,7 +36,7 @@ def tune_diffusion(
     resume: bool = False,
     tuning: Tuning | None = None,
 ) -> dict[str, Any]:
-    """Tune a LoRA of a text-to-image pipeline on a few shots of a domain (CLOUDS, section 5: take-away).
+    """Tunes a LoRA of a text-to-image pipeline on a few shots of a domain (CLOUDS, section 5: take-away).
 
     DreamBooth-style: a rare word in `prompt` comes to mean the domain. With a class prompt, images of the
     class keep the model from forgetting what else there is (prior preservation).
@@ -126,7 +126,7 @@ def _result(out: Path, manifest: dict[str, Any], seconds: float) -> dict[str, An
 
 
 def _resolve(tuning: Tuning, device: str) -> Tuning:
-    """Check the numbers, and choose the precision."""
+    """Checks the numbers, and chooses the precision."""
     import torch
 
     if tuning.precision not in PRECISIONS:
@@ -156,7 +156,7 @@ def _check(
     class_count: int,
     checkpoint_every: int,
 ) -> None:
-    """Refuse what says nothing, or two things."""
+    """Refuses what says nothing, or two things."""
     if model == STREETS:
         raise CloudsError(f"`{STREETS}` takes no LoRA", "name a diffusion model")
     if not prompt.strip() or (class_prompt is not None and not class_prompt.strip()):

@@ -74,7 +74,7 @@ class Batch:
 
 
 def draw_batch(shots: Shots, others: Shots | None, batch: int, seed: int, step: int) -> Batch:
-    """Draw the samples of step number `step`, from 0: `batch` shots, then as many class images."""
+    """Draws the samples of step number `step`, from 0: `batch` shots, then as many class images."""
     numbers = range(step * batch, (step + 1) * batch)
     drawn = [shots.draw(i, seed) for i in numbers]
     if others is not None:
@@ -160,7 +160,7 @@ def tune(
 
 
 def _write(denoiser: Denoiser, run: LoraRun) -> None:
-    """Put the LoRA into its run by one rename."""
+    """Puts the LoRA into its run by one rename."""
     with tempfile.TemporaryDirectory(prefix=f".{WEIGHTS}.tmp-", dir=run.out) as folder:
         denoiser.save(Path(folder))
         with atomic_path(run.out / WEIGHTS) as temporary:

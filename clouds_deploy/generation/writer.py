@@ -44,7 +44,7 @@ class Writer(Protocol):
         ...
 
     def write(self, lesson: str, forms: Sequence[Form], seeds: Sequence[int]) -> list[Draft]:
-        """Fill forms in.
+        """Fills forms in.
 
         Args:
             lesson: What stands before each form's request; the same for all.

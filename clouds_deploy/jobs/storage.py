@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_path, sha256
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 
 _CLOUD = 'pip install "clouds-deploy[cloud]"'
 
@@ -82,9 +82,9 @@ class Place:
         except FileNotFoundError as error:
             raise CloudsError(f"there is no {self.told(name)}", "check the address") from error
         except Exception as error:  # each kind of store has errors of its own
-            text = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise CloudsError(
-                f"{self.told(name)} cannot be used: {text}", "check address, credentials, network and space"
+                f"{self.told(name)} cannot be used: {first_line(error)}",
+                "check address, credentials, network and space",
             ) from error
 
     def is_file(self, name: str = "") -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from clouds_deploy.console import say
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".th", ".tar", ".pkl", ".safetensors")
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")
@@ -68,7 +68,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         refused = re.search(r"GLOBAL ([\w.]*\w)", str(error))
         if refused:
             raise _refuse(path, refused[1]) from error
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         if reason.startswith("Weights only load failed"):  # torch goes on with advice to run the file
             reason = "it is not what torch.save writes"
         raise CloudsError(f"{path} is no readable weight file: {reason}", "download it again") from error

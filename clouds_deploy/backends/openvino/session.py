@@ -14,7 +14,7 @@ from clouds_deploy.backends.openvino.sums import sum_gathered_rows
 from clouds_deploy.backends.options import INSTALL, Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.tensors import Array, TensorSpec
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 
 
 class OpenVinoSession:
@@ -116,7 +116,7 @@ class OpenVinoSession:
 
 
 def _refusal(graph: Path, error: Exception) -> CloudsError:
-    return CloudsError(f"openvino refuses {graph}: {str(error).splitlines()[0]}", "export the run again")
+    return CloudsError(f"openvino refuses {graph}: {first_line(error)}", "export the run again")
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clouds_deploy.config.model import BackboneConfig
-from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.errors import CloudsError, first_line, nearest
 from clouds_deploy.models.backbones.backbone import Backbone
 from clouds_deploy.models.backbones.vit import is_plain_vit, plain_vit
 from clouds_deploy.models.backbones.weights import DEFAULT, hub_error, load_file_or_random
@@ -99,9 +99,8 @@ def _create(name: str, config: BackboneConfig, settings: Any) -> Any:
     except Exception as error:
         if pretrained:
             raise hub_error(f"timm `{name}`", f"`{_place(settings)}`", error) from error
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CloudsError(
-            f"timm cannot give feature maps of `{name}`: {reason}", "check model.backbone.options"
+            f"timm cannot give feature maps of `{name}`: {first_line(error)}", "check model.backbone.options"
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from clouds_deploy.config.model import BackboneConfig
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
 from clouds_deploy.models.weights import read_weight_file
 
 DEFAULT = "default"
@@ -100,9 +100,8 @@ def hub_error(what: str, source: str, error: Exception) -> CloudsError:
         source: The hub id or URL.
         error: What the library raised.
     """
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return CloudsError(
-        f"the weights {source} of {what} cannot be had: {reason}",
+        f"the weights {source} of {what} cannot be had: {first_line(error)}",
         "connect to the hub once, or give the file you have: model.backbone.weights=PATH, "
         "or model.backbone.weights=random for a dry run",
     )

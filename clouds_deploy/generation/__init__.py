@@ -1,1 +1,1 @@
-"""Where the generated images come from: prompts by a language model, images by a diffusion model."""
+"""Generated images: prompts by a language model, images by a diffusion model."""

@@ -1,4 +1,4 @@
-"""A diffusion pipeline's UNet with a LoRA on its attention, and the loss that LoRA is trained with.
+"""A diffusion pipeline's UNet with a LoRA on its attention, and the LoRA's loss.
 
 The loss is DreamBooth's with low-rank updates (Ruiz et al. 2023; Hu et al. 2022), as diffusers' training
 examples compute it: the mean squared error of the predicted noise, or velocity, at a random time.
@@ -21,7 +21,7 @@ from clouds_deploy.generation.painter import load_pipeline
 from clouds_deploy.models.libraries import library
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-"""What diffusers calls a LoRA's file."""
+"""Name of a LoRA's file in diffusers."""
 TARGETS = ("to_k", "to_out.0", "to_q", "to_v")
 """The projections of every attention layer, by diffusers' names."""
 KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -29,7 +29,7 @@ _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 class Denoiser:
-    """The UNet of a Stable Diffusion or SDXL pipeline, ready to be tuned.
+    """The UNet of a Stable Diffusion or SDXL pipeline, prepared for tuning.
 
     Its own weights are frozen and kept in the chosen precision; the LoRA is float32. The autoencoder stays in
     float32, since SDXL's overflows in float16; the prompts are encoded once, then the text encoders go.
@@ -84,15 +84,15 @@ class Denoiser:
             self.unet.enable_gradient_checkpointing()
 
     def native_size(self) -> int:
-        """Give the side, in pixels, of the images that the model was made for."""
+        """Side, in pixels, of the images that the model was trained for."""
         return int(self.unet.config.sample_size) * self.scale
 
     def trained(self) -> dict[str, Tensor]:
-        """Give the LoRA's parameters, by name."""
+        """The LoRA's parameters, by name."""
         return {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
 
     def _embed(self, pipeline: Any, prompts: Sequence[str]) -> None:
-        """Encodes the prompts: (P, L, D), and for SDXL the pooled ones (P, E)."""
+        """Embeds the prompts: (P, L, D), and for SDXL pooled (P, E)."""
         pipeline.to(self.device)
         with torch.no_grad():
             given = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
@@ -101,7 +101,7 @@ class Denoiser:
         self.pooled: Tensor | None = found[2] if len(found) == 4 else None
 
     def loss(self, pixels: Tensor, told: Tensor, prompts: Sequence[int], seed: int) -> Tensor:
-        """Give each sample's loss.
+        """Loss of each sample.
 
         Args:
             pixels: (B, 3, H, W) float32 in -1..1; sides are multiples of the autoencoder's factor.
@@ -134,7 +134,7 @@ class Denoiser:
         return functional.mse_loss(guess.float(), target, reduction="none").mean((1, 2, 3))
 
     def save(self, folder: Path) -> None:
-        """Writes the LoRA as diffusers reads it; the same weights give the same bytes."""
+        """Writes the LoRA in diffusers' format; the same weights give the same bytes."""
         from safetensors.torch import save_file
 
         convert = library("diffusers.utils.state_dict_utils").convert_state_dict_to_diffusers
@@ -156,17 +156,17 @@ class Denoiser:
 
 
 def check_tunable(pipeline: Any, model: str) -> Any:
-    """Refuses what this loss would be wrong for.
+    """Raises an error for a pipeline that this loss is wrong for.
 
     Args:
         pipeline: A loaded pipeline.
         model: What to call it.
 
     Returns:
-        The noise schedule that it was trained with, whatever samples from it.
+        The noise schedule of its training, which may differ from the sampler's.
 
     Raises:
-        CloudsError: It is no Stable Diffusion or SDXL, or one that predicts or takes something else.
+        CloudsError: It is not Stable Diffusion or SDXL, or has other inputs or outputs.
     """
     name = type(pipeline).__name__
     hint = f"LoRAs are tuned for {' and '.join(_PIPELINES)}"
@@ -195,7 +195,7 @@ def check_tunable(pipeline: Any, model: str) -> Any:
 
 
 def _sha256(module: torch.nn.Module) -> str:
-    """Give the sha256 of a module's weights as they were loaded."""
+    """The sha256 of a module's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -1,7 +1,7 @@
-"""Prompts that show a model what is wanted; they are shown, never given out as written.
+"""Example prompts for few-shot prompting of a language model; never part of the results.
 
-A small model leans on what it is shown, so there are more examples than it sees at a time: each batch is
-shown another few, and a draft that shares four words in a row with any of them is refused.
+A small model copies its examples, so there are more than it sees at a time: each batch gets a few others, and
+a draft that shares four words in a row with any of them is rejected.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class _Example:
-    """One scene, put in three ways.
+    """One scene, worded in three ways.
 
     Attributes:
-        scene: What was asked for.
+        scene: Its factors.
         camera: The first words.
         place: Place and region.
         when: Time of day.
         weather: Weather.
-        seen: What is to be seen.
+        seen: Visible things.
     """
 
     scene: Scene
@@ -137,15 +137,15 @@ LAYOUTS: Mapping[str, tuple[Callable[[Scene], Form], Callable[[_Example], str]]]
     "subject_first": (subject_first, _Example.subject_first),
     "whole_sentence": (whole_sentence, _Example.whole_sentence),
 }
-"""How a prompt may be laid out: the form to fill in, and how an example of it reads."""
+"""Layouts of prompts: the form to fill in, and the wording of an example."""
 
 
 def lesson(layout: str, seed: int) -> str:
-    """Writes what stands before every request of a layout: what is wanted, and a few examples.
+    """Text before every request of a layout: the task, and a few examples.
 
     Args:
         layout: One of `LAYOUTS`.
-        seed: Which examples, in which order.
+        seed: Of the choice and order of the examples.
     """
     _, put = LAYOUTS[layout]
     chosen = random.Random(seed).sample(_EXAMPLES, _SHOWN)
@@ -153,5 +153,5 @@ def lesson(layout: str, seed: int) -> str:
 
 
 def shown_sentences() -> tuple[str, ...]:
-    """Give what all examples let see; a model that repeats it has not written a prompt."""
+    """Visible things of all examples, which a prompt must not repeat."""
     return tuple(example.seen for example in _EXAMPLES)

@@ -1,7 +1,7 @@
-"""The form of a prompt: which words are given, which the model chooses, which it writes freely.
+"""Forms of prompts: given words, words that the model chooses, and words that it writes freely.
 
-A small model that writes a whole sentence forgets half of what it was asked for. In a form it cannot: the
-factors' wordings are choices (the model picks one by its own likelihood), everything around them it writes.
+A small model that writes a whole sentence omits half of the requested factors. A form contains them all: the
+model chooses one of several wordings of each by likelihood, and writes the text around them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from clouds_deploy.generation.scenes import CAMERAS, PLACES, TIMES, WEATHERS, Sc
 from clouds_deploy.generation.words import ELSEWHERE, LOOSE_WORDS, PLACE_WORDS
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz-' ")
-"""What may be written freely within a sentence that is laid out: no names, no numbers."""
+"""Characters of a free part of a sentence: no names, no numbers."""
 SENTENCE = LETTERS | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ,")
-"""What may be written freely in a whole sentence."""
+"""Characters of a free whole sentence."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several wordings; one alone is simply given.
+    """One of several wordings; a single one is given.
 
     Attributes:
-        options: The wordings, each with the blank or the comma that precedes it.
+        options: The wordings, each with the preceding blank or comma.
     """
 
     options: tuple[str, ...]
@@ -35,10 +35,10 @@ class Free:
     """Words that the model writes.
 
     Attributes:
-        least: How few words there may be.
-        most: How many.
+        least: Smallest number of words.
+        most: Largest number of words.
         letters: The characters that belong to it; a full stop, a line break or a comma that doesn't ends it.
-        banned: Words in lower case that may not be written.
+        banned: Forbidden words in lower case.
     """
 
     least: int
@@ -52,18 +52,18 @@ Slot = Choice | Free
 
 @dataclass(frozen=True)
 class Form:
-    """A prompt to be filled in.
+    """A prompt to fill in.
 
     Attributes:
-        request: What the model is told to write about; ends where the prompt begins.
-        slots: The prompt's parts in order; the full stop that ends it is not among them.
+        request: Text for the model; the prompt follows it.
+        slots: The prompt's parts in order, without the full stop at its end.
     """
 
     request: str
     slots: tuple[Slot, ...]
 
     def parse(self, text: str) -> tuple[str, ...] | None:
-        """Give the free parts of a filled form, or None when it isn't one.
+        """Free parts of a filled form, or None if the text does not match it.
 
         Args:
             text: From the blank before the first word to the full stop.
@@ -82,7 +82,7 @@ def _on(place: str) -> str:
 
 
 def request(scene: Scene) -> str:
-    """Writes what a model is asked for: every factor but the camera, whose words are given."""
+    """Request to the model: every factor but the camera, whose words are given."""
     told = {
         "Subject": scene.subject,
         "Place": scene.place,
@@ -98,7 +98,7 @@ def _blank(options: Sequence[str], before: str = " ") -> Choice:
 
 
 def place_first(scene: Scene) -> Form:
-    """Lays out: camera, place, region, weather, time, then what is to be seen there."""
+    """Form with camera, place, region, weather, time, then free text about visible things."""
     return Form(
         request(scene),
         (
@@ -114,7 +114,7 @@ def place_first(scene: Scene) -> Form:
 
 
 def subject_first(scene: Scene) -> Form:
-    """Lays out: camera, what is to be seen, then places, region, time and weather."""
+    """Form with camera, free text about visible things, then place, region, time and weather."""
     return Form(
         request(scene),
         (
@@ -129,5 +129,5 @@ def subject_first(scene: Scene) -> Form:
 
 
 def whole_sentence(scene: Scene) -> Form:
-    """Lays out nothing but the first words: the model writes the sentence."""
+    """Form with only the first words given: the model writes the sentence."""
     return Form(request(scene), (_blank(CAMERAS[scene.camera]), Free(8, 40, SENTENCE)))

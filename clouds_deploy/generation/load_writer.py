@@ -1,4 +1,4 @@
-"""Loading a language model: the packaged one, a hub's, a folder's or a GGUF file's."""
+"""Language models: the packaged one, from a hub, a folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
 
 
 def _find(model: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Say what transformers is to load, with which options, and what the manifest says of it."""
+    """Name and options for transformers, and the description for the manifest."""
     path = Path(model)
     if model == PACKAGED:
         package = importlib.util.find_spec(_PACKAGE)  # found, not imported: importing it wants llama.cpp

@@ -1,4 +1,4 @@
-"""The folder a LoRA is tuned in: settings from the start, checkpoints on the way, the manifest last."""
+"""The folder of a LoRA: settings at the start, checkpoints during the tuning, the manifest at the end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a tuning was.
+    """State of a tuning.
 
     Attributes:
         step: Steps done.
@@ -53,7 +53,7 @@ class Checkpoint:
 
 
 def moments_of(optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give an optimiser's tensors by the names of `Checkpoint.moments`."""
+    """An optimiser's tensors by the names of `Checkpoint.moments`."""
     state = optimizer.state
     return {f"{key} {name}": value for name, p in trained.items() for key, value in state[p].items()}
 
@@ -61,7 +61,7 @@ def moments_of(optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor]) 
 def restore(
     checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.Tensor]
 ) -> None:
-    """Puts a checkpoint's tensors where they were."""
+    """Restores the tensors of a checkpoint."""
     for name, parameter in trained.items():
         parameter.data.copy_(checkpoint.lora[name])
     for key, value in checkpoint.moments.items():
@@ -71,16 +71,16 @@ def restore(
 
 
 class LoraRun:
-    """A folder that a tuning fills, and that one that was killed is gone on with in.
+    """The folder of a tuning, which may be resumed.
 
     Args:
         out: The folder.
-        settings: All that the LoRA depends on, and that is known before the model is loaded.
-        resume: Whether to go on with what is there.
+        settings: Everything that the LoRA depends on and that is known before the model is loaded.
+        resume: Whether to resume a tuning there.
 
     Raises:
-        CloudsError: Something is there and it isn't said to go on; nothing is there to go on with; it was
-            begun with other settings.
+        CloudsError: Something is there without `resume`; there is nothing to resume; it was started with
+            other settings.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -104,11 +104,11 @@ class LoraRun:
 
     @property
     def finished(self) -> bool:
-        """Say whether it is sealed."""
+        """Whether it has a manifest."""
         return (self.out / MANIFEST).is_file()
 
     def begin(self) -> None:
-        """Writes down the settings, and tidy what a killed process left."""
+        """Writes the settings, and removes leftovers of a killed process."""
         clear_leftovers(self.out)
         if not (self.out / SETTINGS).is_file():
             write_json(self.out / SETTINGS, self.settings)
@@ -128,7 +128,7 @@ class LoraRun:
         save_checkpoint(self.out, at.step, {_TENSORS: tensors}, state, keep=_KEPT)
 
     def load(self, base: str) -> Checkpoint | None:
-        """Give the newest checkpoint that holds, if there is one.
+        """Newest undamaged checkpoint, or None.
 
         Args:
             base: sha256 of the model that is to be tuned.
@@ -155,7 +155,7 @@ class LoraRun:
         write_text(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
     def lines(self) -> list[dict[str, Any]]:
-        """Reads the losses; a line that a kill cut short is left out."""
+        """Losses so far, without an incomplete line."""
         return read_json_lines(self.out / METRICS)
 
     def note(self, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Text-to-image models through diffusers, and drawn streets where there is none."""
+"""Text-to-image models of diffusers, and synthetic streets as a substitute."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from clouds_deploy.models.libraries import library
 from clouds_deploy.streets import render
 
 STREETS = "streets"
-"""The model that needs no weights: drawn streets of the domain `imagined`, which no prompt describes."""
+"""The model without weights: synthetic streets of the domain `imagined`, independent of the prompts."""
 LORA, SETTINGS = "lora", "settings.json"
-"""The kind of directory that `tune_diffusion` makes, and the file that is in it from the start."""
+"""Kind of the directory that `tune_diffusion` makes, and a file that is in it from the start."""
 _ADAPTER = "clouds"
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
 class Painter(Protocol):
-    """Makes images from prompts."""
+    """Generator of images from prompts."""
 
     def describe(self) -> dict[str, Any]:
-        """Say which model it is, for manifests."""
+        """Description of the model, for manifests."""
         ...
 
     def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
-        """Makes an image of each prompt.
+        """One image of each prompt.
 
         Args:
             prompts: The prompts.
@@ -46,7 +46,7 @@ class Painter(Protocol):
 
 
 class Streets:
-    """Drawn streets; see `STREETS`."""
+    """Synthetic streets; see `STREETS`."""
 
     def __init__(self, settings: Settings) -> None:
         self.height, self.width = settings.height or 384, settings.width or 768
@@ -65,7 +65,7 @@ class Streets:
 
 
 class Diffusion:
-    """A text-to-image pipeline that diffusers' AutoPipeline knows.
+    """A text-to-image pipeline of diffusers' AutoPipeline.
 
     Args:
         model: A hub id or a folder in the hub's form.
@@ -156,7 +156,7 @@ class Diffusion:
 
 
 def load_pipeline(model: str, kind: Any) -> Any:
-    """Loads a text-to-image pipeline, onto the CPU.
+    """Loads a text-to-image pipeline onto the CPU.
 
     Args:
         model: A hub id or a folder in the hub's form.
@@ -176,13 +176,13 @@ def load_pipeline(model: str, kind: Any) -> Any:
 
 
 def weight_sums(folder: Path) -> dict[str, str]:
-    """Give the sha256 of every safetensors file in a folder, by path; of none where there is no folder."""
+    """The sha256 of every safetensors file in a folder, by path; none without the folder."""
     paths = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else ()
     return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
 
 
 def _sums_of_adapter(adapter: str | None) -> dict[str, str]:
-    """Give the sha256 of a LoRA's files where they are on this disk; one that was tuned here must hold."""
+    """The sha256 of a LoRA's local files; checks the manifest of one that was tuned here."""
     if adapter is None:
         return {}
     path = Path(adapter)
@@ -207,7 +207,7 @@ def load_painter(
     adapter_scale: float = 1.0,
     device: str = "auto",
 ) -> Painter:
-    """Loads what makes images.
+    """Loads the generator of images.
 
     Args:
         model: `streets`, or a text-to-image pipeline; see `Diffusion`.

@@ -1,4 +1,4 @@
-"""Writing prompts: scenes are dealt out, a model writes, a sieve refuses, until each scene has its prompt."""
+"""Prompts of scenes: a model writes drafts, a filter rejects some, until each scene has its prompt."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ TEXT = "prompts.txt"
 SCENES = "prompts.jsonl"
 REFUSED = "refused.jsonl"
 FORMS = {"slots": ("place_first", "subject_first"), "sentence": ("whole_sentence",)}
-"""What a model writes: what is to be seen, within a sentence that is laid out; or the whole sentence."""
+"""Text by the model: visible things within a given sentence, or the whole sentence."""
 _PATIENCE = 6
 """Drafts of a scene before another subject is tried in it."""
 _LIMIT = 8
-"""Subjects that are tried in a scene before the model is given up."""
+"""Subjects that are tried in a scene before an error."""
 _AT_ONCE = 8
-"""Drafts of one scene that are written together when few scenes are left; the first good one counts."""
+"""Drafts of one scene that are written together when few scenes are left; the first good one is kept."""
 
 
 @dataclass
 class Written:
-    """What came of writing.
+    """Result of writing prompts.
 
     Attributes:
         prompts: The prompts, in the order of their scenes.
-        scenes: What each is about.
-        drafts: How many drafts were written, refused ones too.
-        refused: (fault, draft) of the refused ones.
-        seconds: How long it took, without loading the model.
+        scenes: The scene of each.
+        drafts: Number of drafts, including rejected ones.
+        refused: (fault, draft) of the rejected ones.
+        seconds: Time taken, without loading the model.
     """
 
     prompts: list[str]
@@ -55,7 +55,7 @@ class Written:
     seconds: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """Give the figures: `prompts`, `distinct`, `drafts`, `refused_share`, `refused`, `coverage`, ..."""
+        """Statistics: `prompts`, `distinct`, `drafts`, `refused_share`, `refused`, `coverage`, ..."""
         reasons = Counter(fault for fault, _ in self.refused)
         return {
             "prompts": len(self.prompts),
@@ -69,11 +69,11 @@ class Written:
 
 
 def write_prompts(writer: Writer, count: int, seed: int, *, form: str = "slots", batch: int = 32) -> Written:
-    """Have a model write prompts.
+    """Writes prompts with a language model.
 
     Args:
         writer: The model.
-        count: How many.
+        count: Number of prompts.
         seed: The same seed, count, form, batch and model give the same prompts on the same machine.
         form: One of `FORMS`.
         batch: Drafts that are written together.
@@ -110,7 +110,7 @@ def write_prompts(writer: Writer, count: int, seed: int, *, form: str = "slots",
 def _groups(
     todo: Sequence[int], tries: Sequence[int], layouts: Sequence[str], batch: int
 ) -> list[tuple[str, list[int]]]:
-    """Puts scenes that are laid out alike together, `batch` at most; few scenes get several drafts each."""
+    """Batches of scenes with the same layout, `batch` at most; few scenes get several drafts each."""
     groups = []
     for number, layout in enumerate(layouts):
         mine = [i for i in todo if (i + tries[i]) % len(layouts) == number]
@@ -135,7 +135,7 @@ def _judge(result: Written, sieve: Sieve, index: int, form: Form, draft: Draft) 
 
 
 def _another_subject(result: Written, index: int, change: int, seed: int) -> None:
-    """Asks for another subject in a scene that the model cannot write of."""
+    """Replaces the subject of a scene that the model fails to describe."""
     if change > _LIMIT:
         common = Counter(fault for fault, _ in result.refused).most_common(1)[0][0]
         raise CloudsError(
@@ -152,13 +152,13 @@ def _another_subject(result: Written, index: int, change: int, seed: int) -> Non
 
 
 def save_prompts(written: Written, out: Path, *, replace: bool = False, **facts: Any) -> dict[str, Any]:
-    """Writes prompts as a directory: the text, what each is about, what was refused and why.
+    """Writes prompts as a directory: the text, the scene of each, rejected drafts with reasons.
 
     Args:
         written: The prompts.
         out: The folder to make; `prompts.txt` has one prompt a line.
-        replace: Whether older prompts there may go.
-        facts: What else the manifest says.
+        replace: Whether older prompts there may be replaced.
+        facts: More entries of the manifest.
 
     Returns:
         The manifest.
@@ -189,8 +189,8 @@ def prompts(
     """Writes prompts into a folder with a language model (CLOUDS, section 3.2: "Prompts").
 
     Args:
-        out: The folder: `prompts.txt`, what each is about in `prompts.jsonl`, `refused.jsonl`, a manifest.
-        count: How many.
+        out: The folder: `prompts.txt`, the scenes in `prompts.jsonl`, `refused.jsonl`, a manifest.
+        count: Number of prompts.
         model: See `load_writer`.
         form: `slots` or `sentence`; see `FORMS`.
         seed: The same settings give the same prompts on the same machine.

@@ -1,8 +1,8 @@
-"""What a street scene varies in, and which scenes to ask for: every value as often as every other.
+"""Factors of street scenes, and a balanced choice of scenes.
 
-A language model asked for "street scenes" writes of sunny afternoons. So the values are dealt out before it
-writes, each factor from its own shuffled deck, and the model is asked for exactly these. A value that cannot
-go with another (snow in Kenya, pedestrians on a motorway) goes back into the deck for a later scene.
+A language model asked for "street scenes" writes about sunny afternoons. So the values are chosen before it
+writes, each factor from its own shuffled deck, and the model is asked for exactly these. A value that does
+not fit another (snow in Kenya, pedestrians on a motorway) is exchanged with a later scene.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WEATHERS: Mapping[str, tuple[str, ...]] = {
     "haze": ("in hazy air", "in a dusty haze", "in thick haze"),
     "after rain": ("after the rain", "just after a rain shower", "with the ground still wet from rain"),
 }
-"""How each weather may be put; the model chooses."""
+"""Wordings of each weather; the model chooses."""
 
 TIMES: Mapping[str, tuple[str, ...]] = {
     "dawn": ("at dawn", "at sunrise", "just before sunrise"),
@@ -99,7 +99,7 @@ CAMERAS: Mapping[str, tuple[str, ...]] = {
     "wide": ("A wide-angle photo of", "A wide-angle picture of", "A wide photo of"),
     "street level": ("A street-level photo of", "A street-level picture of", "A street-level snapshot of"),
 }
-"""How each camera may be put."""
+"""Wordings of each camera."""
 
 _SNOWLESS = frozenset({"India", "Brazil", "Egypt", "Kenya", "Mexico", "Thailand", "Australia"})
 _RURAL = frozenset({"country road", "highway", "village street"})
@@ -111,7 +111,7 @@ _WET = frozenset({"light rain", "heavy rain", "thunderstorm", "after rain", "sno
 
 @dataclass(frozen=True)
 class Scene:
-    """What a prompt is to be about: one value of each factor, keys of the tables above."""
+    """Subject of a prompt: one value of each factor, keys of the tables above."""
 
     subject: str
     place: str
@@ -121,7 +121,7 @@ class Scene:
     camera: str
 
     def fits(self) -> bool:
-        """Say whether the values can go together."""
+        """Whether the values are compatible."""
         return not (
             (self.weather == "snow" and self.region in _SNOWLESS)
             or (self.place == "highway" and self.subject in (*_ON_FOOT, "a tram"))
@@ -130,11 +130,11 @@ class Scene:
         )
 
     def regions(self) -> tuple[str, ...]:
-        """Give the wordings of the region: no city around a country road."""
+        """Wordings of the region: no city around a country road."""
         return REGIONS[self.region][:1] if self.place in _RURAL else REGIONS[self.region]
 
     def values(self) -> dict[str, str]:
-        """Give the factors by name."""
+        """The factors by name."""
         return asdict(self)
 
 
@@ -150,14 +150,14 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
 
 
 def deal_scenes(count: int, seed: int) -> list[Scene]:
-    """Chooses what to ask for, balanced.
+    """Balanced random scenes.
 
     Args:
-        count: How many scenes.
+        count: Number of scenes.
         seed: The same gives the same scenes; the first n of a longer list are not those of a shorter one.
 
     Returns:
-        Scenes that fit; within each factor no value is met more than once oftener than another, but for what
+        Scenes that fit; within each factor the values' frequencies differ by one at most, except for what
         impossible pairs force (at most a few, at the end of the list).
     """
     dice = seeds.chooser("scenes", seed)
@@ -180,7 +180,7 @@ def deal_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def _deck(values: tuple[str, ...], count: int, dice: random.Random) -> list[str]:
-    """Deal `count` cards: whole decks, each shuffled."""
+    """`count` values from whole decks, each shuffled."""
     cards: list[str] = []
     while len(cards) < count:
         cards.extend(dice.sample(values, len(values)))
@@ -188,7 +188,7 @@ def _deck(values: tuple[str, ...], count: int, dice: random.Random) -> list[str]
 
 
 def _any_fitting(scene: Scene, dice: random.Random) -> Scene:
-    """Change whatever doesn't fit for something that does."""
+    """A fitting scene, with incompatible values replaced."""
     while not scene.fits():
         name = dice.choice(list(FACTORS))
         scene = Scene(**{**scene.values(), name: dice.choice(FACTORS[name])})
@@ -196,7 +196,7 @@ def _any_fitting(scene: Scene, dice: random.Random) -> Scene:
 
 
 def coverage(scenes: Iterable[Scene]) -> dict[str, dict[str, int]]:
-    """Counts how often each value of each factor is met; values that are not are 0."""
+    """Number of occurrences of each value of each factor, including 0."""
     met = {name: Counter[str]() for name in FACTORS}
     for scene in scenes:
         for name, value in scene.values().items():

@@ -1,4 +1,4 @@
-"""A few pictures of a domain, cut to what a diffusion model is tuned on."""
+"""A few pictures of a domain, cropped for the tuning of a diffusion model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _KEPT = 64
 
 
 class Shots:
-    """Pictures of one kind, drawn at random crops.
+    """Pictures of one kind, in random crops.
 
-    A picture is scaled until it just covers the crop, which is then put anywhere over it: street images are
+    A picture is scaled until it just covers the crop, whose position is random: street images are
     wide, and their middle alone would show little more than the road.
 
     Args:
-        folder: Where they are; every one is read once, so that a damaged one is named before any work.
-        flip: Whether to mirror every second draw, by chance.
+        folder: Their folder; every one is read once, so that a damaged one is reported before any work.
+        flip: Whether to mirror half of the crops, at random.
 
     Raises:
         CloudsError: The folder is not there or holds no image; an image is damaged.
@@ -44,7 +44,7 @@ class Shots:
         self._sizes = [read_image(path).shape[:2] for path in self.paths]
 
     def cut_to(self, size: tuple[int, int]) -> None:
-        """Set what `draw` gives: crops of (height, width) pixels."""
+        """Sets the crop size of `draw`: (height, width) pixels."""
         self.size = size
         self._scaled = lru_cache(maxsize=_KEPT)(self._read)
         small = [p for p, own in zip(self.paths, self._sizes, strict=True) if _factor(own, size) > 1]
@@ -55,7 +55,7 @@ class Shots:
         return len(self.paths)
 
     def hashes(self) -> dict[str, str]:
-        """Give each image's sha256, by its path in the folder."""
+        """The sha256 of each image, by its path in the folder."""
         return {path.relative_to(self.folder).as_posix(): sha256(path) for path in self.paths}
 
     def _read(self, index: int) -> tuple[Pixels, tuple[int, int]]:
@@ -67,14 +67,14 @@ class Shots:
         return np.asarray(scaled), (height, width)
 
     def draw(self, sample: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Cuts sample number `sample` of an endless sequence, in which every image comes equally often.
+        """Sample number `sample` of an endless sequence, in which every image is equally frequent.
 
         Args:
             sample: Its number, from 0.
             seed: Of the run; the sample is a function of both.
 
         Returns:
-            (3, h, w) float32 in -1..1, and (6,) float32 that SDXL is told about it: the picture's own height
+            (3, h, w) float32 in -1..1, and (6,) float32 for SDXL: the picture's own height
             and width, the crop's top and left after scaling, the crop's height and width.
         """
         epoch, place = divmod(sample, len(self))
@@ -91,5 +91,5 @@ class Shots:
 
 
 def _factor(own: tuple[int, ...], size: tuple[int, int]) -> float:
-    """Say by what an image must be scaled to just cover a crop."""
+    """Scale at which an image just covers a crop."""
     return max(size[0] / own[0], size[1] / own[1])

@@ -1,8 +1,8 @@
-"""Which drafts are prompts: the form, the words, and how near one is to another.
+"""Filter of drafts: by form, by words, and by similarity to earlier ones.
 
-A small model slips: it repeats the examples, says the weather again and differently, names towns, stops in
-the middle, or writes what it doubts itself. Every slip has a name here, and the manifest says how many
-drafts went for which. Nothing is mended: a draft is taken as it was written, or refused.
+A small model makes mistakes: it repeats the examples, contradicts the weather, names towns, stops in the
+middle, or writes unlikely text. Every mistake has a name here, and the manifest counts them. Nothing is
+corrected: a draft is accepted as it was written, or rejected.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _SINGULAR_S = ("ss", "us")
 
 
 class Sieve:
-    """Takes drafts or says why not; remembers what it took.
+    """Accepts drafts or returns the reason why not; remembers accepted ones.
 
     Args:
-        shown: Sentences that the model was shown.
-        most_doubt: A draft that the model doubts more than this, in nats a token, is refused.
-        alike: 0..1: a free part that shares more of its word pairs with an earlier one is refused.
+        shown: Sentences of the examples.
+        most_doubt: Largest accepted mean negative log-likelihood of a draft, in nats a token.
+        alike: 0..1: a free part that shares more of its word pairs with an earlier one is rejected.
     """
 
     def __init__(self, shown: Iterable[str], most_doubt: float = 1.4, alike: float = 0.5) -> None:
@@ -44,9 +44,9 @@ class Sieve:
         self._taken: list[set[tuple[str, ...]]] = []
 
     def fault(self, scene: Scene, form: Form, draft: Draft) -> str | None:
-        """Say what is wrong with a draft, in a few words that are the same for the same fault.
+        """Fault of a draft in a few fixed words, or None.
 
-        A draft without fault is remembered, so that the next one like it is refused.
+        A draft without fault is remembered, so that the next similar one is rejected.
         """
         free = form.parse(" " + draft.text)
         if free is None:
@@ -65,7 +65,7 @@ class Sieve:
         return found
 
     def _writing(self, free: Sequence[str], words: list[str]) -> str | None:
-        """Looks at how it is written."""
+        """Faults of form and grammar."""
         if words[-1] in UNFINISHED_WORDS or words[0] in ("and", "or", "of", "s"):
             return "unfinished"
         long = [w.rstrip("s") for w in words if len(w) > 3 and w not in UNFINISHED_WORDS]
@@ -77,7 +77,7 @@ class Sieve:
         return None
 
     def _matter(self, scene: Scene, form: Form, words: list[str]) -> str | None:
-        """Looks at what it says."""
+        """Faults of content."""
         said = set(words)
         if not any(word.startswith(subject) for subject in SUBJECTS[scene.subject] for word in said):
             return "not the subject"
@@ -92,7 +92,7 @@ class Sieve:
         return self._whole(scene, said) if len(form.slots) == 2 else self._part(scene, form, said)
 
     def _part(self, scene: Scene, form: Form, said: set[str]) -> str | None:
-        """Looks at a part of a sentence: what the rest of it says isn't said again."""
+        """Faults of a part of a sentence: repetition of the given words."""
         last = isinstance(form.slots[-1], Free)
         if said & (PLACE_WORDS - (LOOSE_WORDS if last else frozenset())):
             return "says the place twice"
@@ -101,7 +101,7 @@ class Sieve:
         return None
 
     def _whole(self, scene: Scene, said: set[str]) -> str | None:
-        """Looks at a whole sentence: everything that was asked for is in it."""
+        """Faults of a whole sentence: missing factors."""
         if not said & PLACE_WORDS:
             return "not a street scene"
         wordings = {w for wording in WEATHERS[scene.weather] for w in words_of(wording) if len(w) > 4}
@@ -112,7 +112,7 @@ class Sieve:
         return None
 
     def _model(self, words: list[str], draft: Draft) -> str | None:
-        """Looks at where it comes from."""
+        """Faults of origin: copied, unlikely, or similar to an earlier draft."""
         if grams(words, 4) & self._shown:
             return "copies an example"
         if draft.doubt is not None and draft.doubt > self.most_doubt:
@@ -124,7 +124,7 @@ class Sieve:
 
 
 def _ungrammatical(first: str, second: str) -> bool:
-    """Say whether two neighbouring words show a slip that small models make with articles."""
+    """Whether two neighbouring words are a frequent mistake with articles."""
     if first == "a":
         plural = second.endswith("s") and not second.endswith(_SINGULAR_S)
         return plural or second[0] in "aeio" or second.endswith("ing") or second in UNFINISHED_WORDS

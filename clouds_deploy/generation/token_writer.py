@@ -1,4 +1,4 @@
-"""A Hugging Face model that fills in forms: sampling under a mask, many forms at a time."""
+"""A Hugging Face model that fills in forms by masked sampling, many forms at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 160
-"""Tokens of a draft, at most; one that is not done by then is taken for unfinished."""
+"""Largest number of tokens of a draft; a longer one is unfinished."""
 
 
 class _Vocabulary:
-    """Which tokens may be written where.
+    """Tokens with their texts, and the masks of allowed ones.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        size: How many logits the model gives; some may belong to no token.
+        size: Number of the model's logits; some may belong to no token.
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
@@ -34,15 +34,15 @@ class _Vocabulary:
         self._masks: dict[tuple[Free, bool, bool], torch.Tensor] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Give a text's tokens, with nothing put before them."""
+        """Tokens of a text, without special ones."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def mask(self, slot: Free, *, may_end: bool, inside: bool) -> torch.Tensor:
-        """Give (V,) 0 for tokens that may come next in a free part, -inf for others.
+        """Mask (V,): 0 for tokens that may come next in a free part, -inf for others.
 
         Args:
             slot: The free part.
-            may_end: Whether it has words enough.
+            may_end: Whether it has enough words.
             inside: Whether a word has begun, so that a token without a blank may go on with it.
         """
         import torch
@@ -60,12 +60,12 @@ class _Vocabulary:
 
 
 def ends(text: str, letters: frozenset[str]) -> bool:
-    """Say whether a token that begins with such a character closes a free part."""
+    """Whether a token that begins with such a character ends a free part."""
     return text[:1] in (".", ",", "\n") and text[:1] not in letters
 
 
 class _Row:
-    """One form being filled in, token by token."""
+    """One form, filled in token by token."""
 
     def __init__(self, form: Form, vocabulary: _Vocabulary, seed: int, sampling: Sampling) -> None:
         import torch
@@ -102,7 +102,7 @@ class _Row:
         return self._choose(logits) if isinstance(self.slot, Choice) else self._write(logits, self.slot)
 
     def _draw(self, logits: torch.Tensor, *, all_of_it: bool) -> int:
-        """Draws a token; among all that are allowed, or the likeliest."""
+        """Random token among all allowed ones, or among the likeliest."""
         import torch
 
         likely, order = (logits / self.sampling.temperature).softmax(0).sort(descending=True, stable=True)
@@ -111,7 +111,7 @@ class _Row:
         return int(order[torch.multinomial(likely, 1, generator=self.generator)])
 
     def _choose(self, logits: torch.Tensor) -> int:
-        """Goes on with one of the wordings."""
+        """Next token of one of the wordings."""
         import torch
 
         allowed = sorted({tokens[self.place] for _, tokens in self.left})
@@ -129,7 +129,7 @@ class _Row:
         return token
 
     def _write(self, logits: torch.Tensor, slot: Free) -> int:
-        """Writes on freely, or end it."""
+        """Next token of a free part, or its end."""
         import torch
 
         words = self.free.split()
@@ -146,13 +146,13 @@ class _Row:
             return self._end(token)
         self.free += text
         if text[0] == " " and len(text) > 4 and text.strip() not in UNFINISHED_WORDS:
-            self.said.append(token)  # a small model says a thing twice, and then again
+            self.said.append(token)  # small models repeat themselves
         if len(self.free.split()) > slot.most:
             self.done, self.text = True, self.text + self.free
         return token
 
     def _end(self, token: int) -> int:
-        """Goes into the next slot at once: the token that ended this one says nothing."""
+        """First token of the next slot, instead of the token that ended this one."""
         if self.done:
             return token
         assert isinstance(self.slot, Choice)
@@ -166,21 +166,21 @@ class _Row:
         return first[0]
 
     def draft(self) -> Draft:
-        """Give what was written."""
+        """The draft."""
         doubt = sum(self.doubts) / len(self.doubts) if self.doubts else None
         return Draft(self.text.strip(), doubt)
 
 
 class TokenWriter:
-    """Fills in forms with a Hugging Face causal language model.
+    """Hugging Face causal language model that fills in forms.
 
-    The lesson goes through the model once; its keys and values are shared by all forms.
+    The lesson is computed once; its keys and values are shared by all forms.
 
     Args:
         model: The model, on its device, in evaluation mode.
         tokenizer: Its tokenizer.
-        about: What `describe` says.
-        sampling: How words are drawn.
+        about: Result of `describe`.
+        sampling: Settings of the sampling.
     """
 
     def __init__(self, model: Any, tokenizer: Any, about: dict[str, Any], sampling: Sampling) -> None:
@@ -210,7 +210,7 @@ class TokenWriter:
         with torch.inference_mode():
             taught = DynamicCache(config=self.model.config)
             self.model(start, past_key_values=taught, logits_to_keep=1)
-            # A cache that grows would be copied with every token: more than half of the time on a CPU.
+            # A growing cache would be copied with every token: more than half of the time on a CPU.
             past = StaticCache(self.model.config, max_cache_len=there.shape[1] + _LONGEST)
             for number, layer in enumerate(taught.layers):
                 keys, values = (t.expand(len(rows), -1, -1, -1) for t in (layer.keys, layer.values))
@@ -232,5 +232,5 @@ class TokenWriter:
         return [row.draft() for row in rows]
 
     def _start(self, lesson: str) -> list[int]:
-        """Give the lesson's tokens, with what this model wants before a text."""
+        """Tokens of the lesson, with the special ones that this model needs before a text."""
         return list(self.vocabulary.tokenizer.encode(lesson))

@@ -1,7 +1,7 @@
 """Tuning a LoRA of a diffusion model on a few shots of a domain, DreamBooth-style.
 
-Every draw is a function of the seed and the step, so no random state is saved and a tuning that was killed
-ends with the bytes of one that wasn't.
+Every random draw is a function of the seed and the step, so no random state is saved, and a resumed tuning
+ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LONGEST_GRADIENT = 1.0
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a LoRA is tuned.
+    """Settings of a tuning.
 
     Attributes:
         rank: Of the update.
         steps: Optimiser steps.
         lr: AdamW's learning rate, constant.
         batch: Shots in a step; with prior preservation as many class images besides.
-        height: Rows of the crops in pixels; None is what the model was made for.
+        height: Rows of the crops in pixels; None is the size of the model's training.
         width: Columns of the crops.
         flip: Whether to mirror shots.
         prior_weight: Weight of the class images' loss.
@@ -58,7 +58,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from.
+    """Samples of one step.
 
     Attributes:
         pixels: (B, 3, H, W); see `Denoiser.loss`.
@@ -74,7 +74,7 @@ class Batch:
 
 
 def draw_batch(shots: Shots, others: Shots | None, batch: int, seed: int, step: int) -> Batch:
-    """Draws the samples of step number `step`, from 0: `batch` shots, then as many class images."""
+    """Samples of step number `step`, from 0: `batch` shots, then as many class images."""
     numbers = range(step * batch, (step + 1) * batch)
     drawn = [shots.draw(i, seed) for i in numbers]
     if others is not None:
@@ -85,7 +85,7 @@ def draw_batch(shots: Shots, others: Shots | None, batch: int, seed: int, step: 
 
 
 def batch_loss(denoiser: Denoiser, batch: Batch, prior_weight: float) -> tuple[Tensor, Tensor]:
-    """Give the shots' loss and the one to minimise, prior preservation included (DreamBooth, equation 2)."""
+    """Loss of the shots, and the loss to minimise with prior preservation (DreamBooth, equation 2)."""
     losses = denoiser.loss(batch.pixels, batch.told, batch.prompts, batch.seed)
     prior = torch.tensor(batch.prompts, device=losses.device) == 1
     own = losses[~prior].mean()
@@ -102,7 +102,7 @@ def tune(
     seed: int,
     checkpoint_every: int,
 ) -> list[float]:
-    """Train the LoRA, from the run's newest checkpoint on, and write it into the run.
+    """Trains the LoRA from the run's newest checkpoint, and writes it into the run.
 
     Args:
         denoiser: The model.
@@ -110,14 +110,14 @@ def tune(
         others: Images of its class, for prior preservation.
         settings: See `Tuning`.
         run: Where checkpoints, losses and the LoRA go.
-        seed: Of every draw.
+        seed: Of every random draw.
         checkpoint_every: Steps between checkpoints.
 
     Returns:
         The shots' loss at every step.
 
     Raises:
-        CloudsError: The loss is no number any more (exit code 1); the disk is full.
+        CloudsError: The loss is not finite (exit code 1); the disk is full.
     """
     trained = denoiser.trained()
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=1e-2)
@@ -160,7 +160,7 @@ def tune(
 
 
 def _write(denoiser: Denoiser, run: LoraRun) -> None:
-    """Puts the LoRA into its run by one rename."""
+    """Writes the LoRA into its run atomically."""
     with tempfile.TemporaryDirectory(prefix=f".{WEIGHTS}.tmp-", dir=run.out) as folder:
         denoiser.save(Path(folder))
         with atomic_path(run.out / WEIGHTS) as temporary:

@@ -1,4 +1,4 @@
-"""Words that give something away: a weather, a time, a place, or that this is no street scene."""
+"""Words that indicate a weather, a time, a place, or something else than a street scene."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ UNFINISHED_WORDS = _set(
 )
 
 ELSEWHERE = OFF_WORDS | SKY_WORDS | frozenset().union(*WEATHER_WORDS.values(), *TIME_WORDS.values())
-"""What never belongs into the freely written part of a prompt that is laid out."""
+"""Words that are wrong in the free part of a given sentence."""
 
 
 def words_of(text: str) -> list[str]:
-    """Give a text's words in lower case, without punctuation."""
+    """Words of a text in lower case, without punctuation."""
     return re.findall(r"[a-z][a-z'-]*", text.lower())
 
 
 def grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    """Give the runs of `size` neighbouring words."""
+    """All sequences of `size` neighbouring words."""
     return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}

@@ -1,4 +1,4 @@
-"""What fills forms in: a language model behind one narrow door, whatever runs it."""
+"""The interface of language models that fill in forms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Draft:
     Attributes:
         text: The prompt as the model wrote it, from its first letter; ends with a full stop if it is whole.
         doubt: Mean negative log-likelihood of the freely written tokens, in nats, before temperature; None
-            where the runtime doesn't tell.
+            if unknown.
     """
 
     text: str
@@ -25,11 +25,11 @@ class Draft:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How words are drawn.
+    """Settings of the sampling.
 
     Attributes:
-        temperature: Above 0; lower is safer and duller.
-        top_p: 0..1: draw among the likeliest tokens that together have this probability.
+        temperature: Above 0; lower gives more likely text.
+        top_p: 0..1: sample among the likeliest tokens that together have this probability.
     """
 
     temperature: float = 0.6
@@ -40,14 +40,14 @@ class Writer(Protocol):
     """A language model that fills in forms."""
 
     def describe(self) -> dict[str, Any]:
-        """Say which model it is: `model`, `runtime`, `sha256` of its file where there is one, ..."""
+        """Description of the model: `model`, `sha256` of its file if there is one, ..."""
         ...
 
     def write(self, lesson: str, forms: Sequence[Form], seeds: Sequence[int]) -> list[Draft]:
-        """Fills forms in.
+        """Fills in forms.
 
         Args:
-            lesson: What stands before each form's request; the same for all.
+            lesson: Text before each form's request; the same for all.
             forms: The forms.
             seeds: One for each form; the same seed and form give the same draft.
         """

@@ -179,7 +179,7 @@ def run_evaluate(
 
 
 def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
-    """Measures mean intersection over union of a run or a bundle (docs/method.md 5).
+    """Measures mean intersection over union of a run or a bundle (docs/explanation/method.md 5).
 
     Args:
         model: A finished run, or a bundle.

@@ -3,7 +3,7 @@
 TensorRT 11 and TensorRT-RTX have no switch for either: they do what the graph's types say. So the types are
 written here, once, and the same file serves every engine. A pass of our own, because it is deterministic,
 needs a second or two, and knows this project's node names; why no ready one is used:
-docs/decisions/0006-fp16-pass.md.
+docs/explanation/decisions/0006-fp16-pass.md.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class Refined:
 
     A pixel without a label is one of two things: ignored, so that no loss counts it, or a plain negative,
     which is in no segment and tells the student so. A PNG has 255 for both; which one it means is a fact of
-    the whole folder, because each mode makes only one kind (docs/decisions/0003-ignored-or-negative.md).
+    the whole folder, because each mode makes only one kind
+    (docs/explanation/decisions/0003-ignored-or-negative.md).
 
     Attributes:
         labels: (H, W) uint8 train ids; 255 where there is none.
@@ -47,10 +48,10 @@ class Refined:
         return np.asarray((self.labels == IGNORE) & ~self.negatives & ~shared)
 
     def targets(self) -> tuple[list[int], Mask]:
-        """The segments that mask classification learns from (docs/method.md 3.1).
+        """The segments that mask classification learns from (docs/explanation/method.md 3.1).
 
         A class that lost all its pixels has no segment. (The authors keep an empty one, an oversight:
-        docs/method.md 10.)
+        docs/explanation/method.md 10.)
 
         Returns:
             Train ids and (K, H, W) bool masks, which overlap only where `overlaps` says so.

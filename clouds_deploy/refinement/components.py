@@ -39,7 +39,7 @@ class Component:
 
 
 def find_components(labels: Labels, above: float) -> list[Component]:
-    """Lists the components of every class that are large enough (docs/method.md 3.6).
+    """Lists the components of every class that are large enough (docs/explanation/method.md 3.6).
 
     Args:
         labels: (H, W) uint8 train ids; everything above 18 is in no component.

@@ -1,4 +1,4 @@
-"""Refinement as the authors do it, rule by rule (docs/method.md 3.6)."""
+"""Refinement as the authors do it, rule by rule (docs/explanation/method.md 3.6)."""
 
 from __future__ import annotations
 

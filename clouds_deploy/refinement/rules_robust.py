@@ -1,4 +1,4 @@
-"""Refinement that trusts SAM with outlines and the teacher with classes (docs/refinement.md)."""
+"""Refinement that trusts SAM with outlines and the teacher with classes (docs/measurements/refinement.md)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def reliability(labels: Labels, confidence: Floats | None, border: float) -> Flo
     """Say how probable the teacher's label is right, pixel by pixel.
 
     Teachers err at the borders of their labels, where even confident ones are right about four times in ten
-    (measured on `imagined` and `photo` streets, docs/refinement.md), and hardly in the depth of a region.
+    (measured on `imagined` and `photo` streets, docs/measurements/refinement.md), and hardly in the
+    depth of a region.
 
     Args:
         labels: (H, W) uint8 train ids or 255, which count as never right.

@@ -48,7 +48,7 @@ def int8_bundle(
     small_exported: Any,
     photos: Path,
 ) -> Path:
-    """A random decoder decides by a hair: its labels prove nothing. docs/export.md has a trained one's."""
+    """A random decoder decides by a hair: its labels prove nothing (trained: docs/measurements/export.md)."""
     loose = small_recipe.export.int8.model_copy(
         update={"label_agreement": 0.0, "max_score_error": 1.0, "relative_error": 1.0, "cosine": 0.5}
     )

@@ -147,62 +147,24 @@ class ImageSource:
 
 
 class Selection:
-    """Chosen images of a source.
+    """Chosen images of one source or several.
 
     Args:
-        source: Where they are.
-        indices: Which.
+        sources: The sources.
+        places: (number of the source, index of the image there) of each image.
     """
 
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def name(self, index: int) -> str:
-        """Name of the image in its source."""
-        return self._source.name(self._indices[index])
-
-    def load(self, index: int) -> tuple[Pixels, Pixels | None]:
-        """Image and labels, loaded by the source."""
-        return self._source.load(self._indices[index])
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """Files of the image in its source."""
-        return self._source.files(self._indices[index])
-
-
-def select(source: Source, count: int) -> Selection:
-    """Evenly spaced images of a source, at most `count` of them."""
-    return Selection(
-        source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
-    )
-
-
-class Together:
-    """Several sources, one after the other.
-
-    Args:
-        sources: The sources and how often each is repeated.
-    """
-
-    def __init__(self, sources: Sequence[tuple[Source, int]]) -> None:
-        self._sources = [source for source, _ in sources]
-        self._places = [
-            (number, index)
-            for number, (source, repeat) in enumerate(sources)
-            for _ in range(repeat)
-            for index in range(len(source))
-        ]
+    def __init__(self, sources: Sequence[Source], places: Sequence[tuple[int, int]]) -> None:
+        self._sources, self._places = sources, places
 
     def __len__(self) -> int:
         return len(self._places)
 
     def name(self, index: int) -> str:
-        """Number of the source, and the image's name there."""
+        """Name of the image in its source, after the number of the source if there are several."""
         number, place = self._places[index]
-        return f"{number}/{self._sources[number].name(place)}"
+        name = self._sources[number].name(place)
+        return f"{number}/{name}" if len(self._sources) > 1 else name
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Image and labels, loaded by the source."""
@@ -215,6 +177,17 @@ class Together:
         return self._sources[number].files(place)
 
 
+def subset(source: Source, indices: Sequence[int]) -> Selection:
+    """Images of a source by their indices."""
+    return Selection([source], [(0, index) for index in indices])
+
+
+def select(source: Source, count: int) -> Selection:
+    """Evenly spaced images of a source, at most `count` of them."""
+    count = min(count, len(source))
+    return subset(source, np.linspace(0, len(source) - 1, count).round().astype(int).tolist())
+
+
 def train_source(recipe: Recipe) -> Source:
     """Training images of a recipe, of one dataset or several.
 
@@ -224,8 +197,10 @@ def train_source(recipe: Recipe) -> Source:
     first, more = _first_source(recipe), recipe.data.more
     if not more:
         return first
-    others = ((LayoutSource(one.layout, one.root, one.split), one.repeat) for one in more)
-    return Together([(first, 1), *others])
+    sources = [first, *(LayoutSource(one.layout, one.root, one.split) for one in more)]
+    repeats = [1, *(one.repeat for one in more)]
+    numbers = [number for number, repeat in enumerate(repeats) for _ in range(repeat)]
+    return Selection(sources, [(number, i) for number in numbers for i in range(len(sources[number]))])
 
 
 def _first_source(recipe: Recipe) -> Source:

@@ -13,7 +13,7 @@ from clouds_deploy.artifacts import MANIFEST, sha256
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.config.section import make_options
-from clouds_deploy.data.sources import LayoutSource, Selection, Source
+from clouds_deploy.data.sources import LayoutSource, Source, subset
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, summarize
 from clouds_deploy.evaluation.evaluate import evaluate as measure
@@ -115,7 +115,7 @@ class EvaluateWork:
     def _selection(self, unit: Span) -> Source:
         source = self.data[unit.part]
         assert not isinstance(source, list)
-        return Selection(source, unit.numbers)
+        return subset(source, unit.numbers)
 
     def stage(self, unit: Unit | Span, folder: Path) -> Sequence[_Images]:
         """See `Work`; a shard becomes a dataset of layout `folder`, other files are read where they are."""

@@ -26,7 +26,7 @@ from clouds_deploy.console import Advance, progress, say, warn
 from clouds_deploy.data import sources
 from clouds_deploy.data.dataset import training_batches
 from clouds_deploy.data.joint import joint_batches
-from clouds_deploy.data.sources import Selection
+from clouds_deploy.data.sources import subset
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
@@ -323,7 +323,7 @@ def evaluate_share(
     """
     if processes.count == 1 or len(source) == 0:
         return evaluate(predict, source, metric, progress)
-    own = Selection(source, range(processes.rank, len(source), processes.count))
+    own = subset(source, range(processes.rank, len(source), processes.count))
     matrix = evaluate(predict, own, metric, progress).matrix if len(own) else ConfusionMatrix()
     matrix.counts = processes.total(torch.from_numpy(matrix.counts)).numpy()
     return Evaluation(matrix, len(source), metric)

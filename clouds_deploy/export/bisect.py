@@ -1,4 +1,4 @@
-"""Where a graph goes wrong: the first tensor that two runs of it disagree on, and what makes it, cut out."""
+"""Finds where a graph goes wrong: the first operation on which two runs disagree, cut out to reproduce it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ GRAPH = "region.onnx"
 ARRAYS = "region.npz"
 FINDING = "finding.json"
 FLOATS = (1, 10)
-"""ONNX's numbers of float and float16."""
+"""ONNX's type numbers of float and float16."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """The first operation whose output is off although its inputs are not.
+    """The first operation whose output is wrong although its inputs are right.
 
     Attributes:
         node: Its name.
         operation: What it does.
-        output: The tensor that is off.
+        output: The wrong tensor.
         error: Relative L2 norm of the difference there.
         inputs_error: The largest one of its inputs.
         tensors: How many tensors were compared.
@@ -46,7 +46,7 @@ class Region:
     folder: str
 
     def describe(self) -> str:
-        """Say it in a sentence."""
+        """The finding in a sentence."""
         return (
             f"first to go wrong is `{self.node}` ({self.operation}): relative error {self.error:.1e} from "
             f"inputs right to {self.inputs_error:.1e}; a graph of it alone, with its numbers: {self.folder}"
@@ -61,13 +61,13 @@ def bisect(
     *,
     tolerance: float = 1e-3,
 ) -> Region | None:
-    """Compare two graphs, tensor by tensor, and cut out the first operation that goes wrong.
+    """Compares two graphs, tensor by tensor, and cuts out the first operation that goes wrong.
 
     Args:
-        right: A graph and the runtime that computes it rightly.
-        wrong: The same graph, or one typed otherwise with the same names, and the runtime in doubt.
+        right: A graph and a backend that computes it rightly.
+        wrong: The same graph, or one typed otherwise with the same names, and the backend in doubt.
         feeds: Inputs by name.
-        out: The folder to make: the operation as a graph, its inputs, what came out and what should have.
+        out: The folder to make: the operation as a graph, its inputs, what it gave and what is right.
         tolerance: Relative L2 error from which a tensor counts as wrong.
 
     Returns:
@@ -75,7 +75,7 @@ def bisect(
         errors add up.
 
     Raises:
-        CloudsError: A runtime is not installed or refuses a graph; `out` exists.
+        CloudsError: A backend is not installed or refuses a graph; `out` exists.
     """
     import onnx
 
@@ -108,9 +108,9 @@ def bisect(
 
 
 def _behind(model: Any, errors: Mapping[str, float], tolerance: float) -> set[str]:
-    """Give the wrong tensors that reach a wrong output through wrong tensors alone.
+    """The wrong tensors that reach a wrong output through wrong tensors alone.
 
-    Others are of no account: a coordinate just below a whole number may be rounded down in one graph and not
+    Others do not matter: a coordinate just below a whole number may be rounded down in one graph and not
     in the other, and the interpolation that follows is right in both.
     """
     wrong = {name for name, error in errors.items() if error > tolerance}
@@ -122,7 +122,7 @@ def _behind(model: Any, errors: Mapping[str, float], tolerance: float) -> set[st
 
 
 def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
-    """Run a graph with every float tensor in it as an output."""
+    """Runs a graph with every float tensor in it as an output."""
     import onnx
     from onnx import helper, shape_inference
 
@@ -163,7 +163,7 @@ def _cut(
     outputs: Mapping[str, Array],
     folder: Path,
 ) -> None:
-    """Write one operation as a graph, with the numbers that went in and came out."""
+    """Writes one operation as a graph, with the numbers that went in and came out."""
     import onnx
     from onnx import helper
 
@@ -188,10 +188,10 @@ def _cut(
 
 
 def explain(engine: str, shipped: Path, original: Path, feeds: Mapping[str, Array], out: Path) -> str:
-    """Say in a sentence where a graph that failed its gates goes wrong, and leave a reproducer beside `out`.
+    """Where a graph that failed its gates goes wrong, in a sentence; leaves a reproducer beside `out`.
 
     Args:
-        engine: The runtime that failed.
+        engine: The backend that failed.
         shipped: The graph that failed.
         original: The graph in float32; the same file where that is what failed.
         feeds: One image's inputs.

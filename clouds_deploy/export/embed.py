@@ -8,7 +8,7 @@ from typing import Any
 
 
 def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str | Path) -> dict[str, Any]:
-    """Write other classes for a text-headed run's bundles: the names, through the run's own CLIP.
+    """Embeds the names of other classes with a text-headed run's own CLIP, for its bundles.
 
     With the geometric ensemble, a class that shares a name with one of the training's counts CLIP's opinion
     as those do (`model.text.alpha`), any other as unseen ones do (`model.text.beta`).

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -20,13 +20,13 @@ import onnx
 from clouds_deploy.artifacts import atomic_directory, write_json, write_manifest
 from clouds_deploy.backends.backends import check_graph_backends, runs
 from clouds_deploy.backends.device import resolve_device
-from clouds_deploy.backends.tensorrt.build import FOLDER, Shapes, build_engine, engine_version
+from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.preflight import ENGINES
 from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.bundles.packed import packing
 from clouds_deploy.bundles.tensors import Array
-from clouds_deploy.config.export import ExportConfig, ExportOptions, SamExportConfig
+from clouds_deploy.config.export import ExportOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.console import busy, say, warn
 from clouds_deploy.errors import CloudsError
@@ -34,86 +34,13 @@ from clouds_deploy.export.gates import FP32, Gate, engine_gate, require_passed
 from clouds_deploy.export.half import Typed, rounded
 from clouds_deploy.export.int8 import Quantized
 from clouds_deploy.export.lint import require_clean
-from clouds_deploy.export.trace import Exported, save
+from clouds_deploy.export.subject import Subject
+from clouds_deploy.export.trace import save
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 SAM = "sam:"
-
-
-class Subject(Protocol):
-    """What is exported: a segmenter or a SAM.
-
-    Attributes:
-        kind: The bundle's, in its manifest.
-        what: What it is, in a word or two.
-        weights: The fact that tells where the weights came from.
-        summary: Other facts to return.
-        free: Inputs of its graphs with other free axes than the batch; see `lint`.
-        facts: What `bundle.json` will hold.
-        images: The images that the gates look at.
-        options: What was asked for.
-        device: Where PyTorch computes.
-    """
-
-    kind: str
-    what: str
-    weights: str
-    summary: tuple[str, ...]
-    free: Mapping[str, Sequence[int]]
-    facts: dict[str, Any]
-    images: Array
-    options: ExportOptions
-    device: str
-
-    @property
-    def limits(self) -> ExportConfig | SamExportConfig:
-        """The export recipe."""
-
-    def metadata(self) -> dict[str, str]:
-        """Facts that are written into the graphs' files."""
-
-    def manifest(self) -> dict[str, Any]:
-        """Facts of the manifest: `inputs`, `config`."""
-
-    def trace(self) -> dict[str, Exported]:
-        """The float32 graphs, by name."""
-
-    def files(self, models: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
-        """The graphs to write for them; those under other names serve the gates only."""
-
-    def compute_reference(self) -> None:
-        """Has PyTorch compute what is right."""
-
-    def reference(self) -> dict[str, Array]:
-        """Inputs and expected results to pack with the bundle."""
-
-    def prove(
-        self, engine: str, folder: Path, precision: str, label: str, *, rounded: bool = False
-    ) -> list[Gate]:
-        """The gates of the graphs in a folder on one backend; `rounded`: the rounding is spelled out."""
-
-    def lower(self, models: Mapping[str, ir.Model], precision: str) -> Mapping[str, Typed | Quantized]:
-        """The graphs in a lower precision; what was done is noted in the facts."""
-
-    def precision_gates(self, folder: Path, precision: str) -> list[Gate]:
-        """The gates that the files are of a lower precision."""
-
-    def measure(self, folder: Path, engines: Sequence[str], precision: str) -> list[Gate]:
-        """The gates of what the graphs lose on labelled images."""
-
-    def flops(self, folder: Path) -> dict[str, Any]:
-        """The floating-point operations of the graphs, by type."""
-
-    def profiles(self, batch: tuple[int, int, int]) -> dict[str, Shapes]:
-        """The smallest, most likely and largest shape of each graph's inputs in an engine."""
-
-    def explain(self, gate: Gate, *, folder: Path, original: Mapping[str, ir.Model] | None, out: Path) -> str:
-        """Where a graph that failed a gate goes wrong; `original`: the float32 graphs of lowered ones."""
-
-    def pack(self, folder: Path) -> None:
-        """Adds what the bundle holds beside graphs and evidence."""
 
 
 def export(run: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which arithmetic a graph's products are done in: the proof that an FP16 graph is one.
+"""Floating-point operations of a graph by type: the proof that an FP16 graph computes in FP16.
 
 Engines that take the precision from the graph build FP32 engines from FP32 graphs without a word, so the
 share is counted on the file itself, from the types that are inferred there, and not from what a pass meant to
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 LARGEST_FOLDED = 2**20
-"""Elements of a constant that is computed beforehand, to learn shapes."""
+"""Most elements of a constant that is computed beforehand to infer shapes."""
 
 
 def flops_by_type(graph: Path, free: Mapping[str, int] | None = None, only: str = "") -> dict[str, int]:
-    """Count the floating-point operations of matrix products and convolutions, a multiply-add as two.
+    """Floating-point operations of matrix products and convolutions; a multiply-add counts as two.
 
     Args:
         graph: An ONNX file.
@@ -73,13 +73,13 @@ def _was_int8(value: ir.Value) -> bool:
 
 
 def share(counted: Mapping[str, int], kind: str) -> float:
-    """Give one type's part, 0..1, of all operations; 0 where there are none."""
+    """One type's share, 0..1, of all operations; 0 where there are none."""
     total = sum(counted.values())
     return counted.get(kind, 0) / total if total else 0.0
 
 
 def _fix_sizes(model: ir.Model, free: Mapping[str, int]) -> None:
-    """Give every free axis a size, and learn all other sizes anew from them."""
+    """Sets the size of every free axis and infers all other sizes from them."""
     import onnx_ir as ir
     from onnxscript import optimizer
 

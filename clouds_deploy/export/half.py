@@ -1,4 +1,4 @@
-"""FP16 or BF16 as a property of the graph: every tensor typed, with islands that stay float32.
+"""FP16 and BF16 graphs: every tensor is typed, but for islands that stay in float32.
 
 TensorRT 11 and TensorRT-RTX have no switch for either: they do what the graph's types say. So the types are
 written here, once, and the same file serves every engine. A pass of our own, because it is deterministic,
@@ -24,16 +24,16 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.simplify import clean
 
 HEADROOM = 8.0
-"""How much larger than on the samples a value may be on other images before it overflows."""
+"""Values may be this many times larger on other images than on the samples before they overflow."""
 ROUTINE = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Split", "Identity", "Flatten")
-"""Operations that only move numbers: they take the type that is there."""
+"""Operations that only move numbers: they keep their input's type."""
 UNTYPED = {"Resize": (1, 2, 3), "Shape": (0,), "Cast": (0,), "Size": (0,)}
 """Inputs that may be float32 whatever the other inputs' type."""
 
 
 @dataclass(frozen=True)
 class Half:
-    """A type of two bytes.
+    """A floating-point type of two bytes.
 
     Attributes:
         name: What bundles and options call it.
@@ -62,7 +62,7 @@ HALVES = {half.name: half for half in (FP16, BF16)}
 
 @dataclass(frozen=True)
 class Typed:
-    """A graph with types written into it.
+    """A graph in half precision.
 
     Attributes:
         model: The graph; inputs and outputs are as they were.
@@ -83,7 +83,7 @@ class Typed:
     kind: Half = FP16
 
     def to_json(self) -> dict[str, Any]:
-        """Give the counts, for manifests."""
+        """The counts, for manifests."""
         return {"half": self.half, "single": self.single, "casts": self.casts, "reasons": self.reasons}
 
 
@@ -93,7 +93,7 @@ def to_half(
     samples: Sequence[Mapping[str, Array]] = (),
     kind: Half = FP16,
 ) -> Typed:
-    """Type a graph in float16 or bfloat16, but for islands of float32.
+    """Converts a graph to float16 or bfloat16, but for islands of float32.
 
     A node stays in float32 when an island's regex is found in `<node name> <operation>`; when on the samples
     one of its inputs or outputs comes within a factor of `HEADROOM` of the type's largest number; or when it
@@ -110,7 +110,7 @@ def to_half(
         The typed graph. Inputs and outputs keep their types.
 
     Raises:
-        CloudsError: A regex is none, or onnxruntime, which runs the samples, is not installed.
+        CloudsError: A pattern is not a regex, or onnxruntime, which runs the samples, is not installed.
     """
     patterns = [_compile(island) for island in islands]
     peaks = peak_values(model, samples) if samples else {}
@@ -129,7 +129,7 @@ def to_half(
 
 
 def _raised(model: ir.Model, opset: int) -> ir.Model:
-    """Bring a graph to an opset, where it is not there yet."""
+    """The graph at least at an opset."""
     if model.graph.opset_imports[""] < opset:
         from onnxscript import version_converter
 
@@ -142,12 +142,12 @@ def _compile(island: str) -> re.Pattern[str]:
         return re.compile(island)
     except re.error as error:
         raise CloudsError(
-            f"the FP32 island `{island}` is no regex: {error}", "mend it in the recipe"
+            f"the FP32 island `{island}` is not a regex: {error}", "correct it in the export recipe"
         ) from error
 
 
 def _know_types(model: ir.Model) -> None:
-    """Have every value typed."""
+    """Infers the type of every value."""
     from onnx_ir.passes import common
 
     for value in model.graph.initializers.values():
@@ -161,7 +161,7 @@ def _is_float(value: ir.Value | None) -> bool:
 
 
 def _floats(node: ir.Node) -> list[tuple[int, ir.Value]]:
-    """Give the inputs of a node that have to have its type."""
+    """The inputs of a node that must have its type, with their places."""
     free = UNTYPED.get(node.op_type, ())
     return [(i, v) for i, v in enumerate(node.inputs) if v is not None and _is_float(v) and i not in free]
 
@@ -169,7 +169,7 @@ def _floats(node: ir.Node) -> list[tuple[int, ir.Value]]:
 def _reason(
     node: ir.Node, patterns: Sequence[re.Pattern[str]], peaks: Mapping[str, float], kind: Half
 ) -> str:
-    """Say why a node has to stay in float32; nothing when it need not."""
+    """Why a node has to stay in float32; empty when it need not."""
     inputs = _floats(node)
     if not inputs and not any(_is_float(v) for v in node.outputs):
         return ""
@@ -189,7 +189,7 @@ def _reason(
 
 
 def _too_small_or_large(array: np.ndarray, kind: Half) -> bool:
-    """Tell whether a constant loses its meaning: overflows, or is an epsilon that becomes zero."""
+    """Whether a constant overflows, or is an epsilon that becomes zero."""
     sizes = np.abs(array[np.isfinite(array)])
     if sizes.size == 0:
         return False
@@ -227,7 +227,7 @@ class _Writer:
                 node.attributes["to"] = ir.AttrInt64("to", wanted.value)
 
     def type_outputs(self) -> None:
-        """Give the graph's outputs the type that they had."""
+        """Casts the graph's outputs back to float32."""
         for index, value in enumerate(self.graph.outputs):
             if not is_half(value):
                 continue
@@ -271,7 +271,7 @@ class _Writer:
         return self.casts[key]
 
     def _constant(self, value: ir.Value) -> ir.Value:
-        """Give a constant in the type of two bytes, finite where it was."""
+        """A constant in the type of two bytes; finite values stay finite."""
         name = f"{value.name}_{self.kind.word}"
         if name not in self.constants:
             assert value.const_value is not None
@@ -292,12 +292,12 @@ _BOTH = (ir.DataType.FLOAT, *_HALVES)
 
 
 def is_half(value: ir.Value | None) -> bool:
-    """Tell whether a value is of a type of two bytes."""
+    """Whether a value is of a type of two bytes."""
     return value is not None and value.dtype in _HALVES
 
 
 def _only_for(kept: set[str], value: ir.Value) -> bool:
-    """Tell whether float32 nodes alone read a value, be it moved before."""
+    """Whether only float32 nodes read a value, directly or after it was moved."""
     readers = [node for node, _ in value.uses()]
     return bool(readers) and all(
         reader.name in kept or (reader.op_type in ROUTINE and _only_for(kept, reader.outputs[0]))
@@ -306,7 +306,7 @@ def _only_for(kept: set[str], value: ir.Value) -> bool:
 
 
 def cast_node(value: ir.Value, wanted: ir.DataType, name: str) -> ir.Node:
-    """Make a node that casts a value; the node and its output are named after `name`."""
+    """A node that casts a value; the node and its output are named after `name`."""
     cast = ir.node("Cast", [value], attributes={"to": wanted.value}, name=f"cast_{name}")
     out = cast.outputs[0]
     out.name, out.shape, out.type = name, value.shape, ir.TensorType(wanted)
@@ -314,7 +314,7 @@ def cast_node(value: ir.Value, wanted: ir.DataType, name: str) -> ir.Node:
 
 
 def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict[str, float]:
-    """Run a graph on samples and note the largest size of every tensor.
+    """Largest absolute value of every tensor of a graph on samples.
 
     Args:
         model: A float32 graph; not changed.
@@ -331,7 +331,7 @@ def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict
         import onnxruntime
     except ImportError as error:
         raise CloudsError(
-            "onnxruntime, which looks for values that overflow, is not installed",
+            "onnxruntime, which finds the values that overflow, is not installed",
             'pip install "clouds-deploy[cpu]"',
         ) from error
     probe = model.clone()
@@ -370,9 +370,9 @@ def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict
 
 
 def rounded(model: ir.Model) -> ir.Model:
-    """Spell the rounding to two bytes out, for runtimes that leave it out, or that lack the type.
+    """A float32 graph that rounds every half-precision tensor explicitly.
 
-    Runtimes on a CPU compute an FP16 graph in float32 from its rounded weights and round nothing between two
+    Backends on a CPU compute an FP16 graph in float32 from its rounded weights and round nothing between two
     nodes; their agreement says little of a GPU's. The graph that this gives rounds every tensor of two bytes
     and computes in float32, as tensor cores do with float32 sums.
 
@@ -380,7 +380,7 @@ def rounded(model: ir.Model) -> ir.Model:
         model: What `to_half` made; not changed.
 
     Returns:
-        A float32 graph that casts every result there and back.
+        The graph; every result is cast to two bytes and back.
     """
     copy = model.clone()
     graph = copy.graph

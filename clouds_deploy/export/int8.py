@@ -1,4 +1,4 @@
-"""INT8 as a property of the graph: the backbone's products between QuantizeLinear and DequantizeLinear.
+"""INT8 graphs: the backbone's products between QuantizeLinear and DequantizeLinear.
 
 ONNX Runtime's quantiser writes the pairs, in the one form that every engine here reads: signed and symmetric,
 weights by output channel, activations by tensor, biases left alone, and a pair before every product but none
@@ -34,7 +34,7 @@ PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph with INT8 products.
+    """A quantised graph.
 
     Attributes:
         model: The graph; inputs and outputs are as they were.
@@ -47,12 +47,12 @@ class Quantized:
     images: int
 
     def to_json(self) -> dict[str, Any]:
-        """Give the counts, for manifests."""
+        """The counts, for manifests."""
         return {"products": self.products, "calibration_images": self.images}
 
 
 def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[str, Array]) -> Quantized:
-    """Put the products that a recipe names into INT8.
+    """Quantises the products that a recipe names.
 
     Args:
         model: What `to_onnx` made; not changed.
@@ -61,13 +61,13 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
         extra: What the graph takes beside images, by input name.
 
     Raises:
-        CloudsError: `nodes` names no product or is no regex; ONNX Runtime, whose quantiser it is, is not
+        CloudsError: `nodes` names no product or is not a regex; ONNX Runtime, whose quantiser it is, is not
             installed.
     """
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     except ImportError as error:
-        raise CloudsError("onnxruntime, which quantises, is not installed", INSTALL) from error
+        raise CloudsError("onnxruntime, which quantises the graph, is not installed", INSTALL) from error
     chosen = _chosen(model, limits.nodes)
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -106,7 +106,7 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
 
 
 def evenly(images: Array, most: int | None) -> Array:
-    """Choose evenly spaced images, at most so many."""
+    """Evenly spaced images, at most so many."""
     if most is None or len(images) <= most:
         return images
     chosen: Array = images[np.linspace(0, len(images) - 1, most).round().astype(int)]
@@ -117,7 +117,9 @@ def _chosen(model: ir.Model, nodes: str) -> list[str]:
     try:
         pattern = re.compile(nodes)
     except re.error as error:
-        raise CloudsError(f"export.int8.nodes `{nodes}` is no regex: {error}", "mend it") from error
+        raise CloudsError(
+            f"export.int8.nodes `{nodes}` is not a regex: {error}", "correct it in the export recipe"
+        ) from error
     named = [
         node.name or ""
         for node in model.graph
@@ -125,19 +127,23 @@ def _chosen(model: ir.Model, nodes: str) -> list[str]:
     ]
     if not named:
         raise CloudsError(
-            f"export.int8.nodes `{nodes}` names no convolution and no product", "the default is the backbone"
+            f"export.int8.nodes `{nodes}` names no convolution and no product",
+            "the shipped recipe names the backbone",
         )
     return named
 
 
 def _is_product(node: ir.Node) -> bool:
-    """Depthwise convolutions are none: little work, a range a channel, and OpenVINO's INT8 has them wrong."""
+    """Whether a node is quantised.
+
+    Depthwise convolutions are not: little work, a range for each channel, and OpenVINO computes them wrongly.
+    """
     groups = node.attributes.get("group")
     return node.op_type in PRODUCTS and (groups is None or groups.as_int() == 1)
 
 
 def _spare_others(model: ir.Model, chosen: set[str]) -> None:
-    """Let sums and the head read what was there before it was rounded: the quantiser gives all the same."""
+    """Has sums and the head read the unrounded value: the quantiser gives the rounded one to all."""
     for node in model.graph:
         for index, value in enumerate(() if node.name in chosen else node.inputs):
             restorer = value.producer() if value is not None else None
@@ -156,7 +162,7 @@ def _is_int8(node: ir.Node) -> bool:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The quantiser asks for a preparation of the graph that `simplify` has done."""
+    """Silences the quantiser, which asks for a preparation of the graph that `simplify` has done."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

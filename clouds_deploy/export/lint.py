@@ -1,4 +1,4 @@
-"""What a graph may not contain, because an engine somewhere miscompiles it, refuses it or slows down."""
+"""Rules for a deployed graph: what some engine compiles wrongly, refuses or runs slowly."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ INTEGER_READERS = {
     "ConstantOfShape": (0,),
     "Range": (0, 1, 2),
 }
-"""Where an operation takes 64-bit integers by its definition: shapes, axes and indices."""
+"""Inputs that are 64-bit integers by the definition of the operation: shapes, axes and indices."""
 INTEGER_MAKERS = ("Shape", "Concat", "Squeeze", "Unsqueeze", "Cast", "ArgMax", "Identity")
-"""What may give 64-bit integers: the batch size on its way into a shape, and the argmax."""
+"""Operations that may output 64-bit integers: the batch size on its way into a shape, and the argmax."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Finding:
 
 
 def lint(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> list[Finding]:
-    """Look for everything that must not be in a deployed graph.
+    """Everything in a graph that breaks a rule.
 
     Args:
         model: An `onnx.ModelProto`.
@@ -95,7 +95,7 @@ def lint(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> list[Fi
 
 
 def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
-    """Bytes may meet nothing but a cast, at both ends."""
+    """Faults of uint8 inputs and outputs: a cast must be next to them."""
     from onnx import TensorProto
 
     found = []
@@ -119,7 +119,7 @@ def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
 
 
 def _sizes(model: Any, allowed: Mapping[str, Sequence[int]]) -> list[Finding]:
-    """Only the batch may be free, and the classes where they are an input."""
+    """Faults of free axes and of names: only the batch, and classes that are an input, may be free."""
     from clouds_deploy.models.clouds.names import SCORES, SHARE, VOCABULARY
 
     found = []
@@ -136,12 +136,12 @@ def _sizes(model: Any, allowed: Mapping[str, Sequence[int]]) -> list[Finding]:
                 )
             )
     names = Counter(node.name for node in model.graph.node)
-    found += [Finding("unique names", n, f"{c} nodes bear it") for n, c in names.items() if n and c > 1]
+    found += [Finding("unique names", n, f"{c} nodes have it") for n, c in names.items() if n and c > 1]
     return found
 
 
 def require_clean(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> None:
-    """Refuse a graph with faults; arguments as `lint`.
+    """Refuses a graph that breaks a rule; arguments as for `lint`.
 
     Raises:
         CloudsError: There are any; exit code 1, the first ones named.
@@ -151,6 +151,6 @@ def require_clean(model: Any, free: Mapping[str, Sequence[int]] | None = None) -
         shown = "; ".join(f"{f.node}: {f.reason} ({f.rule})" for f in found[:5])
         raise CloudsError(
             f"the graph breaks {len(found)} rules: {shown}",
-            "the model was changed in a way that engines do not take; see clouds_deploy/export/lint.py",
+            "change the model so that it exports without them; clouds_deploy/export/lint.py has the reasons",
             exit_code=1,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from clouds_deploy import seeds
 from clouds_deploy.backends.backends import open_graph
@@ -35,6 +36,7 @@ from clouds_deploy.export.gates import (
     street_images,
 )
 from clouds_deploy.export.half import HALVES, Typed, to_half
+from clouds_deploy.export.subject import Subject
 from clouds_deploy.export.trace import Exported, frozen_copy, full_float32, trace
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.inference.sam import Picture, fill_square
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 LARGEST_BATCH = 64
 LARGEST_PROMPTS = 4096
 LARGEST_POINTS = 64
-FREE = {LABELS: (0, 1), POINTS: (0, 1)}
+FREE: Mapping[str, Sequence[int]] = {LABELS: (0, 1), POINTS: (0, 1)}
 """Inputs with free axes beside the batch: the points of a prompt."""
 SEED = 20240618
 POINT_PROMPTS = ((1, -1, -1, -1), (1, -1, -1, -1), (1, 1, 0, -1))
@@ -57,8 +59,8 @@ POINT_PROMPTS = ((1, -1, -1, -1), (1, -1, -1, -1), (1, 1, 0, -1))
 BOX_PROMPTS = ((1, -1, 2, 3),)
 
 
-class SamSubject:
-    """A SAM to export; see `export.Subject`.
+class SamSubject(Subject):
+    """A SAM to export; see `Subject`.
 
     Args:
         model: It is not changed.
@@ -72,8 +74,9 @@ class SamSubject:
     kind = SAM_KIND
     what = "the encoder and the decoder"
     weights = "weights"
-    summary: tuple[str, ...] = ("image_size",)
-    free: Mapping[str, Sequence[int]] = FREE
+    summary = ("image_size",)
+    free = FREE
+    limits: SamExportConfig
 
     def __init__(self, model: SamModel, options: ExportOptions, device: str) -> None:
         fields = type(options).model_fields
@@ -103,8 +106,8 @@ class SamSubject:
             "limits": self.limits.model_dump(mode="json"),
         }
 
+    @override
     def metadata(self) -> dict[str, str]:
-        """Facts that are written into the graphs' files."""
         facts = self.facts
         return {
             "sam": facts["name"],
@@ -113,43 +116,27 @@ class SamSubject:
             "weights_sha256": facts["weights_sha256"] or "",
         }
 
+    @override
     def manifest(self) -> dict[str, Any]:
-        """What the bundle's manifest records of the SAM."""
         return {"inputs": {"weights": self.model.sha256}, "config": self.facts["limits"]}
 
+    @override
     def trace(self) -> dict[str, Exported]:
-        """Both graphs."""
         sam = self.model.sam
         return {ENCODER: encoder_to_onnx(sam), DECODER: decoder_to_onnx(sam)}
 
-    def files(self, models: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
-        """The graphs to write, by the name of the file."""
-        return dict(models)
-
+    @override
     def compute_reference(self) -> None:
-        """Has `segment_anything` compute what is right."""
         self.expected = reference(self.model.sam, self.case, self.device)
 
+    @override
     def reference(self) -> dict[str, Array]:
-        """The inputs and expected results that are packed with the bundle."""
         return {**self.case.encoder, **self.case.prompts, **self.expected}
 
+    @override
     def prove(
         self, engine: str, folder: Path, precision: str, label: str, *, rounded: bool = False
     ) -> list[Gate]:
-        """The gates of both graphs on one backend.
-
-        Args:
-            engine: A backend that reads ONNX.
-            folder: Where the files are.
-            precision: The graphs'.
-            label: What the gates call the backend.
-            rounded: Whether the graphs spell their rounding out, see `half.rounded`; batches are not looked
-                at.
-
-        Raises:
-            CloudsError: The backend is not installed or refuses a graph.
-        """
         limits, case, right = self.limits.limits(precision), self.case, self.expected
         session = open_graph(folder / f"{ENCODER}.onnx", engine)
         try:
@@ -172,8 +159,8 @@ class SamSubject:
         gates += closeness(label, "guessed IoU", found[SCORES], right[SCORES], tolerance, count)
         return gates + mask_gates(label, whole, right, limits)
 
+    @override
     def lower(self, models: Mapping[str, ir.Model], precision: str) -> dict[str, Typed]:
-        """Both graphs in a lower precision; noted in the facts."""
         samples = {
             ENCODER: {name: array[-1:] for name, array in self.case.encoder.items()},
             DECODER: self.case.decoder(self.expected[EMBEDDINGS]),
@@ -184,33 +171,22 @@ class SamSubject:
         self.facts |= {"precision": precision, "typing": typing}
         return made
 
+    @override
     def precision_gates(self, folder: Path, precision: str) -> list[Gate]:
-        """The gates that both files are of a lower precision."""
         limit, sizes = self.limits.flops(precision), likely_sizes(self.limits.engine)
         return [
             flops_gate(folder / f"{part}.onnx", limit, part, sizes, precision=precision)
             for part in self.specs
         ]
 
-    def measure(self, folder: Path, engines: Sequence[str], precision: str) -> list[Gate]:
-        """No gates: a SAM has no classes to measure mIoU with."""
-        return []
-
+    @override
     def flops(self, folder: Path) -> dict[str, Any]:
-        """The floating-point operations of each graph, for one image and one prompt, by type."""
         sizes = likely_sizes(self.limits.engine) | {"prompts": 1}
         return {part: flops_by_type(folder / f"{part}.onnx", sizes) for part in self.specs}
 
+    @override
     def profiles(self, batch: tuple[int, int, int]) -> dict[str, Shapes]:
-        """The smallest, most likely and largest shape of each graph's inputs in an engine."""
         return engine_shapes(self.specs, self.limits.engine, batch)
-
-    def explain(self, gate: Gate, *, folder: Path, original: Mapping[str, ir.Model] | None, out: Path) -> str:
-        """Nothing: a SAM's gates do not tell which of the two graphs goes wrong."""
-        return ""
-
-    def pack(self, folder: Path) -> None:
-        """Adds nothing: the weights are in the graphs."""
 
 
 def graph_facts(specs: Mapping[str, GraphSpec]) -> dict[str, Any]:

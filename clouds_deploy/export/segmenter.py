@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from clouds_deploy.artifacts import MANIFEST, sha256
 from clouds_deploy.backends.backends import GRAPH_BACKENDS, open_graph
@@ -44,6 +45,7 @@ from clouds_deploy.export.gates import (
 )
 from clouds_deploy.export.half import HALVES, Typed, to_half
 from clouds_deploy.export.int8 import INT8, Quantized, evenly, quantize
+from clouds_deploy.export.subject import Subject
 from clouds_deploy.export.trace import Exported, drop_scores, full_float32, save, to_onnx
 from clouds_deploy.inference.agreement import label_agreement, run_batched
 from clouds_deploy.inference.letterbox import fit
@@ -67,8 +69,8 @@ FULL = "with_scores"
 TORCH = "torch"
 
 
-class SegmenterSubject:
-    """A finished run to export; see `export.Subject`.
+class SegmenterSubject(Subject):
+    """A finished run to export; see `Subject`.
 
     Args:
         run: Its folder; it is only read.
@@ -82,8 +84,8 @@ class SegmenterSubject:
     kind = KIND
     what = "the network"
     weights = "backbone_weights"
-    summary: tuple[str, ...] = ("height", "width", "backbone_weights")
-    free: Mapping[str, Sequence[int]] = {}
+    summary = ("height", "width", "backbone_weights")
+    limits: ExportConfig
 
     def __init__(self, run: Path, options: ExportOptions, device: str) -> None:
         if options.inference not in ("exact", "fast"):
@@ -110,53 +112,41 @@ class SegmenterSubject:
         if options.data is not None or options.layout is not None:
             self.task = labelled_source(run, options.data, options.layout)
 
+    @override
     def metadata(self) -> dict[str, str]:
-        """Facts that are written into the graph's file."""
         keys = ("classes", "palette", "mean_color", "inference", "precision", "run_sha256", "backbone")
         values = {key: self.facts[key] for key in (*keys, "backbone_weights")}
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
+    @override
     def manifest(self) -> dict[str, Any]:
-        """What the bundle's manifest records of the run."""
         config = self.recipe.model_dump(mode="json")
         return {"inputs": {"run": self.facts["run_sha256"]}, "config": config, "seed": self.recipe.seed}
 
+    @override
     def trace(self) -> dict[str, Exported]:
-        """The graph, with class scores."""
         size = self.limits.height, self.limits.width
         return {SEGMENTER: to_onnx(self.segmenter, *size, inference=self.inference)}
 
+    @override
     def files(self, models: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
-        """The graphs to write, by the name of the file: the shipped one, and one that gives scores."""
         full = models[SEGMENTER]
         return {SEGMENTER: full} if self.options.scores else {SEGMENTER: drop_scores(full), FULL: full}
 
+    @override
     def compute_reference(self) -> None:
-        """Has PyTorch compute what is right."""
         self.expected = reference(self.segmenter, self.images, self.inference, self.device)
 
+    @override
     def reference(self) -> dict[str, Array]:
-        """The images and expected results that are packed with the bundle."""
         kept = (LABELS, SCORES) if self.options.scores else (LABELS,)
         arrays = {"image": self.images, **{name: self.expected[name] for name in kept}}
         return {name: array[:REFERENCE_IMAGES] for name, array in arrays.items()}
 
+    @override
     def prove(
         self, engine: str, folder: Path, precision: str, label: str, *, rounded: bool = False
     ) -> list[Gate]:
-        """The gates of labels and scores on one backend, and of labels that must not depend on the batch.
-
-        Args:
-            engine: A backend that reads ONNX.
-            folder: Where the files are.
-            precision: The graph's.
-            label: What the gates call the backend.
-            rounded: Whether the graph spells its rounding out, see `half.rounded`; it gives scores, and the
-                batch is not looked at.
-
-        Raises:
-            CloudsError: The backend is not installed or refuses the graph.
-        """
         limits, right = self.limits.limits(precision), self.expected
         detail = f"{len(self.images)} images, {len(np.unique(right[LABELS]))} classes"
         if rounded:
@@ -180,11 +170,8 @@ class SegmenterSubject:
         finally:
             session.close()
 
+    @override
     def lower(self, models: Mapping[str, ir.Model], precision: str) -> dict[str, Typed | Quantized]:
-        """The graph in a lower precision; noted in the facts.
-
-        The last images, a user's own where there are any, are run to find values that overflow.
-        """
         model = models[SEGMENTER]
         made: Typed | Quantized
         if precision == INT8:
@@ -193,20 +180,21 @@ class SegmenterSubject:
             made = quantize(model, self.limits.int8, chosen, self.extra)
         else:
             section: HalfConfig = getattr(self.limits, precision)
+            # a user's own images, where there are any, are the last ones
             samples = [{INPUT: image[None], **self.extra} for image in self.images[-SAMPLES:]]
             made = to_half(model, section.islands, samples, HALVES[precision])
         agreement = self.limits.limits(precision).label_agreement
         self.facts |= {"precision": precision, "label_agreement": agreement, "typing": made.to_json()}
         return {SEGMENTER: made}
 
+    @override
     def precision_gates(self, folder: Path, precision: str) -> list[Gate]:
-        """The gate that the file is of a lower precision."""
         what, only = ("backbone", self.limits.int8.nodes) if precision == INT8 else ("graph", "")
         limit = self.limits.flops(precision)
         return [flops_gate(folder / GRAPH, limit, what, precision=precision, only=only)]
 
+    @override
     def measure(self, folder: Path, engines: Sequence[str], precision: str) -> list[Gate]:
-        """The gates of the mIoU that is lost on labelled images, where the options name some."""
         if len(np.unique(self.expected[LABELS])) < 2:
             warn("PyTorch gives all test images one class: equal labels prove little, the scores must do")
         if self.task is None:
@@ -216,24 +204,17 @@ class SegmenterSubject:
         with busy("measuring mIoU with PyTorch and without"):
             return self._task_gates(folder / GRAPH, {f"{e}{suffix}": e for e in engines}, limit)
 
+    @override
     def flops(self, folder: Path) -> dict[str, Any]:
-        """The floating-point operations of one image, by type."""
         return flops_by_type(folder / GRAPH)
 
+    @override
     def profiles(self, batch: tuple[int, int, int]) -> dict[str, Shapes]:
-        """The smallest, most likely and largest shape of the graph's inputs in an engine."""
         others = {name: array.shape for name, array in self.extra.items()}
         return {SEGMENTER: profiles(self.spec.inputs, batch, others)}
 
+    @override
     def explain(self, gate: Gate, *, folder: Path, original: Mapping[str, ir.Model] | None, out: Path) -> str:
-        """Where a graph that failed a gate goes wrong, in a sentence.
-
-        Args:
-            gate: The failed one.
-            folder: Where the files are.
-            original: The float32 graph of a lowered one.
-            out: The bundle; the reproducer lies beside it.
-        """
         engine = gate.engine.split()[0]
         if engine not in GRAPH_BACKENDS:
             return "the gate is about the file, not about what it computes"
@@ -246,8 +227,8 @@ class SegmenterSubject:
             save(original[SEGMENTER], path, {})
             return explain(engine, graph, path, feeds, out)
 
+    @override
     def pack(self, folder: Path) -> None:
-        """Adds what the bundle holds beside graphs and evidence: the classes, and the run's weights."""
         if self.extra:
             vectors = self.extra[VOCABULARY]
             share = self.extra.get(SHARE, np.zeros(len(vectors), np.float32))

@@ -1,4 +1,4 @@
-"""Exact rewrites of an exported graph: what is known before the graph runs is not computed while it runs.
+"""Exact rewrites of a traced graph: what is known before it runs is not computed while it runs.
 
 With a dynamic batch the exporter computes every reshape target at run time, although all of it but the batch
 size is known. Engines then carry hundreds of integer operations on shapes, and some of them (TensorRT) plan
@@ -15,11 +15,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 Dims = list[int | None]
-"""A shape held in a tensor, as far as it is known; None is a size that only the run knows."""
+"""A shape held in a tensor; None is a size that is known only when the graph runs."""
 
 
 def simplify(model: ir.Model) -> None:
-    """Apply all rules until none applies, then drop what nobody uses any more.
+    """Applies all rules until none applies, then removes unused nodes.
 
     Args:
         model: The exporter's model; changed in place.
@@ -38,7 +38,7 @@ def simplify(model: ir.Model) -> None:
 
 
 def clean(model: ir.Model) -> None:
-    """Remove unused nodes and constants, merge equal ones, sort, and put the input's cast first."""
+    """Removes unused nodes and constants, merges equal ones, sorts, and puts the input's cast first."""
     common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
@@ -63,7 +63,7 @@ def _replace(old: ir.Value, new: ir.Value) -> bool:
 
 
 def _constant(graph: ir.Graph, array: np.ndarray) -> ir.Value:
-    """Add an initializer under a name that says what it holds."""
+    """Adds an initializer whose name contains its value."""
     text = "x".join(str(v).replace("-", "m").replace(".", "p") for v in array.flatten().tolist())
     name = f"const_{array.dtype}_{text}"
     if name in graph.initializers:
@@ -92,7 +92,7 @@ def _attribute(node: ir.Node, name: str, default: int) -> int:
 
 
 def known_dims(value: ir.Value | None) -> Dims | None:
-    """Evaluate a 1-D (or scalar) integer tensor of sizes as far as that is possible without running.
+    """Values of a 1-D (or scalar) integer tensor of sizes, as far as they are known without running.
 
     Returns:
         Its elements, None for each that depends on the run; None when even their number is unknown.
@@ -123,7 +123,7 @@ def known_dims(value: ir.Value | None) -> Dims | None:
 
 
 def _read_shapes_behind_cast(graph: ir.Graph) -> None:
-    """Let the cast be the only reader of the input, since bytes may meet nothing but a cast."""
+    """Makes the cast the only reader of the input: TensorRT takes uint8 only next to a cast."""
     for value in graph.inputs:
         cast = next((n for n, _ in value.uses() if n.op_type == "Cast"), None)
         if cast is None:
@@ -134,7 +134,7 @@ def _read_shapes_behind_cast(graph: ir.Graph) -> None:
 
 
 def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
-    """Write a reshape target down; drop a reshape to the shape that is there already."""
+    """Makes a reshape's target a constant; removes a reshape to the shape that is there already."""
     data, target = node.inputs[0], node.inputs[1]
     if data is None or target is None:
         return False
@@ -162,7 +162,7 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _copied_sizes(data: ir.Value, result: ir.Value) -> Dims | None:
-    """Give a reshape's sizes as its output has them; 0, which copies, for one that the input has there.
+    """Sizes of a reshape's output, with 0 (copy) for one that its input has in the same place.
 
     The exporter names free sizes, sums and products of them too, so that equal names are equal sizes.
     """
@@ -185,7 +185,7 @@ def _same_size(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
 
 
 def _transposing_reshapes(node: ir.Node) -> bool:
-    """Write merge leading axes, swap the last two, split again as the one transpose it is."""
+    """Replaces reshape, transpose, reshape that swap the last two axes by one transpose."""
     data = node.inputs[0]
     middle = None if data is None else data.producer()
     if middle is None or middle.op_type != "Transpose" or middle.inputs[0] is None:
@@ -211,7 +211,7 @@ def _transposing_reshapes(node: ir.Node) -> bool:
 
 
 def _insert(old: ir.Node, new: ir.Node) -> None:
-    """Put a node in place of another of one output, and keep the name and shape of what it gives."""
+    """Replaces a node of one output by another; name and shape of the output stay."""
     graph = old.graph
     assert graph is not None
     graph.insert_before(old, new)
@@ -223,7 +223,7 @@ def _insert(old: ir.Node, new: ir.Node) -> None:
 
 
 def _transpose(graph: ir.Graph, node: ir.Node) -> bool:
-    """Merge two transposes in a row; drop one that moves nothing."""
+    """Merges two transposes in a row; removes one that moves nothing."""
     moved = list(node.attributes["perm"].as_ints())
     if moved == sorted(moved) and node.inputs[0] is not None:
         return _replace(node.outputs[0], node.inputs[0])
@@ -237,7 +237,7 @@ def _transpose(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _resize(graph: ir.Graph, node: ir.Node) -> bool:
-    """Scale by a constant where that says the same as a computed size; drop a scale of one."""
+    """Resizes by a constant scale instead of a computed size; removes a scale of one."""
     data, sizes = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
     before, after = None if data is None else _shape(data), known_dims(sizes)
     if before is None or after is None or len(after) != 4 or None in before[1:] or None in after[1:]:
@@ -254,7 +254,7 @@ def _resize(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _where(graph: ir.Graph, node: ir.Node) -> bool:
-    """Drop the exporter's guard against fully masked rows: this network reopens such rows itself.
+    """Removes the exporter's guard against fully masked rows: this network unmasks such rows itself.
 
     The guard could only ever hide a NaN that PyTorch would have shown.
     """
@@ -269,7 +269,7 @@ def _where(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _gather(graph: ir.Graph, node: ir.Node) -> bool:
-    """Gather by the 32-bit indices there are instead of casting them to 64 bits first."""
+    """Gathers by the 32-bit indices themselves, without a cast to 64 bits."""
     cast = None if node.inputs[1] is None else node.inputs[1].producer()
     if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
         return False

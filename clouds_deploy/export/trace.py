@@ -1,4 +1,4 @@
-"""From a trained segmenter to one ONNX file that every engine reads.
+"""Tracing of PyTorch modules into ONNX graphs that every engine reads.
 
 Opset 18 (LayerNormalization is one node, no engine lags behind it), a dynamic batch, fixed height and width,
 deformable attention spelled out in gathers (see `models.clouds.deformable_attention`), quiet.
@@ -37,7 +37,7 @@ LARGEST_FILE = 2 * 2**30 - 2**24
 
 @dataclass(frozen=True)
 class Exported:
-    """What the exporter made.
+    """A traced graph.
 
     Attributes:
         model: The graph, with `scores` among its outputs.
@@ -50,8 +50,8 @@ class Exported:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[io.StringIO]:
-    """Keep the exporter's chatter off the console; it is shown only when the export fails."""
-    heard = io.StringIO()
+    """Keeps the exporter's output off the console; it is shown only when the export fails."""
+    output = io.StringIO()
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
     before = {name: logging.getLogger(name).level for name in names}
     try:
@@ -59,11 +59,11 @@ def quiet() -> Iterator[io.StringIO]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with (
             warnings.catch_warnings(),
-            contextlib.redirect_stdout(heard),
-            contextlib.redirect_stderr(heard),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
         ):
             warnings.simplefilter("ignore")
-            yield heard
+            yield output
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
@@ -91,7 +91,7 @@ def full_float32() -> Iterator[None]:
 
 
 def to_onnx(segmenter: Segmenter, height: int, width: int, *, inference: Inference = "exact") -> Exported:
-    """Export a segmenter, labels and scores both.
+    """Traces a segmenter into a graph of labels and scores.
 
     Args:
         segmenter: The model; not changed.
@@ -134,7 +134,7 @@ def trace(
     outputs: Sequence[str],
     shapes: dict[str, Any],
 ) -> Exported:
-    """Export a module, simplify its graph and name the nodes after its parts.
+    """Traces a module, simplifies its graph and names the nodes after its parts.
 
     Args:
         module: What to export, in evaluation mode.
@@ -150,7 +150,7 @@ def trace(
 
     from clouds_deploy.export.simplify import simplify
 
-    with quiet() as heard:
+    with quiet() as output:
         try:
             program: Any = torch.onnx.export(
                 module,
@@ -165,7 +165,7 @@ def trace(
         except Exception as error:
             raise CloudsError(
                 f"the ONNX exporter failed: {first_line(error)}",
-                "report it with the recipe; " + heard.getvalue().strip()[-300:],
+                "report it with the recipe; " + output.getvalue().strip()[-300:],
             ) from error
         raw_nodes = len(list(program.model.graph))
         simplify(program.model)
@@ -174,7 +174,7 @@ def trace(
 
 
 def name_nodes(model: ir.Model) -> None:
-    """Put the module that a node came from before its name: float32 islands and faults are told by it.
+    """Prefixes every node's name with its module: float32 islands and error messages refer to it.
 
     Args:
         model: What the exporter made, with its records of scopes; changed in place.
@@ -187,7 +187,7 @@ def name_nodes(model: ir.Model) -> None:
 
 
 def drop_scores(model: ir.Model) -> ir.Model:
-    """Give a copy of the graph without its second output and all that served only it."""
+    """A copy of the graph without scores and the nodes that only they need."""
     from clouds_deploy.export.simplify import clean
     from clouds_deploy.models.clouds.names import SCORES
 
@@ -200,7 +200,7 @@ def drop_scores(model: ir.Model) -> ir.Model:
 
 
 def save(model: ir.Model, path: Path, metadata: dict[str, str], name: str = "segmenter") -> int:
-    """Write the graph and have the checker read it.
+    """Writes a graph and has the ONNX checker read it.
 
     Args:
         model: What `to_onnx` made.

@@ -47,8 +47,8 @@ def shapes_of(bundle: Path) -> dict[str, list[list[int]]]:
         ({"engine": "tensorrtx"}, "did you mean"),
         ({"sms": ()}, "needs to know what to build for"),
         ({"sms": ("90",)}, "does not build for SM 90"),
-        ({"batch": (2, 1, 4)}, "no range"),
-        ({"batch": (0, 1, 4)}, "no range"),
+        ({"batch": (2, 1, 4)}, "not a range"),
+        ({"batch": (0, 1, 4)}, "not a range"),
         ({"workspace_mib": 0}, "workspace"),
         ({"engine": "tensorrt"}, "not for a list of SMs"),
     ],
@@ -221,7 +221,7 @@ def test_this_machine_can_be_looked_at() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch", "1,x"], "is no range"),
+        (["--batch", "1,x"], "is not a range"),
         (["--sm", "89"], "--sm is for TensorRT-RTX"),
         (["--engine", "tensorrt-rtx"], "needs to know what to build for"),
         (["--engine", "tensorrt_rtx"], "no engine"),

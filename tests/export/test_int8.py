@@ -128,7 +128,7 @@ def test_float32_passed_off_as_int8_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: quantize(chain(), named("("), np.zeros((1, 4)), {}), "is no regex"),
+        (lambda: quantize(chain(), named("("), np.zeros((1, 4)), {}), "is not a regex"),
         (lambda: quantize(chain(), named("tail"), np.zeros((1, 4)), {}), "names no convolution"),
     ],
 )

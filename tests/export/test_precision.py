@@ -118,7 +118,7 @@ def test_rounding_is_spelled_out_where_runtimes_leave_it_out(tmp_path: Path) -> 
 
 
 def test_wrong_regex() -> None:
-    with pytest.raises(CloudsError, match="is no regex"):
+    with pytest.raises(CloudsError, match="is not a regex"):
         to_half(chain(), ["("])
 
 

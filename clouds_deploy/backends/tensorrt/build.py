@@ -1,4 +1,4 @@
-"""Build engines from a graph, or take them from the cache."""
+"""Engines, built from a graph or taken from the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
 
 FOLDER = "engines"
-"""Of a bundle."""
+"""Folder of a bundle's engines."""
 _TIME_LIMIT = 3600
 _FORMAT = 1
 
@@ -28,7 +28,7 @@ Shapes = Mapping[str, Sequence[Sequence[int]]]
 
 
 def engine_version(engine: str) -> str:
-    """Give the version of an engine that is installed.
+    """Version of TensorRT or TensorRT-RTX that is installed.
 
     Raises:
         CloudsError: It is not.
@@ -44,15 +44,15 @@ def engine_version(engine: str) -> str:
 def profiles(
     inputs: Sequence[TensorSpec], batch: tuple[int, int, int], others: Mapping[str, Sequence[int]]
 ) -> dict[str, list[list[int]]]:
-    """Say how large every input may be.
+    """Smallest, most likely and largest shape of every input.
 
     Args:
         inputs: What the graph takes; the first axis of an image is the batch.
-        batch: Smallest, likeliest and largest.
+        batch: Smallest, most likely and largest.
         others: Shapes of the inputs beside the image; an engine takes them in these shapes only.
 
     Returns:
-        By the input's name its least, likeliest and largest shape.
+        By the input's name its three shapes.
     """
     out = {}
     for spec in inputs:
@@ -64,7 +64,7 @@ def profiles(
 
 
 def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:
-    """Build one engine into a folder, or take it from the cache, where the same graph's lies.
+    """Builds one engine into a folder, or takes it from the cache, where the same graph was built before.
 
     Args:
         graph: A typed ONNX file: engines are built strongly typed, they do what it says.
@@ -108,7 +108,7 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
 
 
 def _graph_hash(graph: Path) -> str:
-    """Hash a graph and the weights beside it."""
+    """Hash of a graph and the weights beside it."""
     parts = [sha256(path) for path in sorted(graph.parent.glob(f"{graph.name}*"))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -131,15 +131,15 @@ def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) 
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False)
         except subprocess.TimeoutExpired:
             raise CloudsError(
-                f"{options.engine} built for more than {_TIME_LIMIT} s",
-                "give it a smaller batch or graph",
+                f"the build with {options.engine} took more than {_TIME_LIMIT} s",
+                "use a smaller --batch or graph",
                 exit_code=1,
             ) from None
         if done.returncode != 0 or not result.is_file():
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
             raise CloudsError(
                 f"{options.engine}'s builder ended with {done.returncode}: {last}",
-                "is there enough memory? does its own sample build?",
+                "if it ran out of memory, use a smaller --batch; else check that its own samples build",
                 exit_code=1,
             )
         found: dict[str, Any] = read_json(result)
@@ -148,7 +148,7 @@ def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) 
         raise CloudsError(
             f"{options.engine} built no engine of {graph.name}: {found['error']}"
             + (f" ({said})" if said else ""),
-            "report it with the recipe: the export should only write what engines read",
+            "report it with the recipe: an exported graph should build on every engine",
             exit_code=1,
         )
     return found

@@ -1,4 +1,4 @@
-"""What an engine is built for."""
+"""Options of building an engine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SMS = ("75", "80", "86", "89", "120", "121")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is built.
+    """Options of building an engine.
 
     Attributes:
         engine: A name in `ENGINES`.
         sms: Compute capabilities to build for, such as `89`; TensorRT-RTX only, TensorRT builds for the GPU
             that is there.
-        batch: Smallest, likeliest and largest number of images.
+        batch: Smallest, most likely and largest number of images.
         workspace_mib: Most memory that the engine may use beside its weights and tensors; None sets no limit.
         version_compatible: Whether later versions of TensorRT may load it; TensorRT only.
         hardware_compatible: Whether GPUs from Ampere on may load it; TensorRT only.
@@ -34,7 +34,7 @@ class EngineOptions:
     hardware_compatible: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Refuses what cannot be built.
 
         Raises:
             CloudsError: See the attributes.
@@ -44,11 +44,11 @@ class EngineOptions:
         least, likeliest, most = self.batch
         if not 1 <= least <= likeliest <= most:
             raise CloudsError(
-                f"batch {least}, {likeliest}, {most} is no range",
-                "give the smallest, the likeliest and the largest batch, in this order: 1,4,8",
+                f"batch {least}, {likeliest}, {most} is not a range",
+                "give the smallest, the most likely and the largest batch, in this order: 1,4,8",
             )
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise CloudsError(f"a workspace of {self.workspace_mib} MiB is none", "give at least 1")
+            raise CloudsError(f"a workspace of {self.workspace_mib} MiB is too small", "give at least 1")
         if self.engine == "tensorrt":
             if self.sms:
                 raise CloudsError(
@@ -69,5 +69,5 @@ class EngineOptions:
                 raise CloudsError(f"TensorRT-RTX does not build for SM {sm}", hint)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the options as JSON values."""
+        """The options as JSON values."""
         return asdict(self)

@@ -15,15 +15,15 @@ from typing import Any
 
 
 def build(job: dict[str, Any]) -> dict[str, Any]:
-    """Build an engine.
+    """Builds an engine.
 
     Args:
-        job: module, graph, out, profiles (least, likeliest and largest shape of every input by name), sms,
+        job: module, graph, out, profiles (by input its smallest, most likely and largest shape), sms,
             workspace_mib, version_compatible, hardware_compatible.
 
     Returns:
         version, seconds, bytes and layers (the number of products and convolutions by their output's type);
-        or error and heard, what the engine's log said.
+        or error and heard, the engine's messages.
     """
     trt: Any = importlib.import_module(job["module"])
     heard: list[str] = []
@@ -71,7 +71,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _products(trt: Any, network: Any) -> dict[str, int]:
-    """Count products and convolutions by the type that they give, as the parser understood the graph.
+    """Numbers of products and convolutions by their output's type, as the parser understood the graph.
 
     Those whose first operand was INT8 until right before them are `int8`: engines compute them so.
     """

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import newest_bundle
-from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.options import Device, Json
 from clouds_deploy.cli.output import deliver
 
 _NETWORK, _SAM, _BATCHING, _LIMITS = "Network", "SAM", "Batching", "Limits"
@@ -21,6 +21,7 @@ def serve(
     ] = None,
     backend: Annotated[str, typer.Option(help="The backend.")] = "onnxruntime",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per call of the backend.")] = None,
+    device: Device = "auto",
     name: Annotated[
         str | None,
         typer.Option(help="The model's name in the KServe protocol.", show_default="the recipe's"),
@@ -78,6 +79,7 @@ def serve(
         host=host,
         port=port,
         backend=backend,
+        device=device,
         name=name,
         sam=None if sam == "none" else sam,
         sam_weights=sam_weights,

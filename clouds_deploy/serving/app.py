@@ -1,4 +1,4 @@
-"""The application: every endpoint, wired together, as plain ASGI for any server."""
+"""The ASGI application: every endpoint, wired together."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from starlette.routing import Route
 
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.kserve import KServe
-from clouds_deploy.serving.limits import Limits
+from clouds_deploy.serving.limits import Limits, Refusal
 from clouds_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from clouds_deploy.serving.model import ServedModel
 from clouds_deploy.serving.pictures import Pictures
 from clouds_deploy.serving.promptable import Promptable
-from clouds_deploy.serving.refusal import Refusal
 from clouds_deploy.serving.uploads import Workshop
 
 PAGE = Path(__file__).parent / "page"
@@ -32,11 +31,11 @@ _HINTS = {
 
 
 def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics: Metrics) -> Gate:
-    """Wire the endpoints.
+    """The application with all its endpoints.
 
     Args:
-        model: What labels.
-        sam: What answers clicks and mends labels, or None.
+        model: The segmenter.
+        sam: Answers clicks and refines labels, or None.
         limits: The bounds of the server.
         metrics: Shared by all.
 
@@ -103,5 +102,5 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, __: Exception) -> Response:
-    """Answer a fault of ours without inner detail; Starlette raises it again, and the gate logs it."""
+    """An answer to a fault of the server, without detail; Starlette raises it again, and the gate logs it."""
     return JSONResponse({"error": "the server failed on this request", "hint": "its log says why"}, 500)

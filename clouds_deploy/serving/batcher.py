@@ -1,4 +1,4 @@
-"""Dynamic batching: what many requests bring goes through the engine in one call."""
+"""Dynamic batching: images of many requests go through the backend in one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from clouds_deploy.serving.refusal import Refusal
+from clouds_deploy.serving.limits import Refusal
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,10 +18,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Done(Generic[R]):
-    """What became of one item.
+    """The result of one item.
 
     Attributes:
-        result: What the engine gave for it.
+        result: What the backend gave for it.
         batch: How many items went through in the same call.
         waited: Seconds before that call.
         ran: Seconds the call took.
@@ -41,11 +41,11 @@ class _Entry(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """A queue before one engine, and the one thread that calls it.
+    """A queue in front of a backend, and the one thread that calls it.
 
     A call starts when `largest` items wait, or when the first of them has waited for `delay`. Items whose
     future was cancelled meanwhile are left out. Where a call of several fails, each is tried alone, so that
-    none suffers for another.
+    one bad item fails no other.
 
     Args:
         run: Maps items to results, one each; called by one thread only.
@@ -53,7 +53,7 @@ class Batcher(Generic[T, R]):
         largest: Items per call.
         delay: Seconds that the first of a call may wait for others.
         waiting: Items in the queue; more are refused.
-        observe: Told (items, seconds) of every call.
+        observe: Called with (items, seconds) of every call.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Batcher(Generic[T, R]):
         return len(self._queue)
 
     def submit(self, items: Sequence[T]) -> list[Future[Done[R]]]:
-        """Put items into the queue, all of them or none.
+        """Puts items into the queue, all of them or none.
 
         Raises:
             Refusal: 429, the queue is full; 413, it could never hold so many; 503, it is closed.
         """
         if len(items) > self.waiting:
             raise Refusal(
-                413, f"{len(items)} images in one request, {self.waiting} is the most", "send fewer at once"
+                413, f"{len(items)} images in one request, {self.waiting} at most", "send fewer at once"
             )
         entries: list[_Entry[T, R]] = [_Entry(item, Future(), time.monotonic()) for item in items]
         with self._changed:
@@ -98,7 +98,7 @@ class Batcher(Generic[T, R]):
         return [entry.future for entry in entries]
 
     def close(self) -> None:
-        """Take nothing more, finish what is in the queue, and end the thread."""
+        """Accepts nothing more, finishes what is in the queue, and ends the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -111,7 +111,7 @@ class Batcher(Generic[T, R]):
                 self._call(live)
 
     def _gather(self) -> list[_Entry[T, R]]:
-        """Wait for items; an empty list when there will be none."""
+        """The next items of the queue, waited for; an empty list when there will be none."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()

@@ -1,4 +1,4 @@
-"""Memory as a queue: who needs more than is left waits for its turn."""
+"""A budget of memory, shared fairly: whoever needs more than is left waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class Budget:
-    """A weighted semaphore that is fair: nobody who asks for little overtakes who asks for much.
+    """A weighted semaphore that is fair: a small request never overtakes a large one.
 
     Args:
         total: What can be out at once, in any unit.
@@ -24,10 +24,10 @@ class Budget:
 
     @asynccontextmanager
     async def take(self, weight: int) -> AsyncIterator[None]:
-        """Hold a share while the block runs; one above the total counts as the total.
+        """Holds a share while the block runs; one above the total counts as the total.
 
         Args:
-            weight: The share; waits until all who came before have theirs and this one fits.
+            weight: The share; waits until all earlier ones have theirs and this one fits.
         """
         weight = min(weight, self.total)
         if self._line or weight > self.free:

@@ -1,4 +1,4 @@
-"""The door of the server: who gets in, how much they may bring, how long they may stay."""
+"""Admission of requests: how many at once, how long their bodies, how long they may take."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clouds_deploy.serving.budget import Budget
-from clouds_deploy.serving.limits import Limits
+from clouds_deploy.serving.limits import Limits, Refusal
 from clouds_deploy.serving.metrics import Metrics
-from clouds_deploy.serving.refusal import Refusal
 
 _LOG = logging.getLogger("uvicorn.error")
 _PATIENCE = 2.0
-"""Seconds for which a refused body is still read, so that its sender gets to read the answer."""
+"""Seconds for which a refused body is still read, so that its sender can read the answer."""
 
 
 @dataclass
 class Tally:
-    """What the server did with the requests that bring something (POST).
+    """What became of the POST requests.
 
     Attributes:
-        accepted: Requests let in.
+        accepted: Requests accepted.
         answered: Of these, answers sent to the last byte, whatever their status.
-        refused: Requests turned away at the door.
+        refused: Requests refused before they were read.
     """
 
     accepted: int = 0
@@ -36,26 +35,26 @@ class Tally:
     refused: int = 0
 
     def to_json(self) -> dict[str, int]:
-        """Give the counts."""
+        """The counts."""
         return asdict(self)
 
 
 class Gate:
     """ASGI middleware around the whole application.
 
-    POST requests are let in while the server is open and fewer than `Limits.waiting` are inside; bodies are
-    counted as they come in, and never held where they are too long; everything ends within
-    `Limits.seconds`. Other requests (health, metrics, the page) always get in: they must answer when nothing
-    else does.
+    POST requests are accepted while the server is open and serves fewer than `Limits.waiting`; bodies
+    are counted as they arrive, and never held where they are too long; everything ends within
+    `Limits.seconds`. Other requests (health, metrics, the page) are always accepted: they must answer when
+    nothing else does.
 
     Args:
-        app: What answers.
+        app: The application.
         limits: The bounds.
         metrics: Where answers are counted.
 
     Attributes:
-        open: False lets no more POST in; the server sets it when it is told to stop.
-        tally: What came of the requests.
+        open: False accepts no more POST requests; the server sets it when it is told to stop.
+        tally: Counts of requests.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
@@ -76,7 +75,7 @@ class Gate:
             if scope["method"] != "POST":
                 await self.app(scope, receive, visit.answer)
                 return
-            if refusal := self._at_the_door(visit):
+            if refusal := self._refusal(visit):
                 self.tally.refused += 1
                 await visit.refuse(refusal)
                 return
@@ -84,16 +83,16 @@ class Gate:
         except Exception as error:
             if not visit.complete:
                 raise
-            # told already; let out, uvicorn would close the connection on the next request of an innocent
+            # answered already; raised, uvicorn would close the connection on the client's next request
             _LOG.error("%s %s", scope["method"], scope["path"], exc_info=error)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(visit.status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
-    def _at_the_door(self, visit: _Visit) -> Refusal | None:
+    def _refusal(self, visit: _Visit) -> Refusal | None:
         if not self.open:
-            return Refusal(503, "the server takes no requests now", "ask again, or ask another one")
+            return Refusal(503, "the server takes no requests now", "try again, or use another server")
         if self.inside >= self.limits.waiting:
             return Refusal(429, f"{self.inside} requests are being served already", "try again later")
         if visit.length is not None and visit.length > self.limits.body_bytes:
@@ -121,14 +120,14 @@ class Gate:
     def _late(self, visit: _Visit) -> Refusal:
         seconds = f"{self.limits.seconds:g} s"
         if visit.asked and not visit.whole:
-            return Refusal(408, f"the request's body was not here after {seconds}", "send it faster")
+            return Refusal(408, f"the request's body had not arrived after {seconds}", "send it faster")
         return Refusal(
-            504, f"no answer within {seconds}", "send a smaller image, or ask when less is going on"
+            504, f"no answer within {seconds}", "send a smaller image, or try when the server is less busy"
         )
 
 
 class _Visit:
-    """One request on its way through: counts what it brings, notes what it is answered."""
+    """One request: its received bytes counted, its answer's status recorded."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, largest: int) -> None:
         self.scope, self._receive, self._send, self._largest = scope, receive, send, largest
@@ -139,7 +138,7 @@ class _Visit:
         self._got = 0
 
     async def read(self) -> Message:
-        """Receive, up to the limit."""
+        """Receives, up to the limit."""
         self.asked = True
         message = await self._receive()
         if message["type"] == "http.request":
@@ -150,9 +149,9 @@ class _Visit:
         return message
 
     async def answer(self, message: Message) -> None:
-        """Send; an answer that comes before the whole body lets the sender finish first, a while.
+        """Sends; an answer that comes before the whole body first lets the sender finish, for a while.
 
-        Who still writes when the connection is closed may never get to read why.
+        A client that still writes when the connection is closed may never read why.
         """
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -161,13 +160,13 @@ class _Visit:
         self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Answer without having listened."""
+        """Answers without reading the body."""
         headers = {**refusal.headers, "Connection": "close"}
         response = JSONResponse(refusal.body, refusal.status, headers)
         await response(self.scope, self._receive, self.answer)
 
     async def _drain(self) -> None:
-        """Throw away what still comes in, as it comes."""
+        """Discards what still arrives of the body."""
         if self.scope["method"] != "POST" or b"expect" in dict(self.scope["headers"]):
             return
         with anyio.move_on_after(_PATIENCE):

@@ -1,8 +1,9 @@
-"""`/v2`: the KServe inference protocol, for clients that bring tensors."""
+"""`/v2`: the KServe inference protocol, for clients that send tensors."""
 
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-import clouds_deploy
 from clouds_deploy.serving.gate import Gate
+from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.model import ServedModel
-from clouds_deploy.serving.refusal import Refusal
 from clouds_deploy.serving.tensors import HEADER_LENGTH, Inference, metadata, parse, render
 from clouds_deploy.serving.uploads import Workshop
 
@@ -38,7 +38,7 @@ class KServe:
         self.gate: Gate | None = None
 
     def routes(self) -> list[Route]:
-        """Give the routes; every path with a model also exists with its version."""
+        """The routes; every path with a model also exists with its version."""
         routes = [
             Route("/v2", self.server, methods=["GET"]),
             Route("/v2/health/live", self.live, methods=["GET"]),
@@ -57,17 +57,17 @@ class KServe:
         return JSONResponse(
             {
                 "name": "clouds_deploy",
-                "version": clouds_deploy.__version__,
+                "version": version("clouds-deploy"),
                 "extensions": ["binary_tensor_data"],
             }
         )
 
     async def live(self, _: Request) -> Response:
-        """Whether the process answers at all."""
+        """Liveness: the process answers."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Whether requests are taken: not before the warm-up, not once the server is told to stop."""
+        """Readiness: requests are taken, after the warm-up and until the server is told to stop."""
         if "model" in request.path_params:
             self._check(request)
         ready = self.gate is not None and self.gate.open
@@ -87,12 +87,12 @@ class KServe:
         )
 
     async def infer(self, request: Request) -> Response:
-        """Run tensors through the model; each image of a request may go through another call."""
+        """Inference on tensors; the images of a request may go through different calls."""
         self._check(request)
         try:
             body = await request.body()
         except ClientDisconnect as error:
-            raise Refusal(400, "the request broke off", "send it whole") from error
+            raise Refusal(400, "the request was cut off", "send it whole") from error
         length = request.headers.get(HEADER_LENGTH)
         inference: Inference = await self.workshop.run(
             lambda: parse(body, length, [self.model.image], self.model.outputs)
@@ -111,8 +111,8 @@ class KServe:
         return Response(data, headers=headers)
 
     def _check(self, request: Request) -> None:
-        name, version = request.path_params["model"], request.path_params.get("version", VERSION)
+        name, wanted = request.path_params["model"], request.path_params.get("version", VERSION)
         if name != self.model.name:
-            raise Refusal(404, f"there is no model `{name[:100]}`", f"there is `{self.model.name}`")
-        if version != VERSION:
-            raise Refusal(404, f"`{name}` has no version {version[:20]}", f"there is version {VERSION}")
+            raise Refusal(404, f"there is no model `{name[:100]}`", f"the model is `{self.model.name}`")
+        if wanted != VERSION:
+            raise Refusal(404, f"`{name}` has no version {wanted[:20]}", f"the version is {VERSION}")

@@ -1,4 +1,4 @@
-"""What a server takes on: every resource that a stranger could exhaust has a bound here."""
+"""Bounds of the server: every resource that a client could exhaust has one; and the error that says no."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clouds_deploy.errors import CloudsError
 
 DECODABLE = 178_956_970
-"""Pixels that Pillow decodes at most before it calls an image a bomb."""
+"""Pixels above which Pillow takes an image for a decompression bomb."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Limits:
     """The bounds of one server.
 
     Attributes:
-        body_bytes: A request's body; more is refused with 413 and never held.
-        pixels: An image, by its header, before anything is decoded; more is refused with 413.
-        seconds: A request, from its first byte to its last; 504 after that, 408 if its body is not even here.
-        waiting: Requests in the house, and images before an engine; more are refused with 429.
+        body_bytes: Size of a request's body; a longer one is refused with 413 and never held.
+        pixels: Pixels of an image, by its header, before it is decoded; more are refused with 413.
+        seconds: Time of a request, first byte to last; then 504, or 408 if its body has not arrived.
+        waiting: Requests being served, and images in a queue; more are refused with 429.
         points: Points of one SAM prompt.
         workers: Images decoded and encoded at once.
     """
@@ -33,18 +33,43 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("body_bytes", "pixels", "seconds", "waiting", "points", "workers"):
             if getattr(self, name) <= 0:
-                raise CloudsError(f"the limit `{name}` is {getattr(self, name)}", "give more than zero")
+                raise CloudsError(f"the limit `{name}` is {getattr(self, name)}", "it must be above 0")
         if self.pixels > DECODABLE:
             raise CloudsError(
-                f"{self.pixels} pixels are more than Pillow decodes", f"give at most {DECODABLE}"
+                f"{self.pixels} pixels are more than Pillow decodes", f"the maximum is {DECODABLE}"
             )
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of bodies held at once; whoever does not fit waits before its body is read."""
+        """Bytes of bodies held at once; a request that does not fit waits before its body is read."""
         return 8 * self.body_bytes
 
     @property
     def held_pixels(self) -> int:
-        """Decoded pixels held at once; whoever does not fit waits before it is decoded."""
+        """Decoded pixels held at once; an image that does not fit waits before it is decoded."""
         return 2 * self.pixels
+
+
+class Refusal(CloudsError):
+    """An error with an HTTP status: a request that is not served.
+
+    Args:
+        status: The HTTP status: 4xx where the request has to change, 429 and 503 where it may be repeated as
+            it is, 504 where time ran out.
+        message: What is wrong.
+        hint: What to do about it.
+    """
+
+    def __init__(self, status: int, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+    @property
+    def body(self) -> dict[str, str]:
+        """The JSON body of the answer."""
+        return {"error": self.message, "hint": self.hint}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The answer's headers: when to repeat the request, where that makes sense."""
+        return {"Retry-After": "1"} if self.status in (429, 503) else {}

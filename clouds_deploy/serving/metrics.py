@@ -1,4 +1,4 @@
-"""What Prometheus may ask."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """The figures of one server, in a registry of its own: two servers in a process do not mix.
+    """The metrics of one server, in a registry of its own, so that two servers in a process do not mix.
 
     Attributes:
         requests: Answers by route and status.
-        seconds: How long requests took, by route.
-        batch: Images per engine call, by engine.
-        engine_seconds: How long engine calls took, by engine.
+        seconds: Duration of requests, by route.
+        batch: Images per call, by model.
+        engine_seconds: Duration of calls, by model.
         in_flight: Requests being served.
         ready: 1 while requests are taken.
     """
@@ -51,12 +51,12 @@ class Metrics:
         self.ready = Gauge("clouds_ready", "1 while requests are taken", registry=self.registry)
 
     def watch_queue(self, engine: str, length: Callable[[], int]) -> None:
-        """Show how long a queue is whenever somebody asks."""
+        """Adds a gauge of a queue's length."""
         gauge = Gauge(f"clouds_queue_{engine}", f"Waiting for `{engine}`", registry=self.registry)
         gauge.set_function(length)
 
     def observer(self, engine: str) -> Callable[[int, float], None]:
-        """Give what counts an engine's calls."""
+        """A function that counts a model's calls."""
         batch, seconds = self.batch.labels(engine), self.engine_seconds.labels(engine)
 
         def observe(items: int, taken: float) -> None:
@@ -66,5 +66,5 @@ class Metrics:
         return observe
 
     def render(self) -> bytes:
-        """Write all of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The segmenter that is served: a bundle in a runtime, behind one queue."""
+"""The segmenter that is served: a bundle on a backend, behind one queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGINE = "segmenter"
 
 @dataclass(frozen=True)
 class Batching:
-    """How requests share an engine call.
+    """How requests share a call of the backend.
 
     Attributes:
         largest: Images per call; a graph of a fixed batch takes no more than that.
@@ -38,11 +38,11 @@ class Batching:
 
 
 class ServedModel:
-    """A bundle that answers image by image, gathered into calls.
+    """A bundle that labels single images, gathered into batches.
 
     Args:
         bundle: Its directory.
-        backend: The runtime.
+        backend: What runs it.
         name: What clients call it; None takes the recipe's name.
         device: See `backends.options.Options`.
         threads: See `backends.options.Options`.
@@ -89,7 +89,7 @@ class ServedModel:
         return self.session.outputs
 
     def classes(self) -> list[dict[str, Any]]:
-        """List the classes: `id`, `name`, `color` as RGB."""
+        """The classes: `id`, `name`, `color` as RGB."""
         vocabulary = self.bundle.vocabulary()
         facts = self.bundle.facts
         names = list(vocabulary.names) if vocabulary else list(facts["classes"])
@@ -100,7 +100,7 @@ class ServedModel:
         ]
 
     def submit(self, images: Sequence[Array]) -> list[Future[Done[Row]]]:
-        """Queue images of the graph's size.
+        """Queues images of the graph's size.
 
         Args:
             images: (H, W, 3) uint8 each.
@@ -114,13 +114,13 @@ class ServedModel:
         return self.queue.submit(images)
 
     def warm_up(self) -> None:
-        """Run the smallest and the largest call once, so that no request pays for a first time."""
+        """Runs the smallest and the largest call once, so that no request waits for a first time."""
         gray = np.full((self.bundle.height, self.bundle.width, 3), 127, np.uint8)
         for count in sorted({1, self.queue.largest}):
             self._run([gray] * count)
 
     def close(self) -> None:
-        """Finish the queue, then let go of the graph."""
+        """Finishes the queue, then closes the session."""
         self.queue.close()
         self.session.close()
 

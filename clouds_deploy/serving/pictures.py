@@ -1,4 +1,4 @@
-"""`/v1`: pictures in, pictures out."""
+"""`/v1`: images in, labels out."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from clouds_deploy.data.overlay import overlay, shares
 from clouds_deploy.inference.letterbox import Letterbox, fit
 from clouds_deploy.inference.sam import Picture
 from clouds_deploy.serving.batcher import Done
+from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.model import Row, ServedModel
 from clouds_deploy.serving.promptable import Promptable
-from clouds_deploy.serving.refusal import Refusal
 from clouds_deploy.serving.uploads import Upload, Workshop, read_form, read_points, read_upload
 
 KINDS = {"labels": "image/png", "overlay": "image/jpeg", "json": "application/json"}
-"""What `?as=` may ask for, and what `Accept` calls it."""
+"""The values of `?as=`, and their media types."""
 
 
 @dataclass
 class Laps:
-    """Where a request's time went: told as `Server-Timing`, which browsers show.
+    """Where a request's time went, sent as the header `Server-Timing`, which browsers show.
 
     Attributes:
         milliseconds: By stage.
-        batch: Images in the same engine call.
+        batch: Images in the same call.
     """
 
     start: float = field(default_factory=time.perf_counter)
@@ -43,18 +43,18 @@ class Laps:
     batch: int = 1
 
     def add(self, stage: str, since: float) -> float:
-        """Note a stage that ends now; gives the time."""
+        """Records a stage that ends now, and returns the time."""
         now = time.perf_counter()
         self.milliseconds[stage] = 1e3 * (now - since)
         return now
 
     def engine(self, done: Done[Any]) -> None:
-        """Note an engine call."""
+        """Records a call of the backend."""
         self.milliseconds["queue"], self.milliseconds["engine"] = 1e3 * done.waited, 1e3 * done.ran
         self.batch = done.batch
 
     def headers(self) -> dict[str, str]:
-        """Give the header."""
+        """The header."""
         self.add("total", self.start)
         told = [f"{name};dur={value:.2f}" for name, value in self.milliseconds.items()]
         return {"Server-Timing": ", ".join([*told, f"batch;dur={self.batch}"])}
@@ -64,8 +64,8 @@ class Pictures:
     """The endpoints of `/v1`.
 
     Args:
-        model: What labels.
-        sam: What answers clicks and mends labels; None serves neither.
+        model: The segmenter.
+        sam: Answers clicks and refines labels; None serves neither.
         workshop: Where pictures are decoded and encoded.
     """
 
@@ -73,7 +73,7 @@ class Pictures:
         self.model, self.sam, self.workshop = model, sam, workshop
 
     def routes(self) -> list[Route]:
-        """Give the routes."""
+        """The routes."""
         return [
             Route("/v1/model", self.about, methods=["GET"]),
             Route("/v1/example", self.example, methods=["GET"]),
@@ -83,7 +83,7 @@ class Pictures:
         ]
 
     async def about(self, _: Request) -> Response:
-        """Say what is served: the page asks for it first."""
+        """What is served: the page asks for it first."""
         model, limits = self.model, self.workshop.limits
         return JSONResponse(
             {
@@ -101,12 +101,12 @@ class Pictures:
         )
 
     async def example(self, _: Request) -> Response:
-        """Give the first image that is packed with the bundle."""
+        """The first image that is packed with the bundle."""
         packed = await self.workshop.run(self.model.bundle.reference)
         return _png(await self.workshop.run(lambda: encode(packed[self.model.image.name][0])))
 
     async def segment(self, request: Request) -> Response:
-        """Label an image."""
+        """Labels of an image."""
         kind, laps = wanted(request, "labels", tuple(KINDS)), Laps()
         async with read_form(request) as form:
             upload = await read_upload(form, "image", self.workshop.limits)
@@ -129,7 +129,7 @@ class Pictures:
             return _png(data, laps)
 
     async def refine(self, request: Request) -> Response:
-        """Mend a label map, the caller's or, where none is sent, the model's own."""
+        """A refined label map, the caller's or, where none is sent, the model's own."""
         sam, laps = self._sam(), Laps()
         async with read_form(request) as form:
             upload = await read_upload(form, "image", self.workshop.limits)
@@ -157,7 +157,7 @@ class Pictures:
             return _png(data, laps)
 
     async def points(self, request: Request) -> Response:
-        """Give the mask of the thing that was clicked."""
+        """The mask of the object that was clicked."""
         sam, kind, laps = self._sam(), wanted(request, "labels", ("labels", "json")), Laps()
         async with read_form(request) as form:
             upload = await read_upload(form, "image", self.workshop.limits)
@@ -193,7 +193,7 @@ class Pictures:
         return image if keep else None, fitted, box
 
     async def _label(self, fitted: Picture, laps: Laps) -> tuple[Picture, float]:
-        """Give labels of the graph's size, and the time."""
+        """Labels of the graph's size, and the time."""
         done: Done[Row] = await asyncio.wrap_future(self.model.submit([fitted])[0])
         laps.engine(done)
         return done.result[self.model.outputs[0].name], time.perf_counter()
@@ -204,7 +204,7 @@ class Pictures:
 
 
 def wanted(request: Request, usual: str, kinds: tuple[str, ...]) -> str:
-    """Say what a client wants back: `?as=` first, then the first of `Accept` that there is.
+    """The kind of answer a client wants: `?as=` first, then the first of `Accept` that there is.
 
     Raises:
         Refusal: 406, there is no such thing.
@@ -226,7 +226,7 @@ def wanted(request: Request, usual: str, kinds: tuple[str, ...]) -> str:
 
 
 def encode(pixels: Picture, form: str = "PNG") -> bytes:
-    """Encode a picture.
+    """An encoded image.
 
     Args:
         pixels: (H, W) or (H, W, 3) uint8.

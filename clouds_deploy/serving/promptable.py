@@ -1,4 +1,4 @@
-"""The promptable segmenter that is served: masks of clicks, and label maps mended, on one thread."""
+"""The promptable segmenter that is served: masks of clicks, and refined label maps, on one thread."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy.typing as npt
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.inference.sam import Embedded, Picture
 from clouds_deploy.serving.batcher import Batcher, Done
+from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.metrics import Metrics
-from clouds_deploy.serving.refusal import Refusal
 
 Refine = Callable[[Picture, Picture], Picture]
-"""Image (H, W, 3) uint8 and train ids (H, W) uint8 to mended train ids; a stage's, handed in by `api`."""
+"""Image (H, W, 3) uint8 and train ids (H, W) uint8 to refined train ids; handed in by `serve`."""
 
 ENGINE = "sam"
 REMEMBERED = 64 * 2**20
 
 
 class PointSam(Protocol):
-    """What of `inference.sam.Sam` is used here, so that an engine can stand in for PyTorch."""
+    """The part of `inference.sam.Sam` that is used here."""
 
     name: str
 
@@ -46,7 +46,7 @@ class PointSam(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What SAM answers to a prompt.
+    """SAM's answer to a prompt.
 
     Attributes:
         mask: (H, W) bool, the best of its proposals by its own rating.
@@ -60,14 +60,14 @@ class Found:
 
 
 class Promptable:
-    """A SAM behind a queue of its own, which remembers the images it saw last.
+    """A SAM behind a queue of its own, which remembers the last images.
 
     Clicking is a row of prompts on one image, and the encoder costs far more than the decoder: embeddings
     are kept, by the hash of the image's bytes, up to `REMEMBERED` bytes.
 
     Args:
         sam: The promptable segmenter; only one thread calls it.
-        refine: Mends label maps with it.
+        refine: Refines label maps with it.
         waiting: Requests in the queue.
         metrics: Where calls are counted.
     """
@@ -86,11 +86,11 @@ class Promptable:
     def points(
         self, key: str, decode: Callable[[], Picture], points: Array, labels: Array
     ) -> Future[Done[Found]]:
-        """Queue one prompt.
+        """Queues one prompt.
 
         Args:
             key: Names the image: equal keys, equal images.
-            decode: Gives the image, (H, W, 3) uint8 RGB; called where it is not remembered.
+            decode: Decodes the image, (H, W, 3) uint8 RGB; called if it is not remembered.
             points: (N, 2) x and y in pixels.
             labels: (N,) 1 foreground, 0 background.
 
@@ -118,7 +118,7 @@ class Promptable:
         return self.queue.submit([job])[0]
 
     def refine(self, image: Picture, labels: Picture) -> Future[Done[Picture]]:
-        """Queue a label map to mend.
+        """Queues a label map to refine.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -127,7 +127,7 @@ class Promptable:
         return self.queue.submit([lambda: self._refine(image, labels)])[0]
 
     def warm_up(self) -> None:
-        """Run once, so that no request pays for a first time."""
+        """Runs once, so that no request waits for a first time."""
         gray = np.full((64, 64, 3), 127, np.uint8)
         embedded = self.sam.embed([gray])
         self.sam.prompt(embedded, np.zeros(1, np.int64), np.full((1, 1, 2), 32.0), np.ones((1, 1)))

@@ -1,76 +1,80 @@
-"""`serve`: the verb that brings a bundle, a SAM and the rules of refinement together behind HTTP."""
+"""The verb `serve`: a bundle, a SAM and the rules of refinement behind HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy.bundles.packed import unpacked
+from clouds_deploy.config.section import make_options
+from clouds_deploy.config.serve import DEFAULT_SAM, ServeOptions
+from clouds_deploy.console import warn
+from clouds_deploy.errors import CloudsError
 
 if TYPE_CHECKING:
     from clouds_deploy.serving.limits import Limits
+    from clouds_deploy.serving.promptable import PointSam, Refine
+
+PACKAGES = {
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
+"""The packages of the extra `[serve]`: what each module is called on PyPI."""
 
 
 def serve(
     bundle: str | Path,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    backend: str = "onnxruntime",
-    name: str | None = None,
-    sam: str | None = "sam_tiny",
-    sam_weights: str | Path | None = None,
-    batch: int = 8,
-    delay_ms: float = 2.0,
-    threads: int | None = None,
     limits: Limits | None = None,
     started: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Serve a bundle over HTTP until SIGTERM; see `serving`.
+    """Serves a bundle over HTTP until SIGTERM or SIGINT; answers what was accepted, then returns.
 
     Args:
-        bundle: What `export` made.
-        host: Where to listen; there is no access control, so mind what reaches it.
-        port: 0 takes any that is free.
-        backend: The runtime.
-        name: What clients of the KServe protocol call the model; None takes the recipe's name.
-        sam: The SAM that answers clicks and mends labels; None serves neither.
-        sam_weights: Its weight file, or `random`; None for those that the package has.
-        batch: Images per engine call at most.
-        delay_ms: Milliseconds that the first image of a call may wait for others.
-        threads: Threads per engine call; None leaves it to the runtime.
-        limits: What the server takes on.
-        started: Told the address once requests are taken.
+        bundle: A segmenter's bundle.
+        limits: Bounds of requests; see `clouds_deploy.serving.limits.Limits`.
+        started: Called with the address once requests are taken.
+        options: See `clouds_deploy.config.serve.ServeOptions`.
 
     Returns:
-        How many requests were `accepted`, of these `answered`, and `refused` at the door.
-    """
-    from clouds_deploy.serving.packages import require_packages
+        How many requests were `accepted`, of these `answered`, and `refused`.
 
-    require_packages()
+    Raises:
+        CloudsError: A package is missing; the port is taken; the bundle or the SAM cannot be opened.
+    """
+    chosen = make_options(ServeOptions, options)
+    # Starlette misses python-multipart only when a form comes in: all are checked before anything starts
+    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise CloudsError(f"serving needs {', '.join(missing)}", 'pip install "clouds-deploy[serve]"')
     from clouds_deploy.serving.limits import Limits
-    from clouds_deploy.serving.model import Batching
-    from clouds_deploy.serving.server import Service
-    from clouds_deploy.serving.server import serve as run
+    from clouds_deploy.serving.server import run_server
 
     bounds = limits or Limits()
-    service = Service(
-        unpacked(Path(bundle)),
-        backend,
-        name=name,
-        threads=threads,
-        batching=Batching(batch, delay_ms / 1e3, bounds.waiting),
-        limits=bounds,
-        host=host,
-        port=port,
-    )
-    return run(service, partial(_promptable, sam, sam_weights) if sam else None, started)
+    return run_server(unpacked(Path(bundle)), chosen, bounds, _sam_opener(chosen), started)
 
 
-def _promptable(name: str, weights: str | Path | None) -> tuple[Any, Any]:
-    """Give a SAM, and what mends one image's labels with it."""
+def _sam_opener(options: ServeOptions) -> Callable[[], tuple[PointSam, Refine]] | None:
+    """What opens the SAM; None where there is to be none."""
+    if options.sam is None:
+        return None
+    if options.sam == DEFAULT_SAM and find_spec("torch") is None:
+        warn(
+            f"no SAM is served: {DEFAULT_SAM} by its name needs PyTorch (pass a SAM's bundle by --sam, or "
+            '--sam none); pip install "clouds-deploy[train]"'
+        )
+        return None
+    return partial(_open_sam, options.sam, options.sam_weights)
+
+
+def _open_sam(name: str, weights: str | Path | None) -> tuple[PointSam, Refine]:
+    """A SAM, and what refines one image's labels with it."""
     from clouds_deploy.config.joint import RefineConfig
     from clouds_deploy.refinement.refiner import SamRefiner
 

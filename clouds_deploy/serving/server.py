@@ -1,4 +1,4 @@
-"""One process that serves until it is told to stop."""
+"""The server process: listens, serves until a signal, answers what it accepted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +14,9 @@ from typing import Any
 import uvicorn
 from PIL import Image
 
+from clouds_deploy.backends.device import resolve_device
+from clouds_deploy.config.serve import ServeOptions
+from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.app import make_app
 from clouds_deploy.serving.gate import Gate
@@ -24,33 +26,8 @@ from clouds_deploy.serving.model import Batching, ServedModel
 from clouds_deploy.serving.promptable import PointSam, Promptable, Refine
 
 
-@dataclass(frozen=True)
-class Service:
-    """What to serve, and how.
-
-    Attributes:
-        bundle: Its directory.
-        backend: The runtime.
-        name: What clients call the model; None takes the recipe's name.
-        threads: Threads per engine call; None leaves it to the runtime.
-        batching: How requests share an engine call.
-        limits: The bounds.
-        host: Where to listen.
-        port: 0 takes any that is free.
-    """
-
-    bundle: Path
-    backend: str = "onnxruntime"
-    name: str | None = None
-    threads: int | None = None
-    batching: Batching = field(default_factory=Batching)
-    limits: Limits = field(default_factory=Limits)
-    host: str = "127.0.0.1"
-    port: int = 8000
-
-
 class Server(uvicorn.Server):
-    """uvicorn, which closes the gate the moment a signal comes."""
+    """uvicorn that closes the gate as soon as a signal comes."""
 
     def __init__(self, gate: Gate, host: str) -> None:
         self.gate = gate
@@ -69,21 +46,21 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See `uvicorn.Server.handle_exit`; what is inside is finished, nothing more is let in."""
+        """See `uvicorn.Server.handle_exit`; accepted requests are finished, no more are accepted."""
         self.gate.open = False
         self.gate.metrics.ready.set(0)
         super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port before anything is loaded.
+    """A socket on a port, taken before anything is loaded.
 
     Args:
         host: An address, or a name of one.
-        port: 0 takes any that is free.
+        port: 0 takes any free one.
 
     Raises:
-        CloudsError: It cannot be had.
+        CloudsError: The port is taken, or the address is not this machine's.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -94,17 +71,21 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(
-    service: Service,
+def run_server(
+    bundle: Path,
+    options: ServeOptions,
+    limits: Limits,
     open_sam: Callable[[], tuple[PointSam, Refine]] | None = None,
     started: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Serve until SIGTERM or SIGINT, then finish what was let in.
+    """Serves until SIGTERM or SIGINT, then finishes what was accepted.
 
     Args:
-        service: What to serve.
-        open_sam: Loads a SAM, and what mends labels with it; None serves neither.
-        started: Told the address once requests are taken.
+        bundle: The bundle's directory.
+        options: How to serve it.
+        limits: Bounds of requests.
+        open_sam: Opens a SAM, and what refines labels with it; None serves neither.
+        started: Called with the address once requests are taken.
 
     Returns:
         The gate's tally.
@@ -112,19 +93,20 @@ def serve(
     Raises:
         CloudsError: The port is taken, or the bundle or the SAM cannot be opened.
     """
-    with listen(service.host, service.port) as taken:
+    with listen(options.host, options.port) as taken:
         metrics = Metrics()
         model = ServedModel(
-            service.bundle,
-            service.backend,
-            name=service.name,
-            threads=service.threads,
-            batching=service.batching,
+            bundle,
+            options.backend,
+            name=options.name,
+            device=resolve_device(options.device, options.backend),
+            threads=options.threads,
+            batching=Batching(options.batch, options.delay_ms / 1e3, limits.waiting),
             metrics=metrics,
         )
-        waiting = service.limits.waiting
-        sam = Promptable(*open_sam(), waiting=waiting, metrics=metrics) if open_sam else None
-        return _run(make_app(model, sam, service.limits, metrics), taken, started or (lambda _: None))
+        say(f"  serve        {model.name}: {options.backend} on {model.session.device}")
+        sam = Promptable(*open_sam(), waiting=limits.waiting, metrics=metrics) if open_sam else None
+        return _run(make_app(model, sam, limits, metrics), taken, started or (lambda _: None))
 
 
 def _run(gate: Gate, taken: socket.socket, started: Callable[[str], None]) -> dict[str, Any]:
@@ -143,7 +125,7 @@ def _run(gate: Gate, taken: socket.socket, started: Callable[[str], None]) -> di
     quiet = threading.Event()
     watcher = threading.Thread(target=announce, daemon=True)
     watcher.start()
-    # uvicorn raises the signal again after it ended well; that it was asked to stop is no failure
+    # uvicorn raises the signal again after it ended; being asked to stop is not a failure
     before = {sig: signal.signal(sig, lambda *_: None) for sig in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[taken])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.bundles.tensors import Array, TensorSpec
-from clouds_deploy.serving.refusal import Refusal
+from clouds_deploy.serving.limits import Refusal
 
 DATATYPES = {
     "bool": "BOOL",
@@ -70,7 +70,7 @@ class _Tail:
 
 
 def metadata(spec: TensorSpec) -> dict[str, Any]:
-    """Describe an input or output as the protocol does; -1 is a free size."""
+    """An input or output as the protocol describes it; -1 is a free size."""
     shape = [-1 if size is None else size for size in spec.shape]
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
 
@@ -78,7 +78,7 @@ def metadata(spec: TensorSpec) -> dict[str, Any]:
 def parse(
     body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Inference:
-    """Read an inference request.
+    """An inference request, parsed and checked.
 
     Args:
         body: JSON, with binary data behind it where the header says so.
@@ -118,7 +118,7 @@ def parse(
 def render(
     name: str, version: str, inference: Inference, arrays: Mapping[str, Array]
 ) -> tuple[bytes, dict[str, str]]:
-    """Write the answer.
+    """The answer's body and headers.
 
     Args:
         name: The model's.
@@ -166,7 +166,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, _Tail]:
 
 
 def _array(one: dict[str, Any], spec: TensorSpec, tail: _Tail) -> Array:
-    """Make an input's array, or say what about it does not fit."""
+    """An input's array, checked against what the model takes."""
     shape, datatype = one.get("shape"), one.get("datatype")
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise Refusal(422, f"input `{spec.name}` has no shape of whole numbers above 0", f"send {spec}")
@@ -195,7 +195,7 @@ def _array(one: dict[str, Any], spec: TensorSpec, tail: _Tail) -> Array:
 
 
 def _numbers(data: Any, spec: TensorSpec, count: int) -> Array:
-    """Turn a list of numbers, flat or nested, into an array of the very type."""
+    """A list of numbers, flat or nested, as an array of the type that the model takes."""
     if not isinstance(data, list):
         raise Refusal(422, f"input `{spec.name}` has no list `data`", f"send {count} numbers")
     try:

@@ -1,4 +1,4 @@
-"""What clients upload: forms with images in them, decoded without trust."""
+"""Uploads: forms with images in them, from clients that are not trusted."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import Picture
 from clouds_deploy.labels import IGNORE, NUM_CLASSES
 from clouds_deploy.serving.budget import Budget
-from clouds_deploy.serving.limits import Limits
-from clouds_deploy.serving.refusal import Refusal
+from clouds_deploy.serving.limits import Limits, Refusal
 
 T = TypeVar("T")
 _FIELDS = 8
@@ -30,7 +29,7 @@ _FIELDS = 8
 
 @dataclass(frozen=True)
 class Upload:
-    """An image that was sent and whose header was believed so far.
+    """An image that was sent; only its header was read.
 
     Attributes:
         data: The file's bytes.
@@ -44,7 +43,7 @@ class Upload:
 
 
 class Workshop:
-    """Where bytes become pictures and pictures bytes, in a few threads and a bounded number of pixels.
+    """Decodes and encodes images in a few threads, within a bounded number of pixels.
 
     Args:
         limits: The bounds.
@@ -56,17 +55,17 @@ class Workshop:
         self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="pictures")
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do CPU work off the event loop."""
+        """Runs CPU work off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     @asynccontextmanager
     async def room(self, *uploads: Upload) -> AsyncIterator[None]:
-        """Hold the memory of decoded images; waits until there is some."""
+        """Holds the memory of decoded images; waits until there is enough."""
         async with self._pixels.take(sum(one.height * one.width for one in uploads)):
             yield
 
     def image(self, upload: Upload) -> Picture:
-        """Decode as (H, W, 3) uint8 RGB; call it through `run`.
+        """An upload as (H, W, 3) uint8 RGB; to be called through `run`.
 
         Raises:
             Refusal: 422, the image is damaged.
@@ -74,7 +73,7 @@ class Workshop:
         return _told(lambda: decode_image(upload.data, "`image`"))
 
     def train_ids(self, upload: Upload) -> Picture:
-        """Decode as (H, W) uint8 train ids; call it through `run`.
+        """An upload as (H, W) uint8 train ids; to be called through `run`.
 
         Raises:
             Refusal: 422, it is damaged, or no map of train ids.
@@ -90,13 +89,13 @@ class Workshop:
         return ids
 
     def close(self) -> None:
-        """End the threads."""
+        """Ends the threads."""
         self._threads.shutdown()
 
 
 @asynccontextmanager
 async def read_form(request: Request) -> AsyncIterator[FormData]:
-    """Read a multipart form; its length is the gate's business.
+    """A multipart form; its length is the gate's business.
 
     Raises:
         Refusal: 415, it is no form; 400, it is a broken one.
@@ -109,7 +108,7 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
     except HTTPException as error:
         raise Refusal(400, f"the form cannot be read: {error.detail}", "send multipart/form-data") from error
     except ClientDisconnect as error:
-        raise Refusal(400, "the request broke off", "send it whole") from error
+        raise Refusal(400, "the request was cut off", "send it whole") from error
     try:
         yield form
     finally:
@@ -117,7 +116,7 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
 
 
 async def read_upload(form: FormData, name: str, limits: Limits) -> Upload:
-    """Take an image out of a form, and look at its header.
+    """An image of a form, with the size that its header states.
 
     Raises:
         Refusal: 422, it is not there or no image; 413, it has too many pixels.
@@ -135,10 +134,10 @@ async def read_upload(form: FormData, name: str, limits: Limits) -> Upload:
 
 
 def read_points(form: FormData, limits: Limits) -> tuple[Array, Array]:
-    """Take clicks out of a form.
+    """Clicks of a form.
 
     Returns:
-        (N, 2) float64 x and y in pixels, and (N,) labels: 1 of the thing, 0 not of it.
+        (N, 2) float64 x and y in pixels, and (N,) labels: 1 on the object, 0 off it.
 
     Raises:
         Refusal: 422, they are not there, too many, or none is on the thing.

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from clouds_deploy.serving.batcher import Batcher
-from clouds_deploy.serving.refusal import Refusal
+from clouds_deploy.serving.limits import Refusal
 from tests.deadly import wait_until
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from clouds_deploy.backends.backends import open_session
+from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.model import Batching, ServedModel
-from clouds_deploy.serving.refusal import Refusal
 from tests.deadly import wait_until
 from tests.serving.live import Live, live, refused
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clouds_deploy.bundles.tensors import TensorSpec
-from clouds_deploy.serving.refusal import Refusal
+from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.tensors import Inference, Wanted, metadata, parse, render
 
 INPUTS = (TensorSpec("image", "uint8", (None, 2, 3)),)

@@ -52,7 +52,7 @@ class TritonOptions:
     seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse what Triton would not load.
+        """Refuses what Triton would not load.
 
         Raises:
             CloudsError: See the attributes.
@@ -62,14 +62,14 @@ class TritonOptions:
         if self.device not in DEVICES:
             raise CloudsError(f"there is no device `{self.device}`", nearest(self.device, DEVICES))
         if self.backend == "tensorrt" and self.device == "cpu":
-            raise CloudsError("TensorRT has no CPU", "use --triton-backend onnxruntime or openvino")
+            raise CloudsError("TensorRT has no CPU backend", "use --triton-backend onnxruntime or openvino")
         if self.backend == "openvino" and self.device == "gpu":
             raise CloudsError("Triton's OpenVINO backend takes no NVIDIA GPU", "use onnxruntime or tensorrt")
         for field in ("batch", "instances", "waiting"):
             if getattr(self, field) < 1:
-                raise CloudsError(f"{field} {getattr(self, field)} is none", "give at least 1")
+                raise CloudsError(f"{field} is {getattr(self, field)}", "it must be at least 1")
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
-            raise CloudsError(f"`{self.name}` is no model name", "use letters, digits, _ and -")
+            raise CloudsError(f"`{self.name}` is not a model name", "use letters, digits, _ and -")
 
     @property
     def kind(self) -> Word:
@@ -85,7 +85,7 @@ def graph_config(
     *,
     batched: bool,
 ) -> Message:
-    """Describe a graph.
+    """The configuration of a graph.
 
     Args:
         name: The model's name.
@@ -116,7 +116,7 @@ def graph_config(
 
 
 def queue_policy(options: TritonOptions) -> Message:
-    """Bound a queue: who waits too long, or finds it full, is told so."""
+    """The policy of a bounded queue: a request that waits too long, or finds it full, is rejected."""
     return {
         "timeout_action": Word("REJECT"),
         "default_timeout_microseconds": round(options.seconds * 1e6),
@@ -126,7 +126,7 @@ def queue_policy(options: TritonOptions) -> Message:
 
 
 def refine_config(name: str, parameters: Mapping[str, str], options: TritonOptions) -> Message:
-    """Describe the Python model that mends label maps by calling the others.
+    """The configuration of the Python model that refines label maps by calling the others.
 
     Args:
         name: The model's name.
@@ -158,7 +158,7 @@ def _dims(spec: TensorSpec, batched: bool) -> list[int]:
 
 
 def _warm_up(inputs: Sequence[TensorSpec], size: int) -> Message:
-    """One call of zeros, before the model counts as ready: engines choose kernels at their first call."""
+    """A call of zeros before the model counts as ready: backends choose kernels at their first call."""
     return {
         "name": f"{size} images",
         "batch_size": size,

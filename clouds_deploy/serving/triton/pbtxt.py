@@ -1,4 +1,4 @@
-"""Protobuf's text format, written without protobuf: what Triton's configs are in."""
+"""Protobuf's text format, in which Triton's configs are, written without protobuf."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Word(str):
 
 
 def pbtxt(message: Mapping[str, Any], indent: str = "") -> str:
-    """Write a message.
+    """A message as text.
 
     Args:
         message: By field: a text, a `Word`, a number, a truth value, a message, or a list of these.

@@ -1,7 +1,7 @@
 """The model that runs inside Triton's Python backend: refinement, by calling the other models.
 
-Stages meet here as they do in `api`, so it has `api`'s place among the layers. Images, prompts and rules are
-the same code as everywhere; only the graphs are run by Triton, through its business logic scripting.
+Images, prompts and rules are the same code as everywhere; only the graphs are run by Triton, through its
+business logic scripting.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TritonSession:
         self.name, self.inputs, self.outputs = name, inputs, outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Session.run`."""
+        """Runs once; see `Session.run`."""
         import triton_python_backend_utils as pb_utils
 
         memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
@@ -55,14 +55,14 @@ class TritonSession:
         }
 
     def close(self) -> None:
-        """Triton keeps its models."""
+        """Nothing to close: Triton keeps its models."""
 
 
 class RefineModel:
     """Triton's `TritonPythonModel`: `image`, and perhaps `labels`, to `refined`."""
 
     def initialize(self, args: Mapping[str, Any]) -> None:
-        """Read what `export --triton` wrote into the config.
+        """Reads what `export --triton` wrote into the config.
 
         Args:
             args: Triton's; `model_config` is the config as JSON.
@@ -95,7 +95,7 @@ class RefineModel:
         self.refiner = Refiner(Sam(encoder, decoder, given["sam"], image_batch=1), RefineConfig())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request, or say why not."""
+        """Answers each request, with labels or an error."""
         import triton_python_backend_utils as pb_utils
 
         answers = []
@@ -114,7 +114,7 @@ class RefineModel:
         return answers
 
     def label(self, image: Picture) -> Picture:
-        """Label an image of any size with the segmenter.
+        """Labels of an image of any size, by the segmenter.
 
         Args:
             image: (H, W, 3) uint8 RGB.

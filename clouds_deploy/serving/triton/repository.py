@@ -19,7 +19,7 @@ from clouds_deploy.serving.triton.pbtxt import pbtxt
 KIND = "triton_repository"
 MODELS = "models"
 BUILD = "build_plans.sh"
-_MODEL = '''"""Mends label maps; `config.pbtxt` says with which models."""
+_MODEL = '''"""Refines label maps; `config.pbtxt` says with which models."""
 
 from clouds_deploy.serving.triton.refine_model import RefineModel as TritonPythonModel
 
@@ -30,7 +30,7 @@ __all__ = ["TritonPythonModel"]
 def write_repository(
     bundle: Path, out: Path, options: TritonOptions | None = None, *, sam: Path | None = None
 ) -> dict[str, Any]:
-    """Write a model repository: the segmenter, and with a SAM its two graphs and a model that refines.
+    """Writes a model repository: the segmenter, and with a SAM its two graphs and a model that refines.
 
     Plans of TensorRT fit one GPU and one version. A plan that the bundle holds is taken; for every other
     graph `build_plans.sh` has the command that makes it, to be run once in Triton's own container, and the
@@ -135,7 +135,7 @@ def _sam(
 
 
 def _folder(models: Path, name: str, config: dict[str, Any]) -> Path:
-    """Write a model's config; gives the folder of its first version."""
+    """Writes a model's config, and returns the folder of its first version."""
     version = models / name / "1"
     version.mkdir(parents=True)
     write_text(models / name / "config.pbtxt", pbtxt(config))
@@ -143,7 +143,7 @@ def _folder(models: Path, name: str, config: dict[str, Any]) -> Path:
 
 
 def _place(folder: Path, directory: Path, options: TritonOptions) -> Path:
-    """Say where a graph goes: to the model, or where TensorRT builds a plan from it."""
+    """Where a graph goes: to the model, or where TensorRT builds a plan from it."""
     if options.backend != "tensorrt":
         return folder / BACKENDS[options.backend]
     (directory / "onnx").mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ def _place(folder: Path, directory: Path, options: TritonOptions) -> Path:
 
 
 def _fix_inputs(bundle: Bundle, place: Path) -> None:
-    """Write the graph with its classes inside: Triton batches every input, and they have no batch."""
+    """Writes the graph with its classes inside: Triton batches every input, and they have no batch."""
     import onnx
     from onnx import numpy_helper
 
@@ -168,7 +168,7 @@ def _fix_inputs(bundle: Bundle, place: Path) -> None:
 
 
 def _command(options: TritonOptions, graph: Path, inputs: Sequence[TensorSpec], precision: str) -> str:
-    """Give the command that builds a plan, in the precision the graph is written in."""
+    """The command that builds a plan, in the precision that the graph is written in."""
     name = graph.stem
     words = [f"trtexec --onnx=onnx/{graph.name} --saveEngine={MODELS}/{name}/1/model.plan"]
     for flag, size in (("min", 1), ("opt", options.batch), ("max", options.batch)):

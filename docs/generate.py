@@ -342,10 +342,7 @@ def python() -> str:
         _PYTHON,
     ]
     for name in sorted(set(clouds_deploy.__all__) - {"CloudsError", "__version__"}):
-        try:
-            verb = clouds_deploy.__getattr__(name)  # the verb, where a module has its name
-        except AttributeError:
-            continue
+        verb = clouds_deploy.__getattr__(name)  # the verb, where a module has its name
         lines += [f"## {name}\n", "```python", _signature(name, verb), "```", "", _google(verb), ""]
         lines += _options(name, verb)
     return _page(lines)

@@ -60,7 +60,7 @@ def time_here(given: argparse.Namespace) -> dict[str, Any]:
     from clouds_deploy.bundles.bundle import open_bundle
     from clouds_deploy.data.images import list_images, read_image
     from clouds_deploy.export.gates import street_images
-    from clouds_deploy.inference.segmenter import BundleSegmenter
+    from clouds_deploy.inference.segmenter import open_model
 
     clock = time.process_time_ns if given.cpu_time else time.perf_counter_ns
     facts = open_bundle(given.bundle)
@@ -74,7 +74,7 @@ def time_here(given: argparse.Namespace) -> dict[str, Any]:
         "bare": lambda: bare_call(given.build, facts.file(), image, given.threads),
         "cpp": lambda: clouds.Segmenter(library, given.bundle, **settings).segment,
         "again": lambda: bare_call(given.build, facts.file(), image, given.threads),
-        "python": lambda: BundleSegmenter(given.bundle, **settings).predict,
+        "python": lambda: open_model(given.bundle, **settings).predict,
     }
     of_size = {"bare": (), "cpp": (image, labels), "again": (), "python": (image,)}
     opened: dict[str, Any] = {}

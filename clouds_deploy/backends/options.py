@@ -1,11 +1,11 @@
-"""What a session can be asked for, whatever the runtime."""
+"""What a session can be asked for, whatever the backend."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Precision = Literal["f32", "bf16"]
+from clouds_deploy.config.precision import Precision
+
 INSTALL = 'pip install "clouds-deploy[cpu]"'
 
 
@@ -14,13 +14,15 @@ class Options:
     """How a session is to run.
 
     Attributes:
-        device: `cpu`, or what the runtime calls another device (`cuda`, `GPU`).
-        threads: Threads to compute with; None leaves it to the runtime.
-        precision: `f32`, or `bf16` where the runtime can (OpenVINO); never chosen silently.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, see `device.resolve_device`; for OpenVINO also another
+            device that it lists, such as `GPU`.
+        threads: Threads to compute with; None leaves it to the backend.
+        precision: `fp32` computes as the graph is written; `bf16` in bfloat16, where the backend can
+            (OpenVINO). Never chosen silently.
         batch: Images of nearly every call, where that is known beforehand; OpenVINO plans for it.
     """
 
     device: str = "cpu"
     threads: int | None = None
-    precision: Precision = "f32"
+    precision: Precision = "fp32"
     batch: int | None = None

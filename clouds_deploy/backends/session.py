@@ -1,4 +1,4 @@
-"""What every runtime looks like from outside: named arrays in, named arrays out."""
+"""What every backend looks like from outside: named arrays in, named arrays out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError, nearest
 
 
@@ -15,19 +16,21 @@ class Session(Protocol):
     """A loaded graph on one device, ready to run.
 
     Attributes:
-        backend: The runtime's name in `BACKENDS`.
-        device: Where it runs, in the runtime's own words.
+        backend: Its name in `BACKENDS`.
+        device: Where it computes: `cpu`, `cuda:N`, or another device of OpenVINO.
+        precision: See `Options`.
         inputs: What `run` takes.
-        outputs: What `run` gives.
+        outputs: What `run` returns.
     """
 
     backend: str
     device: str
+    precision: Precision
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once.
+        """Runs once.
 
         Args:
             feeds: One array for every input, by name, of its dtype and shape.
@@ -41,7 +44,7 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the graph and its memory; the session cannot run afterwards."""
+        """Releases the graph and its memory; the session cannot run afterwards."""
         ...
 
 
@@ -50,7 +53,7 @@ class Staged(Protocol):
     """A session that can leave its inputs and outputs where it computes."""
 
     def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
-        """Put inputs where the runtime computes, once.
+        """Copies inputs to where the backend computes, once.
 
         Args:
             feeds: As `Session.run` takes them.
@@ -66,7 +69,7 @@ class Staged(Protocol):
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:
-    """Refuse feeds that a runtime would refuse with words nobody understands.
+    """Refuses wrong feeds, with a message that names the input.
 
     Raises:
         CloudsError: A feed is missing, too many, or of another dtype or shape.
@@ -93,7 +96,7 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None
 
 
 class FixedInputs:
-    """A session whose other inputs are always the same: to its user it takes the rest; see `Session`.
+    """A session with some inputs set once; its caller passes the rest. See `Session`.
 
     Args:
         session: What runs.
@@ -102,16 +105,16 @@ class FixedInputs:
 
     def __init__(self, session: Session, feeds: Mapping[str, Array]) -> None:
         self._session, self._feeds = session, dict(feeds)
-        self.backend, self.device = session.backend, session.device
+        self.backend, self.device, self.precision = session.backend, session.device, session.precision
         self.inputs = tuple(spec for spec in session.inputs if spec.name not in feeds)
         self.outputs = session.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Session.run`."""
+        """Runs once; see `Session.run`."""
         return self._session.run({**feeds, **self._feeds})
 
     def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
-        """See `session.Staged.stage`; any runtime of ours can."""
+        """See `session.Staged.stage`; all backends can."""
         session = self._session
         assert isinstance(session, Staged)
         return session.stage({**feeds, **self._feeds})
@@ -121,5 +124,5 @@ class FixedInputs:
         self._session.close()
 
     def __getattr__(self, name: str) -> Any:
-        """Hand on what a runtime has beside the protocol."""
+        """What a backend has beside the protocol."""
         return getattr(self._session, name)

@@ -1,7 +1,8 @@
-"""PyTorch on the run's own weights: eager, the reference of every other runtime, or compiled.
+"""PyTorch: the one module of the lower layers that imports it, always inside functions.
 
-Compiled either when it first runs (`torch.compile`), or once for this machine (AOTInductor), into a shared
-library that is kept.
+A bundle's own weights as a session: eager, the reference of all other backends, or compiled, either when it
+first runs (`torch.compile`) or once for this machine into a shared library that is kept (AOTInductor). A run
+without an export, a SAM by its name, and buffers on a GPU for TensorRT's engines.
 """
 
 from __future__ import annotations
@@ -13,26 +14,52 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from clouds_deploy.artifacts import MANIFEST, atomic_path, cache_folder, processor_name, read_json, sha256
+import numpy as np
+import numpy.typing as npt
+
+from clouds_deploy.artifacts import MANIFEST, atomic_path, cache_folder, processor_name, sha256
+from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
-from clouds_deploy.bundles.bundle import FACTS, SEGMENTER, Bundle
+from clouds_deploy.bundles.bundle import DECODER, ENCODER, SEGMENTER, Bundle
+from clouds_deploy.bundles.sam_specs import sam_specs
 from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
+from clouds_deploy.config.precision import Precision
+from clouds_deploy.data.images import fit_size, resize
 from clouds_deploy.errors import CloudsError, first_line
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from clouds_deploy.models.clouds.deformable_attention import Form
     from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+    from clouds_deploy.models.sam.build import SamModel
+
+Images = npt.NDArray[np.uint8]
 
 
 LARGEST_BATCH = 64
 """Of a graph that was compiled ahead of time."""
 
 
+def require_torch(what: str) -> None:
+    """Refuses to go on where PyTorch is not installed.
+
+    Args:
+        what: What needs it, such as "a training run".
+
+    Raises:
+        CloudsError: It is not installed.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise CloudsError(f"{what} needs PyTorch", 'pip install "clouds-deploy[train]"') from error
+
+
 def gpu_count() -> int:
     """Number of NVIDIA GPUs that PyTorch can use here."""
+    require_torch("the backend torch")
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -44,7 +71,7 @@ class TorchSession:
     Args:
         graph: The module, with its weights; it takes the inputs in their order, and gives one tensor or more.
         specs: What it takes and gives.
-        options: How to run.
+        options: How to run; the device is `cpu` or `cuda:N`.
 
     Raises:
         CloudsError: The device or the precision is not there.
@@ -56,20 +83,14 @@ class TorchSession:
         specs: GraphSpec,
         options: Options,
     ) -> None:
-        import torch
-
-        if options.precision != "f32":
-            raise CloudsError("the torch backend is the float32 reference", "use openvino for bf16")
-        if options.device != "cpu" and not (options.device.startswith("cuda") and torch.cuda.is_available()):
-            raise CloudsError(f"torch has no device `{options.device}` here", "use `cpu`")
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
-        self._graph: Callable[..., Any] | None = graph.to(options.device)
-        self.backend, self.device = "torch", options.device
+        device = _prepared(options)
+        self._graph: Callable[..., Any] | None = graph.to(device)
+        self.backend, self.device = "torch", device
+        self.precision: Precision = "fp32"
         self.inputs, self.outputs = specs.inputs, specs.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Session.run`."""
+        """Runs once; see `Session.run`."""
         import torch
 
         results = self._compute(self._tensors(feeds))
@@ -77,7 +98,7 @@ class TorchSession:
         return {spec.name: t.cpu().numpy() for spec, t in zip(self.outputs, results, strict=True)}
 
     def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
-        """Put inputs on the device; see `session.Staged.stage`."""
+        """Copies inputs to the device; see `session.Staged.stage`."""
         import torch
 
         tensors = self._tensors(feeds)
@@ -105,7 +126,7 @@ class TorchSession:
             return self._graph(*tensors)
 
     def compile(self) -> TorchSession:
-        """Have Inductor compile the graph; the first run of every shape takes long. Returns the session."""
+        """Compiles the graph with Inductor; the first run of every shape takes long. Returns the session."""
         import torch
 
         if self._graph is not None:
@@ -114,7 +135,7 @@ class TorchSession:
         return self
 
     def compile_ahead(self, key: str, most: int = LARGEST_BATCH) -> TorchSession:
-        """Have AOTInductor compile the graph for this machine and any batch, or take what it made before.
+        """Compiles the graph with AOTInductor for this machine and any batch, or takes it from the cache.
 
         Args:
             key: Tells the graph and its weights from others.
@@ -136,12 +157,12 @@ class TorchSession:
         return self
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Releases the model."""
         self._graph = None
 
 
 def _package(key: str, device: str, most: int) -> Path:
-    """Say where a compiled graph is kept: shared libraries fit one version of torch and one processor."""
+    """Where a compiled graph is kept: shared libraries fit one version of torch and one processor."""
     import torch
 
     facts = [key, torch.__version__, device, processor_name(), torch.backends.cpu.get_cpu_capability(), most]
@@ -174,8 +195,19 @@ def _compile_ahead(
         ) from error
 
 
+def _prepared(options: Options) -> str:
+    """The device to compute on, once PyTorch has the threads that were asked for."""
+    import torch
+
+    if options.precision != "fp32":
+        raise CloudsError("the torch backend is the float32 reference", "use openvino for bf16")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return resolve_device(options.device, "torch")
+
+
 def load_source(bundle: Bundle) -> Segmenter:
-    """Build the segmenter a bundle was exported from, out of the weights packed with it.
+    """Builds the segmenter a bundle was exported from, out of the weights packed with it.
 
     Raises:
         CloudsError: The bundle was made without its source.
@@ -188,32 +220,169 @@ def load_source(bundle: Bundle) -> Segmenter:
             f"{bundle.path} holds no weights for PyTorch", "export the run again with its source included"
         )
     recipe = read_run_recipe(source)
-    provenance = str(read_json(bundle.path / FACTS)["backbone_weights"])
-    segmenter = empty_segmenter(recipe.model, provenance)
+    segmenter = empty_segmenter(recipe.model, bundle.weights)
     fill(segmenter, read_weights(source), str(source))
     return segmenter.eval().set_form("grid_sample")
 
 
-def open_torch_aot(bundle: Bundle, options: Options) -> TorchSession:
-    """Load a bundle's source, compiled ahead of time; errors as `open_torch` and `compile_ahead`.
+def open_torch(bundle: Bundle, backend: str, options: Options) -> TorchSession:
+    """Loads a segmenter bundle's own weights into PyTorch.
+
+    Args:
+        bundle: The bundle.
+        backend: `torch`, `torch-compile` or `torch-aot`.
+        options: How to run.
 
     Raises:
-        CloudsError: The bundle's classes are an input, too.
+        CloudsError: PyTorch is not installed; the bundle holds no weights; see also `TorchSession` and
+            `compile_ahead`. `torch-aot` takes images only, so no bundle with a vocabulary.
     """
-    if len(bundle.inputs) > 1:
+    require_torch(f"the backend {backend}")
+    ahead = backend == "torch-aot"
+    if ahead and len(bundle.inputs) > 1:
         raise CloudsError(
             "torch-aot takes images only, and this bundle takes its vocabulary too", "use torch-compile"
         )
-    key = sha256(bundle.path / MANIFEST)
-    return open_torch(bundle, options, form="gather").compile_ahead(key)
-
-
-def open_torch(bundle: Bundle, options: Options, form: Form = "grid_sample") -> TorchSession:
-    """Load a bundle's source into PyTorch; errors as `load_source` and `TorchSession`."""
     from clouds_deploy.models.clouds.graph import SegmenterGraph
     from clouds_deploy.models.clouds.names import SCORES
 
+    form: Form = "gather" if ahead else "grid_sample"
     scores = any(spec.name == SCORES for spec in bundle.outputs)
     source = load_source(bundle).set_form(form)
     graph = SegmenterGraph(source, inference=cast("Inference", bundle.inference), scores=scores)
-    return TorchSession(graph, bundle.graphs[SEGMENTER], options)
+    session = TorchSession(graph, bundle.graphs[SEGMENTER], options)
+    if ahead:
+        return session.compile_ahead(sha256(bundle.path / MANIFEST))
+    return session.compile() if backend == "torch-compile" else session
+
+
+class TorchRun:
+    """A finished run in PyTorch, computed at the size that its recipe evaluates at.
+
+    Args:
+        run: Its directory.
+        options: How to run.
+
+    Raises:
+        CloudsError: PyTorch is not installed; it is no finished run; see also `TorchSession`.
+    """
+
+    def __init__(self, run: Path, options: Options) -> None:
+        require_torch("a training run")
+        from clouds_deploy.models.clouds.store import load_run
+
+        self.device = _prepared(options)
+        self.recipe, segmenter = load_run(run)
+        self.weights = segmenter.backbone.weights
+        self.scores = scorer(segmenter, self.recipe.evaluate.short_side, self.device)
+
+    def labels(self, image: Images) -> tuple[Images, Images]:
+        """Labels one image at its own size; scores are resized bilinearly before the argmax.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (H, W) uint8 labels, and (H, W) uint8 of 255 times the best class's share of all scores.
+        """
+        import torch
+        from torch.nn.functional import interpolate
+
+        from clouds_deploy.models.clouds.segmenter import label_and_trust
+
+        with torch.inference_mode():
+            scores = self.scores(image[None])
+            if scores.shape[-2:] != image.shape[:2]:
+                scores = interpolate(scores, size=image.shape[:2], mode="bilinear", align_corners=False)
+            labels, trust = label_and_trust(scores)
+            shares: Images = (255 * trust[0]).round().to("cpu").numpy().astype(np.uint8)
+            return labels[0].cpu().numpy(), shares
+
+
+def scorer(segmenter: Segmenter, short_side: int | None, device: Any) -> Callable[[Images], Tensor]:
+    """Function that scores images; the model is moved to the device and put in evaluation mode.
+
+    Args:
+        segmenter: The model.
+        short_side: Shorter side that images are resized to; None leaves them as they are.
+        device: Where to compute.
+
+    Returns:
+        (B, H, W, 3) uint8 RGB to class scores (B, 19, h, w) at the size that the model saw.
+    """
+    import torch
+
+    segmenter.to(device).eval()
+
+    @torch.inference_mode()
+    def score(images: Images) -> Tensor:
+        size = fit_size(*images.shape[1:3], short=short_side)
+        seen = np.stack([resize(image, size) for image in images])
+        return segmenter.scores(torch.from_numpy(seen).to(device).permute(0, 3, 1, 2))
+
+    return score
+
+
+def named_sam(
+    name: str, weights: str | Path | None, seed: int | None, options: Options
+) -> tuple[TorchSession, TorchSession, str, dict[str, Any]]:
+    """Loads a SAM by its name; see `models.sam.build.load_sam`.
+
+    Args:
+        name: Its name.
+        weights: A weight file, or `random`; None for those of the package.
+        seed: Of random weights; None draws them from PyTorch's own random state.
+        options: How to run.
+
+    Returns:
+        Encoder, decoder, the plain name, and where the weights are from: `weights` and their `sha256`.
+
+    Raises:
+        CloudsError: PyTorch is not installed; see also `load_sam` and `TorchSession`.
+    """
+    require_torch(f"`{name}` is no bundle: a SAM by its name")
+    from clouds_deploy.models.sam.build import load_sam, load_seeded
+
+    model = load_sam(name, weights) if seed is None else load_seeded(name, weights, seed)
+    encoder, decoder = sam_sessions(model, options)
+    return encoder, decoder, model.name, {"weights": model.source, "sha256": model.sha256}
+
+
+def sam_sessions(model: SamModel, options: Options) -> tuple[TorchSession, TorchSession]:
+    """A SAM's encoder and decoder as sessions; the model is moved to the device."""
+    from clouds_deploy.models.sam.decoder import SamDecoder
+    from clouds_deploy.models.sam.encoder import SamEncoder
+
+    specs = sam_specs(model.sam)
+    return (
+        TorchSession(SamEncoder(model.sam), specs[ENCODER], options),
+        TorchSession(SamDecoder(model.sam), specs[DECODER], options),
+    )
+
+
+def to_device(array: Array, device: str) -> Tensor:
+    """An array's copy on a device."""
+    import torch
+
+    return torch.from_numpy(array).to(device)
+
+
+def empty(shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
+    """A buffer on a device, its dtype by numpy's name."""
+    import torch
+
+    return torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+
+
+def on_own_stream(device: str, execute: Callable[[int], bool]) -> bool:
+    """Runs what takes a CUDA stream's handle, and waits for it.
+
+    PyTorch's default stream would cost an engine synchronisations.
+    """
+    import torch
+
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    done = bool(execute(stream.cuda_stream))
+    stream.synchronize()
+    return done

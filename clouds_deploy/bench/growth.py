@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy import seeds
-from clouds_deploy.backends.options import Options
+from clouds_deploy.backends.backends import SAM_BACKENDS
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.scaling import scale
 from clouds_deploy.bundles.bundle import Bundle
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.data.images import write_png
-from clouds_deploy.inference.open_sam import SAM_BACKENDS, open_sam
+from clouds_deploy.inference.sam import open_sam
 from clouds_deploy.streets import render
 
 SIDES = (0.5, 0.75, 1.0, 1.5)
@@ -96,7 +96,7 @@ def refine_images(bundle: Bundle, plan: Plan) -> Growth:
     with _folders(bundle, max(IMAGES)) as root, ExitStack() as stack:
         calls = {}
         for name in _backends(plan):
-            sam = open_sam(bundle, name, Options(plan.device_of(name)))
+            sam = open_sam(bundle, backend=name, device=plan.device_of(name))
             stack.callback(sam.close)
             calls[name] = partial(_refining, sam, root)
         return scale("images of a folder", IMAGES, calls, plan)
@@ -108,7 +108,7 @@ def refine_threads(bundle: Bundle, plan: Plan) -> Growth:
     with _folders(bundle, IMAGES[0]) as root, ExitStack() as stack:
 
         def make(name: str, count: int) -> Callable[[], object]:
-            sam = open_sam(bundle, name, Options(plan.device_of(name), threads=count))
+            sam = open_sam(bundle, backend=name, device=plan.device_of(name), threads=count)
             stack.callback(sam.close)
             return _refining(sam, root, IMAGES[0])
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.backends.backends import BF16
-from clouds_deploy.backends.options import Options
-from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.backends.backends import BF16, open_session
 from clouds_deploy.bench.entries import REFERENCE, flops, judge
 from clouds_deploy.bench.graph import Feeds, Runner, announce, describe, runner, time_graph
 from clouds_deploy.bench.plan import Plan, repeated
@@ -22,7 +20,6 @@ from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.console import busy, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.agreement import mask_overlaps
-from clouds_deploy.inference.open_sam import open_part
 from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SCORES, SIZE
 
 
@@ -94,8 +91,8 @@ def _open(bundle: Bundle, backend: str, plan: Plan, stack: ExitStack) -> dict[st
     if backend == REFERENCE:
         return _official(bundle, plan, device)
     opened = {}
-    for part, batch in ((ENCODER, None if backend in ENGINES else plan.batch), (DECODER, None)):
-        session = open_part(bundle, part, backend, Options(device, batch=batch))
+    for part, batch in ((ENCODER, plan.batch), (DECODER, None)):
+        session = open_session(bundle, backend, part, device=device, batch=batch)
         stack.callback(session.close)
         opened[part] = runner(session)
     return opened
@@ -103,7 +100,8 @@ def _open(bundle: Bundle, backend: str, plan: Plan, stack: ExitStack) -> dict[st
 
 def _official(bundle: Bundle, plan: Plan, device: str) -> dict[str, Runner]:
     """The official modules as functions of the graphs' inputs; none where the weights are missing."""
-    from clouds_deploy.models.sam.build import RANDOM, load_seeded
+    from clouds_deploy.models.sam.build import load_seeded
+    from clouds_deploy.models.sam.names import RANDOM
     from clouds_deploy.models.sam.official import official_embeddings, official_masks
 
     weights = plan.weights

@@ -102,23 +102,3 @@ class Vocabulary:
             )
         arrays = {VOCABULARY: self.vectors, SHARE: self.share.astype(np.float32)}
         return {name: array for name, array in arrays.items() if name in specs}
-
-
-def embed(run: Path, classes: Sequence[Sequence[str]]) -> Vocabulary:
-    """Make a vocabulary with the text tower of a run; see `api.embed_classes`.
-
-    Args:
-        run: A finished run with the text head.
-        classes: For each class its synonyms, the first of which becomes its name.
-    """
-    from clouds_deploy.models.clouds.segmenter import embed_names
-    from clouds_deploy.models.clouds.store import load_run
-    from clouds_deploy.models.clouds.vocabulary import class_synonyms
-
-    model = load_run(run)[0].model
-    vectors = embed_names(model, classes)
-    seen = {name for names in class_synonyms() for name in names}
-    share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
-    made = Vocabulary(tuple(names[0] for names in classes), vectors.numpy(), np.array(share, np.float32))
-    made.check("the vocabulary")
-    return made

@@ -188,10 +188,11 @@ def _name(run: str) -> str:
 
 
 def _triton(bundle: Path, out: Path, backend: str, sam: Path | None) -> dict[str, Any]:
+    from clouds_deploy.export.embed import fix_inputs
     from clouds_deploy.serving.triton.config import TritonOptions
     from clouds_deploy.serving.triton.repository import write_repository
 
-    return write_repository(bundle, out, TritonOptions(backend), sam=sam)
+    return write_repository(bundle, out, TritonOptions(backend), sam=sam, fix=fix_inputs)
 
 
 def _render_triton(result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ Shards = Annotated[
 ]
 
 
-def chosen_precision(precision: str, bf16: bool) -> Literal["f32", "bf16"]:
+def chosen_precision(precision: str, bf16: bool) -> Literal["fp32", "bf16"]:
     """The precision to compute in, by either form of the option.
 
     Raises:
@@ -37,4 +37,4 @@ def chosen_precision(precision: str, bf16: bool) -> Literal["f32", "bf16"]:
         return "bf16"
     if precision not in ("fp32", "f32", "bf16"):
         raise CloudsError(f"there is no precision `{precision}`", nearest(precision, ("fp32", "bf16")))
-    return "bf16" if precision == "bf16" else "f32"
+    return "bf16" if precision == "bf16" else "fp32"

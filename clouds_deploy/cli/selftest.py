@@ -21,7 +21,7 @@ def selftest(
         list[str] | None,
         typer.Option(help="A backend to check. Repeatable.", show_default="all that read the graph"),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Precision = "fp32",
     bf16: Bf16 = False,
     as_json: Json = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.config.section import Section
 
 
@@ -21,8 +22,9 @@ class EvaluateOptions(Section):
         images: Evaluate on this many of each only.
         metric: `native` or `official`; None is the recipe's. A bundle gives labels at the image's own size,
             so it knows `native` only.
-        backend: Bundles only: what runs the graph.
+        backend: Bundles only: what runs the graph; None is ONNX Runtime.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: What the backend computes in; `bf16` where it can (openvino).
         out: A folder for a record of every 32 images, so that a killed evaluation goes on there.
         runner: `local`, or `ray`: on all machines of a Ray cluster, which reach `out`.
     """
@@ -33,8 +35,9 @@ class EvaluateOptions(Section):
     domain: str | None = None
     images: int | None = None
     metric: str | None = None
-    backend: str = "onnxruntime"
+    backend: str | None = None
     device: str = "auto"
+    precision: Precision = "fp32"
     out: str | Path | None = None
     runner: str = "local"
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.config.section import Fraction, Positive, Section
 
 Repeat = Annotated[float, Field(gt=0)]
@@ -130,7 +131,7 @@ class SelfTrainingConfig(Section):
     sam: str = "sam_tiny"
     sam_weights: Path | None = None
     sam_backend: str = "onnxruntime"
-    sam_precision: Literal["f32", "bf16"] = "f32"
+    sam_precision: Precision = "fp32"
     refine: RefineConfig | None = RefineConfig()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.config.section import Section
 
 
@@ -9,16 +10,18 @@ class PredictOptions(Section):
     """How images are labelled and what is written.
 
     Attributes:
-        backend: Bundles only: what runs the graph.
+        backend: Bundles only: what runs the graph; None is ONNX Runtime.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: What the backend computes in; `bf16` where it can (openvino).
         overlays: Whether to write the labels blended over each image, with a legend, too.
         confidences: Whether to write the model's confidence in each label, too, as `refine` reads it.
         shards: Whether to write tar shards; None writes them where shards are read.
         runner: `local`, or `ray`: on all machines of a Ray cluster.
     """
 
-    backend: str = "onnxruntime"
+    backend: str | None = None
     device: str = "auto"
+    precision: Precision = "fp32"
     overlays: bool = True
     confidences: bool = False
     shards: bool | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.config.section import Positive, Section
 
 
@@ -37,7 +38,7 @@ class RefineOptions(Section):
     batch: Positive = 8
     overlays: Annotated[int, Field(ge=0)] = 4
     backend: str | None = None
-    precision: Literal["fp32", "f32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     device: str = "auto"
     shards: bool | None = None
     runner: str = "local"

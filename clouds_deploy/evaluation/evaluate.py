@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +17,14 @@ from torch import Tensor
 from clouds_deploy.console import Advance
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
-from clouds_deploy.inference.segmenter import Images, Predict
 from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
 
 if TYPE_CHECKING:
     from clouds_deploy.data.sources import Source
 
+Images = npt.NDArray[np.uint8]
+Predict = Callable[[Images], Tensor | npt.NDArray[Any]]
+"""(B, H, W, 3) uint8 RGB to class scores (B, 19, h, w) float, or to labels (B, h, w) uint8."""
 Metric = Literal["native", "official"]
 
 _SUBSETS = {

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import MANIFEST, sha256
+from clouds_deploy.bundles.bundle import KIND as BUNDLE
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.data.sources import LayoutSource, Source, subset
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, summarize
+from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, Metric, summarize
 from clouds_deploy.evaluation.evaluate import evaluate as measure
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
-from clouds_deploy.inference.candidate import Candidate, open_candidate
+from clouds_deploy.inference.segmenter import Segmenter, open_model
 from clouds_deploy.jobs.results import MEMBERS, Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, run_job
 from clouds_deploy.jobs.shards import is_image, split_member
@@ -52,10 +53,9 @@ class EvaluateWork:
 
     Args:
         model: A finished run, or a bundle.
-        backend: Bundles only: what runs the graph.
-        metric: `native` or `official`; None is the recipe's.
+        options: How to open it, and the metric.
         data: The images, by their name in the results: datasets, or units that are shards.
-        candidate: The model, opened; a copy that is sent to another process opens it again there.
+        segmenter: The model, opened; a copy that is sent to another process opens it again there.
     """
 
     kind, verb = KIND, "evaluate"
@@ -63,35 +63,52 @@ class EvaluateWork:
     def __init__(
         self,
         model: Path,
-        backend: str,
-        metric: str | None,
+        options: EvaluateOptions,
         data: Mapping[str, Source | list[Unit]],
-        candidate: Candidate | None = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
-        self.model, self.backend, self.metric, self.data = model, backend, metric, data
-        self._candidate = candidate
+        self.model, self.options, self.data = model, options, data
+        self._segmenter = segmenter
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "model": self.model.absolute(), "_candidate": None}
+        return {**vars(self), "model": self.model.absolute(), "_segmenter": None}
 
     @property
-    def candidate(self) -> Candidate:
+    def segmenter(self) -> Segmenter:
         """The model."""
-        if self._candidate is None:
-            self._candidate = open_candidate(self.model, self.backend, self.metric)
-        return self._candidate
+        if self._segmenter is None:
+            self._segmenter = open_chosen(self.model, self.options)
+        return self._segmenter
+
+    @property
+    def metric(self) -> Metric:
+        """How labels are compared; a bundle's have the image's own size, which only `native` compares.
+
+        Raises:
+            CloudsError: There is no such metric, or the model does not know it.
+        """
+        asked, bundle = self.options.metric, self.segmenter.kind == BUNDLE
+        if asked not in (None, "native", "official"):
+            raise CloudsError(f"there is no metric `{asked}`", "known: `native`, `official`")
+        if bundle and asked == "official":
+            raise CloudsError(
+                "a bundle's labels have the image's own size", "use --metric native, or the run"
+            )
+        chosen = asked or ("native" if bundle else self.segmenter.recipe.evaluate.metric)
+        return "official" if chosen == "official" else "native"
 
     @property
     def gpu(self) -> bool:
         """See `Work`."""
-        return self.candidate.backend == "torch"
+        return self.segmenter.backend == "torch"
 
     def settings(self) -> dict[str, Any]:
         """See `Work`."""
         return {
             "model": sha256(self.model / MANIFEST),
-            "backend": self.candidate.backend,
-            "metric": self.candidate.metric,
+            "backend": self.segmenter.backend,
+            "precision": self.options.precision,
+            "metric": self.metric,
             "data": {name: len(one) for name, one in self.data.items()},
         }
 
@@ -128,9 +145,14 @@ class EvaluateWork:
     def work(self, items: Sequence[_Images], out: Path) -> Iterator[Done | Failed | str]:
         """See `Work`."""
         for item in items:
-            found = measure(self.candidate.predict, item.source, self.candidate.metric)
+            found = measure(self.segmenter.batch, item.source, self.metric)
             counts: Any = found.matrix.counts.tolist()
             yield Done(item.name, facts={"images": found.images, "counts": counts})
+
+
+def open_chosen(model: Path, options: EvaluateOptions) -> Segmenter:
+    """Opens the model as the options say; see `open_model`."""
+    return open_model(model, backend=options.backend, device=options.device, precision=options.precision)
 
 
 def _place(member: str) -> str | None:
@@ -168,7 +190,7 @@ def run_evaluate(
     report = run_job(work, [unit for _, unit in work.units()], results, runner)
     if report.failed:
         raise CloudsError(report.failed[0]["fault"], report.failed[0]["fix"], exit_code=1)
-    found = {name: Evaluation(ConfusionMatrix(), 0, work.candidate.metric) for name in work.data}
+    found = {name: Evaluation(ConfusionMatrix(), 0, work.metric) for name in work.data}
     for item in report.items:
         name = names[item["name"]]
         found[name].matrix.counts += np.array(item["counts"])
@@ -199,14 +221,14 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
     if chosen.out is None and chosen.runner != "local":
         raise CloudsError("other runners need a folder for their records", "give --out FOLDER")
     path = unpacked(Path(model))
-    candidate = open_candidate(path, chosen.backend, chosen.metric)
+    segmenter = open_chosen(path, chosen)
     data = chosen_data(
-        candidate.recipe, chosen.given(), chosen.layout, chosen.split, chosen.domain, chosen.images
+        segmenter.recipe, chosen.given(), chosen.layout, chosen.split, chosen.domain, chosen.images
     )
-    work = EvaluateWork(path, chosen.backend, chosen.metric, data, candidate)
+    work = EvaluateWork(path, chosen, data, segmenter)
     runner = None if chosen.runner == "local" else load_runner(chosen.runner)
     found = run_evaluate(work, chosen.out, runner=runner)
-    about = {"model": str(model), "backend": candidate.backend}
+    about = {"model": str(model), "backend": segmenter.backend}
     if len(chosen.given()) < 2:
         ((what, only),) = found.items()
         return {**about, "data": what, **only.to_dict()}

@@ -40,8 +40,18 @@ from clouds_deploy.export.subject import Subject
 from clouds_deploy.export.trace import Exported, frozen_copy, full_float32, trace
 from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.inference.sam import Picture, fill_square
-from clouds_deploy.models.sam.build import RANDOM, SamModel
-from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, INDEX, LABELS, MASKS, POINTS, SCORES, SIZE
+from clouds_deploy.models.sam.build import SamModel
+from clouds_deploy.models.sam.names import (
+    EMBEDDINGS,
+    IMAGE,
+    INDEX,
+    LABELS,
+    MASKS,
+    POINTS,
+    RANDOM,
+    SCORES,
+    SIZE,
+)
 from clouds_deploy.models.sam.official import official_embeddings, official_masks
 from clouds_deploy.models.sam.vit_encoder import AttentionForm
 

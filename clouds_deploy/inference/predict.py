@@ -13,7 +13,7 @@ from clouds_deploy.config.section import make_options
 from clouds_deploy.data.images import Pixels, read_image, write_png
 from clouds_deploy.data.overlay import overlay, overlay_with_legend
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.segmenter import Predictor, open_predictor
+from clouds_deploy.inference.segmenter import Segmenter, open_model
 from clouds_deploy.jobs.results import Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
 from clouds_deploy.jobs.storage import Place
@@ -38,7 +38,7 @@ class PredictWork:
     gpu = False
 
     def __init__(
-        self, model: Path, options: PredictOptions | None = None, predictor: Predictor | None = None
+        self, model: Path, options: PredictOptions | None = None, predictor: Segmenter | None = None
     ) -> None:
         self.model, self.options = model, options or PredictOptions()
         self._predictor = predictor
@@ -47,11 +47,13 @@ class PredictWork:
         return {**vars(self), "model": self.model.absolute(), "_predictor": None}
 
     @property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Segmenter:
         """The model."""
         if self._predictor is None:
-            device = "cpu" if self.options.device == "auto" else self.options.device
-            self._predictor = open_predictor(self.model, backend=self.options.backend, device=device)
+            how = self.options
+            self._predictor = open_model(
+                self.model, backend=how.backend, device=how.device, precision=how.precision
+            )
         return self._predictor
 
     def settings(self) -> dict[str, Any]:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from clouds_deploy.artifacts import MANIFEST, sha256
+from clouds_deploy.backends import torch_session
+from clouds_deploy.backends.backends import chosen, open_session
+from clouds_deploy.backends.device import announce
+from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import Session
+from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.bundles.bundle import DECODER, ENCODER, SAM_KIND, Bundle, open_bundle
+from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.data.images import fit_size, resize
 from clouds_deploy.errors import CloudsError
-
-if TYPE_CHECKING:
-    from clouds_deploy.models.sam.build import SamModel
+from clouds_deploy.inference.masks import full_masks
 
 Picture = npt.NDArray[np.uint8]
-LARGEST_CHUNK = 2**26
-"""Pixels of masks that are resized at once; 256 MiB as float32."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,6 @@ def images_at_once(side: int) -> int:
     return max(1, 2**20 // side**2)
 
 
-def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Say to what size SAM resizes an image: its long side to `side`, the other in proportion.
-
-    Source: `ResizeLongestSide.get_preprocess_shape` of `segment_anything`.
-    """
-    scale = side / max(height, width)
-    return int(height * scale + 0.5), int(width * scale + 0.5)
-
-
 def fill_square(square: Picture, image: Picture) -> tuple[int, int]:
     """Put an image into the upper left corner of the square that SAM's encoder sees.
 
@@ -59,8 +55,8 @@ def fill_square(square: Picture, image: Picture) -> tuple[int, int]:
     Returns:
         The rows and the columns that it fills.
     """
-    rows, columns = fitted_size(image.shape[0], image.shape[1], len(square))
-    square[:rows, :columns] = _resize(image, rows, columns)
+    rows, columns = fit_size(*image.shape[:2], long=len(square))
+    square[:rows, :columns] = resize(image, (rows, columns))
     return rows, columns
 
 
@@ -192,28 +188,16 @@ class Sam:
         Raises:
             CloudsError: They are no such logits.
         """
-        import torch
-        import torch.nn.functional as F
-
         if low_res.ndim != 3 or low_res.shape[1:] != (self._low, self._low):
             raise CloudsError(
                 f"masks of shape {list(low_res.shape)} are no low-resolution masks of `{self.name}`",
                 f"give (P, {self._low}, {self._low}), one proposal of each prompt",
             )
-        rows, columns = fitted_size(*size, self.size)
-        masks = np.empty((len(low_res), *size), np.bool_)
+        fitted = fit_size(*size, long=self.size)
         times = self.size // self._low  # SAM's masks divide its square
-        down, across = (min(self._low, -(-n // times) + 1) for n in (rows, columns))
-        low_res = low_res[:, :down, :across]  # what lies beyond the image is not seen
-        step = max(1, LARGEST_CHUNK // max(self.size * self.size, size[0] * size[1]))
-        for start in range(0, len(low_res), step):
-            part = torch.from_numpy(np.array(low_res[start : start + step], np.float32))[:, None]
-            square = F.interpolate(part, (down * times, across * times), mode="bilinear", align_corners=False)
-            full = square[..., :rows, :columns]
-            if (rows, columns) != tuple(size):  # at its very size the second resizing changes nothing
-                full = F.interpolate(full, tuple(size), mode="bilinear", align_corners=False)
-            masks[start : start + step] = (full[:, 0] > 0).numpy()
-        return masks
+        down, across = (min(self._low, -(-n // times) + 1) for n in fitted)
+        seen = np.ascontiguousarray(low_res[:, :down, :across], np.float32)  # the rest lies beyond the image
+        return full_masks(seen, (down * times, across * times), fitted, size)
 
     def describe(self) -> dict[str, Any]:
         """Say what it is, for manifests."""
@@ -229,35 +213,83 @@ class Sam:
         """Give the factor of x and of y from each image to the square, (B, 2)."""
         scales = np.empty((len(sizes), 2), np.float64)
         for i, (height, width) in enumerate(sizes):
-            rows, columns = fitted_size(height, width, self.size)
+            rows, columns = fit_size(height, width, long=self.size)
             scales[i] = columns / width, rows / height
         return scales
 
 
-def torch_sam(model: SamModel, device: str | None = None) -> Sam:
-    """Run a SAM in PyTorch.
+def torch_sam(model: Any, device: str = "cpu") -> Sam:
+    """A SAM in PyTorch.
 
     Args:
-        model: The model; it is moved to the device.
-        device: Where to compute; None is the CPU.
+        model: A `models.sam.build.SamModel`; it is moved to the device.
+        device: See `backends.device.resolve_device`.
 
     Raises:
         CloudsError: There is no such device.
     """
-    from clouds_deploy.backends.options import Options
-    from clouds_deploy.backends.torch_session import TorchSession
-    from clouds_deploy.bundles.bundle import DECODER, ENCODER
-    from clouds_deploy.bundles.sam_specs import sam_specs
-    from clouds_deploy.models.sam.decoder import SamDecoder
-    from clouds_deploy.models.sam.encoder import SamEncoder
+    encoder, decoder = torch_session.sam_sessions(model, Options(device))
+    return _in_torch(encoder, decoder, model.name, {"weights": model.source, "sha256": model.sha256})
 
-    options = Options(device or "cpu")
-    specs = sam_specs(model.sam)
-    encoder = TorchSession(SamEncoder(model.sam), specs[ENCODER], options)
-    decoder = TorchSession(SamDecoder(model.sam), specs[DECODER], options)
-    facts = {"weights": model.source, "sha256": model.sha256}
-    on_cpu = options.device == "cpu"
-    return Sam(encoder, decoder, model.name, facts=facts, prompt_batch=8 if on_cpu else 64, by_image=on_cpu)
+
+def _in_torch(encoder: Session, decoder: Session, name: str, facts: dict[str, Any]) -> Sam:
+    on_cpu = encoder.device == "cpu"
+    return Sam(encoder, decoder, name, facts=facts, prompt_batch=8 if on_cpu else 64, by_image=on_cpu)
+
+
+def open_sam(
+    sam: str | Path | Bundle,
+    *,
+    weights: str | Path | None = None,
+    backend: str | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    seed: int | None = 0,
+) -> Sam:
+    """Opens a SAM: a bundle on a backend, or a model by its name in PyTorch. Says where it computes.
+
+    Args:
+        sam: A bundle, its directory or its `.clouds` file; or a name, see `models.sam.build.load_sam`.
+        weights: Names only: a weight file, or `random`; None for those of the package.
+        backend: Of a bundle, a name in `backends.SAM_BACKENDS`; None is `onnxruntime`.
+        device: See `backends.device.resolve_device`.
+        precision: See `backends.options.Options`.
+        threads: See `backends.options.Options`.
+        seed: Of random weights; None draws them from PyTorch's own random state.
+
+    Raises:
+        CloudsError: The bundle does not hold; the backend is unknown, not installed, or refuses a graph;
+            weights were given for a bundle, or a backend for a name; see also `load_sam`.
+    """
+    named, computing = chosen(backend or "onnxruntime", precision)
+    if not isinstance(sam, Bundle):
+        path = unpacked(Path(sam))
+        if not path.is_dir():
+            if backend not in (None, "torch") or computing != "fp32":
+                raise CloudsError(
+                    f"`{sam}` is no bundle, and only a bundle runs on other backends than PyTorch",
+                    f"make one: clouds-deploy export sam:{sam} --out bundles/{sam}",
+                )
+            found = _in_torch(*torch_session.named_sam(str(sam), weights, seed, Options(device, threads)))
+            announce(found.encoder.device, "torch")
+            return found
+        if weights is not None:
+            raise CloudsError(f"{sam} is a bundle, it has its weights", "leave --weights out")
+        sam = open_bundle(path, SAM_KIND)
+    alone = 1 if named not in ENGINES and images_at_once(sam.height) == 1 else None
+    encoder, decoder = (
+        open_session(sam, named, part, device=device, threads=threads, precision=computing, batch=batch)
+        for part, batch in ((ENCODER, alone), (DECODER, None))
+    )
+    announce(encoder.device, named, computing)
+    facts = {
+        "bundle": str(sam.path),
+        "bundle_sha256": sha256(sam.path / MANIFEST),
+        "weights": sam.weights,
+        "precision": "bf16" if computing == "bf16" else sam.precision,
+    }
+    return Sam(encoder, decoder, sam.name, facts=facts)
 
 
 def _check_image(image: Picture, side: int) -> None:
@@ -266,19 +298,11 @@ def _check_image(image: Picture, side: int) -> None:
             f"an image of shape {list(image.shape)} and type {image.dtype} is no RGB image",
             "give (height, width, 3) uint8",
         )
-    if 0 in fitted_size(image.shape[0], image.shape[1], side):
+    if int(min(image.shape[:2]) * (side / max(image.shape[:2])) + 0.5) == 0:
         raise CloudsError(
             f"an image of {image.shape[0]} x {image.shape[1]} is too thin to be resized to a side of {side}",
             "cut it into parts",
         )
-
-
-def _resize(image: Picture, rows: int, columns: int) -> Picture:
-    """Resize as torchvision resizes pictures: bilinearly, antialiased, by Pillow."""
-    if (rows, columns) == image.shape[:2]:
-        return image
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
 
 
 def _check_prompts(

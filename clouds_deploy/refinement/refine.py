@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.backends.memory import kept_memory
-from clouds_deploy.backends.options import Precision
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.config.parse import settings
@@ -265,8 +264,8 @@ def refine(
 
     chosen = make_options(RefineOptions, options)
     config = settings(RefineConfig, (f"mode={chosen.mode}", f"seed={chosen.seed}", *chosen.overrides))
-    precision: Precision = "bf16" if chosen.precision == "bf16" else "f32"
-    make = SamRefiner(str(unpacked(Path(sam))), chosen.weights, config, chosen.backend, precision)
+    how = (chosen.backend, chosen.precision, chosen.device)
+    make = SamRefiner(str(unpacked(Path(sam))), chosen.weights, config, *how)
     work = RefineWork(
         make, labels, confidences=chosen.confidences, batch=chosen.batch, overlays=chosen.overlays
     )

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouds_deploy import seeds
-from clouds_deploy.backends.options import Precision
-from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.open_sam import find_sam
-from clouds_deploy.inference.sam import Picture
-from clouds_deploy.models.sam.build import RANDOM, load_sam
+from clouds_deploy.inference.sam import Picture, open_sam
+from clouds_deploy.models.sam.names import RANDOM
 from clouds_deploy.refinement.changes import Refined
 from clouds_deploy.refinement.components import Labels
 from clouds_deploy.refinement.prompts import Choose, Floats, Plan, Promptable, Proposals, full_masks, propose
@@ -123,23 +121,33 @@ class SamRefiner:
         config: The settings.
         backend: Bundles only: what runs the graphs.
         precision: What the backend computes in.
+        device: Where it computes; see `backends.device.resolve_device`.
     """
 
     sam: str
     weights: str | Path | None
     config: RefineConfig
     backend: str | None = None
-    precision: Precision = "f32"
+    precision: Precision = "fp32"
+    device: str = "auto"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles with absolute paths."""
         own = None if self.weights in (None, RANDOM) else Path(str(self.weights)).absolute()
         sam = str(Path(self.sam).absolute()) if Path(self.sam).is_dir() else self.sam
-        return SamRefiner, (sam, own or self.weights, self.config, self.backend, self.precision)
+        how = (self.backend, self.precision, self.device)
+        return SamRefiner, (sam, own or self.weights, self.config, *how)
 
     def __call__(self) -> Refiner:
-        """Opens the SAM, on the GPU if there is one."""
-        sam = find_sam(self.sam, self.weights, self.backend, precision=self.precision, seed=self.config.seed)
+        """Opens the SAM."""
+        sam = open_sam(
+            self.sam,
+            weights=self.weights,
+            backend=self.backend,
+            device=self.device,
+            precision=self.precision,
+            seed=self.config.seed,
+        )
         return Refiner(sam, self.config)
 
 
@@ -152,7 +160,7 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
 
     Raises:
         CloudsError: The settings leave pixels of two classes, which no loss can learn from; SAM cannot be
-            opened, see `load_sam` and `find_sam`.
+            opened, see `open_sam`.
     """
     joint = recipe.joint
     if joint is None or joint.refine is None or joint.pseudo_labels == "off":
@@ -162,12 +170,13 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
             "training learns from label maps, which cannot hold a pixel of two classes",
             "set joint.refine.remove_intersections=true",
         )
-    from clouds_deploy.inference.sam import torch_sam
-
-    bundle = unpacked(Path(joint.sam))
-    if bundle.is_dir():
-        sam = find_sam(str(bundle), joint.sam_weights, joint.sam_backend, precision=joint.sam_precision)
-    else:
-        sam = torch_sam(load_sam(joint.sam, joint.sam_weights), device)
+    sam = open_sam(
+        joint.sam,
+        weights=joint.sam_weights,
+        backend=joint.sam_backend,
+        device="auto" if Path(joint.sam).exists() else str(device),
+        precision=joint.sam_precision,
+        seed=None,
+    )
     refiner = Refiner(sam, joint.refine)
     return lambda *given: [refined.labels for refined in refiner.refine(*given)]

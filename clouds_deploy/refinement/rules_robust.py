@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from clouds_deploy.config.joint import RobustConfig
-from clouds_deploy.inference.sam import fitted_size
+from clouds_deploy.data.images import fit_size
 from clouds_deploy.labels import CLASSES, IGNORE, NAMES, NUM_CLASSES
 from clouds_deploy.refinement.changes import Refined
 from clouds_deploy.refinement.components import Component, Labels, Mask, find_components, interior_points
@@ -84,7 +84,7 @@ def most_agreeing(
     """
     height, width = plan.size
     steps = (np.arange(low_res.shape[-1]) + 0.5) * (side / low_res.shape[-1])
-    fitted = fitted_size(height, width, side)
+    fitted = fit_size(height, width, long=side)
     rows = (steps * (height / fitted[0])).astype(np.intp)
     columns = (steps * (width / fitted[1])).astype(np.intp)
     seen = np.ix_(rows[rows < height], columns[columns < width])

@@ -14,7 +14,7 @@ from clouds_deploy.artifacts import CACHE_VARIABLE
 from clouds_deploy.backends import torch_session
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.torch_session import TorchSession
-from clouds_deploy.bundles.tensors import TensorSpec
+from clouds_deploy.bundles.tensors import GraphSpec, TensorSpec
 from clouds_deploy.errors import CloudsError
 
 INPUT, OUTPUT = TensorSpec("x", "uint8", (None, 4)), TensorSpec("y", "float32", (None, 4))
@@ -35,7 +35,7 @@ class Stubborn(Doubled):
 
 
 def session(module: nn.Module) -> TorchSession:
-    return TorchSession(module, (INPUT,), (OUTPUT,), Options())
+    return TorchSession(module, GraphSpec((INPUT,), (OUTPUT,)), Options())
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from PIL import Image
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.data.images import read_image
 from clouds_deploy.export.gates import street_images
-from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import open_model
 from tests.cpp import builder
 from tests.cpp.toy import HEIGHT, WIDTH, write_toy
 
@@ -44,7 +44,7 @@ def test_the_sample_labels_as_python_does(
         pytest.skip("no libpng: the sample was not built")
     text = builder.succeed([str(sample), str(small_bundle), str(streets), "--out", str(tmp_path / "out")])
     assert f"{len(SIZES)} of {len(SIZES)} images labelled" in text
-    python = BundleSegmenter(small_bundle, "openvino")
+    python = open_model(small_bundle, backend="openvino")
     seen: set[int] = set()
     for path in sorted(streets.rglob("*.png")):
         image = read_image(path)
@@ -73,7 +73,7 @@ def test_every_backend_agrees_with_its_python_session(
     for backend in library.clouds_backends().decode().split():
         if backend.startswith("tensorrt"):
             continue
-        python = BundleSegmenter(small_bundle, backend)
+        python = open_model(small_bundle, backend=backend)
         with binding.Segmenter(library, small_bundle, backend=backend) as segmenter:
             assert segmenter.backend == backend
             for path in sorted(streets.rglob("*.png")):
@@ -101,7 +101,7 @@ def test_files_of_many_kinds(cpp_build: Path, toy: Path, tmp_path: Path) -> None
         Image.fromarray(image).save(folder / f"turned{turn}.png", exif=exif)
     (folder / ".hidden.png").write_bytes(b"half a file")
     builder.succeed([str(sample), str(toy), str(folder), "--out", str(tmp_path / "out"), "--no-overlays"])
-    python = BundleSegmenter(toy, "openvino")
+    python = open_model(toy, backend="openvino")
     made = sorted((tmp_path / "out" / "labels").iterdir())
     assert len(made) == 13
     assert not (tmp_path / "out" / "overlays").exists()
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_labelled(cpp_build: Path, toy: 
 
 def test_views_with_strides_and_batches(library: Any, binding: Any, toy: Path) -> None:
     rng = np.random.default_rng(3)
-    python = BundleSegmenter(toy, "openvino")
+    python = open_model(toy, backend="openvino")
     large = rng.integers(0, 256, (90, 200, 3)).astype(np.uint8)
     with binding.Segmenter(library, toy) as segmenter:
         assert (segmenter.height, segmenter.width) == (HEIGHT, WIDTH)
@@ -161,7 +161,7 @@ def test_views_with_strides_and_batches(library: Any, binding: Any, toy: Path) -
 
 def test_trust_equals_python(library: Any, binding: Any, tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "bundle", scores=True)
-    python = BundleSegmenter(bundle, "openvino")
+    python = open_model(bundle, backend="openvino")
     rng = np.random.default_rng(5)
     with binding.Segmenter(library, bundle) as segmenter:
         for size in ((HEIGHT, WIDTH), (50, 70), (64, 40), (90, 300)):
@@ -194,11 +194,11 @@ def test_a_text_head_takes_its_vocabulary_or_another(library: Any, binding: Any,
     other.save(tmp_path / "other.npz")
     with binding.Segmenter(library, bundle) as segmenter:
         assert len(segmenter.classes) == 19
-        assert np.array_equal(segmenter.segment(image), BundleSegmenter(bundle, "openvino").predict(image))
+        assert np.array_equal(segmenter.segment(image), open_model(bundle, backend="openvino").predict(image))
         assert segmenter.self_test()[0] == 1
     with binding.Segmenter(library, bundle, vocabulary=str(tmp_path / "other.npz")) as segmenter:
         assert segmenter.classes == ["a", "b"]
-        want = BundleSegmenter(bundle, "openvino", vocabulary=other).predict(image)
+        want = open_model(bundle, backend="openvino", vocabulary=other).predict(image)
         assert np.array_equal(segmenter.segment(image), want)
         assert len(np.unique(want)) == 2
     linear = write_toy(tmp_path / "linear")
@@ -211,7 +211,7 @@ def test_a_text_head_takes_its_vocabulary_or_another(library: Any, binding: Any,
 def test_threads_share_a_segmenter(library: Any, binding: Any, toy: Path, requests: int) -> None:
     rng = np.random.default_rng(7)
     images = [rng.integers(0, 256, (20 + 11 * i, 90 - 9 * i, 3)).astype(np.uint8) for i in range(8)]
-    python = BundleSegmenter(toy, "openvino")
+    python = open_model(toy, backend="openvino")
     want = [python.predict(image) for image in images]
     with binding.Segmenter(library, toy, threads=1, requests=requests) as segmenter:
 
@@ -249,7 +249,7 @@ def test_the_queue_calls_back_and_pushes_back(library: Any, binding: Any, toy: P
         segmenter.submit(images[i], labels[i], callback)
     segmenter.close()  # waits
     assert statuses == 30 * [(0, b"", b"")]
-    python = BundleSegmenter(toy, "openvino")
+    python = open_model(toy, backend="openvino")
     assert all(np.array_equal(labels[i], python.predict(images[i])) for i in range(30))
 
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.cli.app import app
+from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.data.images import write_png
 from clouds_deploy.data.sources import LayoutSource, StreetsSource
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation import evaluate, job
 from clouds_deploy.evaluation.job import EvaluateWork, run_evaluate
 from clouds_deploy.evaluation.job import evaluate as verb
-from clouds_deploy.inference.candidate import open_candidate
 from clouds_deploy.jobs.ray import load_runner
 from clouds_deploy.jobs.run import run_here
 from clouds_deploy.jobs.storage import Place
@@ -35,10 +35,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(model: Path, sources: dict[str, Any]) -> dict[str, Any]:
-    candidate = open_candidate(model, "onnxruntime", None)
+    work = EvaluateWork(model, EvaluateOptions(), sources)
     return {
-        name: evaluate.evaluate(candidate.predict, source, candidate.metric)
-        for name, source in sources.items()
+        name: evaluate.evaluate(work.segmenter.batch, source, work.metric) for name, source in sources.items()
     }
 
 
@@ -56,7 +55,7 @@ def streets(count: int, domain: str = "photo") -> StreetsSource:
 def test_runs_and_bundles(small_run: Path, small_bundle: Path, tmp_path: Path) -> None:
     sources = {"photo": streets(7), "game": streets(4, "game")}
     for model in (small_run, small_bundle):
-        work = EvaluateWork(model, "onnxruntime", None, sources)
+        work = EvaluateWork(model, EvaluateOptions(), sources)
         out = tmp_path / model.name
         assert_same(run_evaluate(work, out), whole(model, sources))
         assert len(list((out / "records").iterdir())) == 5
@@ -89,7 +88,7 @@ def killing(*given: Any) -> Iterator[Any]:
 def test_a_killed_evaluation_goes_on(small_bundle: Path, tmp_path: Path) -> None:
     trees.folder(tmp_path / "data")
     sources = {"a": LayoutSource("folder", tmp_path / "data", "all"), "b": streets(2)}
-    work = EvaluateWork(small_bundle, "onnxruntime", None, sources)
+    work = EvaluateWork(small_bundle, EvaluateOptions(), sources)
     out = tmp_path / "out"
     with pytest.raises(Killed):
         run_evaluate(work, out, runner=killing)

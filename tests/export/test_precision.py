@@ -25,7 +25,7 @@ from clouds_deploy.export.flops import flops_by_type, share
 from clouds_deploy.export.gates import Tolerance, closeness, flops_gate
 from clouds_deploy.export.half import BF16, FP16, peak_values, rounded, to_half
 from clouds_deploy.export.lint import lint
-from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import open_model
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], width: int = 4) -> ir.Model:
@@ -171,7 +171,7 @@ def test_half_bundle_runs_like_any(half_bundle: Path, backend: str) -> None:
     session = open_session(bundle, backend)
     assert [str(spec) for spec in session.inputs] == ["image uint8 (any, 64, 128, 3)"]
     assert session.outputs[0].dtype == "uint8"
-    segmenter = BundleSegmenter(half_bundle, backend)
+    segmenter = open_model(half_bundle, backend=backend)
     labels = np.stack([segmenter.predict(image) for image in images])
     assert (labels == expected["labels"]).mean() >= 0.93
 

@@ -28,8 +28,7 @@ from clouds_deploy.export.lint import lint
 from clouds_deploy.export.sam import FREE, SamSubject, decoder_to_onnx, encoder_to_onnx
 from clouds_deploy.export.trace import save
 from clouds_deploy.inference.agreement import mask_overlaps
-from clouds_deploy.inference.open_sam import find_sam, open_sam
-from clouds_deploy.inference.sam import torch_sam
+from clouds_deploy.inference.sam import open_sam, torch_sam
 from clouds_deploy.inference.selftest import selftest
 from clouds_deploy.models.sam.tiny import build_sam_tiny
 from tests.models.sam_cases import model, pictures
@@ -110,7 +109,7 @@ def test_both_engines_are_built_in_half_precision(half: Path) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_bundle_gives_the_masks_of_the_model(half: Path, backend: str) -> None:
     """Images of two shapes, prompts of both: through the float16 graphs and through PyTorch."""
-    found, right = open_sam(half, backend), torch_sam(model("vit_b"))
+    found, right = open_sam(half, backend=backend), torch_sam(model("vit_b"))
     images = pictures((100, 220), (160, 90))
     index = np.array([0, 1, 1, 0])
     points = np.array([[[30, 40], [9, 9]], [[50, 90], [20, 30]], [[7, 5], [80, 100]], [[200, 80], [3, 3]]])
@@ -184,11 +183,11 @@ def test_faults_are_named(half: Path, tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="--height, --int8: for segmenters only"):
         export(tmp_path / "b", height=64, int8=True)
     with pytest.raises(CloudsError, match="no backend `torch`"):
-        open_sam(half, "torch")
+        open_sam(half, backend="torch")
     with pytest.raises(CloudsError, match="only a bundle runs on other runtimes"):
-        find_sam("sam_tiny", backend="openvino")
+        open_sam("sam_tiny", backend="openvino")
     with pytest.raises(CloudsError, match="it has its weights"):
-        find_sam(str(half), "random")
+        open_sam(half, weights="random")
     with pytest.raises(CloudsError, match="no images"):
         export(tmp_path / "b", images=())
 

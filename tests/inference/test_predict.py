@@ -10,10 +10,14 @@ from PIL import Image
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.config.predict import PredictOptions
+from clouds_deploy.config.recipe import EvaluateConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.evaluation.evaluate import evaluate
+from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.inference.predict import PredictWork, run_predict
-from clouds_deploy.inference.segmenter import BundleSegmenter, RunSegmenter, open_predictor
+from clouds_deploy.inference.segmenter import open_model
 from clouds_deploy.refinement.pairs import find_pairs, load_pair
+from tests.conftest import write_run
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -36,12 +40,23 @@ class Constant:
         return {"kind": "constant"}
 
 
+class Truth:
+    """Images with labels, by number."""
+
+    def __init__(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.pairs[index]
+
+
 def test_bundle_and_run_agree_at_the_graphs_size(
     small_bundle: Path, small_run: Path, picture: np.ndarray
 ) -> None:
-    bundle, run = open_predictor(small_bundle), open_predictor(small_run)
-    assert isinstance(bundle, BundleSegmenter)
-    assert isinstance(run, RunSegmenter)
+    bundle, run = open_model(small_bundle), open_model(small_run)
     a, b = bundle.predict(picture), run.predict(picture)
     assert a.shape == b.shape == (64, 128)
     assert (a == b).mean() > 0.999
@@ -52,27 +67,39 @@ def test_bundle_and_run_agree_at_the_graphs_size(
 @pytest.mark.parametrize("shape", [(50, 75), (130, 40)])
 def test_labels_have_the_images_size(small_bundle: Path, small_run: Path, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    assert open_predictor(small_bundle).predict(image).shape == shape
-    assert open_predictor(small_run).predict(image).shape == shape
+    assert open_model(small_bundle).predict(image).shape == shape
+    assert open_model(small_run).predict(image).shape == shape
 
 
-def test_short_side_of_the_recipe(small_run: Path, picture: np.ndarray) -> None:
-    run = RunSegmenter(small_run)
-    evaluate = run.recipe.evaluate.model_copy(update={"short_side": 32})
-    run.recipe = run.recipe.model_copy(update={"evaluate": evaluate})
-    assert tuple(run.scores(picture).shape) == (19, 64, 128)
+@pytest.fixture(scope="module")
+def resizing_run(tmp_path_factory: pytest.TempPathFactory, small_recipe: Any, small_segmenter: Any) -> Path:
+    """A run that sees images at a short side of 96."""
+    recipe = small_recipe.model_copy(update={"evaluate": EvaluateConfig(short_side=96)})
+    return write_run(tmp_path_factory.mktemp("resizing") / "run", recipe, small_segmenter)
+
+
+@pytest.mark.parametrize("size", [(720, 1283), (97, 61), (96, 96)])
+def test_evaluate_and_predict_give_the_same_labels(resizing_run: Path, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
+    model = open_model(resizing_run)
+    labels = model.predict(image)
+    source, matrix = Truth([(image, labels), (image, labels)]), ConfusionMatrix()
+    matrix.update(labels, labels)
+    found = evaluate(model.batch, source)
+    assert np.array_equal(found.matrix.counts, 2 * matrix.counts)
+    assert min(model.batch(image[None]).shape[-2:]) == 96
 
 
 def test_how_sure_the_labels_are(
     small_bundle: Path, small_run: Path, picture: np.ndarray, tmp_path: Path
 ) -> None:
-    run = RunSegmenter(small_run)
+    run = open_model(small_run)
     labels, trust = run.predict_with_trust(picture)
-    scores = run.scores(picture).numpy()
+    scores = run.batch(picture[None])[0].numpy()
     assert np.array_equal(labels, scores.argmax(0))
     assert np.abs(trust / 255 - scores.max(0) / scores.sum(0)).max() <= 0.5 / 255 + 1e-6
     with pytest.raises(CloudsError, match="gives labels only"):
-        open_predictor(small_bundle).predict_with_trust(picture)
+        open_model(small_bundle).predict_with_trust(picture)
     save(tmp_path / "in" / "a.png", picture)
     predict_with(run, [tmp_path / "in"], tmp_path / "out", overlays=False, confidences=True)
     (pair,) = find_pairs(tmp_path / "in", tmp_path / "out")
@@ -84,7 +111,7 @@ def test_how_sure_the_labels_are(
 
 def test_neither_run_nor_bundle(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="does not exist"):
-        open_predictor(tmp_path / "nothing")
+        open_model(tmp_path / "nothing")
 
 
 def test_folder_with_one_bad_file(tmp_path: Path, picture: np.ndarray) -> None:

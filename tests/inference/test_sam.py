@@ -4,9 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
+from clouds_deploy.data.images import fit_size
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.sam import Embedded, Sam, fitted_size, torch_sam
+from clouds_deploy.inference.masks import full_masks
+from clouds_deploy.inference.sam import Embedded, Sam, torch_sam
 from tests.models.sam_cases import model, pictures
 
 
@@ -52,19 +56,19 @@ def test_nothing_in_nothing_out(sam: Sam, embedded: Embedded) -> None:
     assert sam.embed([]).features.shape[0] == 0
 
 
-def test_masks_in_chunks(sam: Sam, embedded: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
-    low = sam.prompt(embedded, **good())[0][:, 1]
-    whole = sam.masks(low, (100, 60))
-    monkeypatch.setattr("clouds_deploy.inference.sam.LARGEST_CHUNK", 1)
-    assert np.array_equal(sam.masks(low, (100, 60)), whole)
-    assert 0 < whole.mean() < 1
-
-
-@pytest.mark.parametrize(
-    ("size", "fitted"), [((768, 768), (1024, 1024)), ((1052, 1914), (563, 1024)), ((3, 4000), (1, 1024))]
-)
-def test_fitted_size(size: tuple[int, int], fitted: tuple[int, int]) -> None:
-    assert fitted_size(*size, 1024) == fitted
+@pytest.mark.parametrize("size", [(256, 256), (100, 60), (128, 512), (720, 1283), (1052, 1914), (61, 97)])
+def test_masks_are_pytorchs(size: tuple[int, int]) -> None:
+    """`segment_anything` resizes logits to the square, cuts the image out, and resizes that."""
+    random = np.random.default_rng(sum(size))
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    radius, noise = random.uniform(0.1, 1, (4, 1, 1)), random.normal(0, 0.3, (4, 64, 64))
+    low = (9 * (radius - np.hypot(y, x)) + noise).astype(np.float32)
+    fitted = fit_size(*size, long=256)
+    square = F.interpolate(torch.from_numpy(low)[:, None], (256, 256), mode="bilinear")
+    full = F.interpolate(square[..., : fitted[0], : fitted[1]], size, mode="bilinear")[:, 0] > 0
+    found = full_masks(low, (256, 256), fitted, size)
+    assert np.array_equal(found, full.numpy())
+    assert 0 < found.mean() < 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_bad_masks(sam: Sam, shape: tuple[int, ...]) -> None:
 
 
 def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(CloudsError, match="no device"):
+    with pytest.raises(CloudsError, match="no device `tpu`"):
         torch_sam(model("sam_tiny"), "tpu")
 
 

@@ -18,7 +18,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.export import export
 from clouds_deploy.export.gates import street_images
 from clouds_deploy.export.trace import save, to_onnx
-from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import open_model
 from clouds_deploy.models.clouds.graph import SegmenterGraph
 from clouds_deploy.models.clouds.names import LABELS, SCORES, SHARE, VOCABULARY
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, label_and_trust
@@ -120,9 +120,9 @@ def test_a_bundle_feeds_its_own_classes_or_others(tmp_path: Path) -> None:
     vectors = segmenter.vocabulary[:3].numpy()
     words = Vocabulary(("road", "sidewalk", "building"), vectors, np.zeros(3, np.float32))
     words.save(tmp_path / "three.npz")
-    three = BundleSegmenter(tmp_path / "bundle", vocabulary=Vocabulary.load(tmp_path / "three.npz"))
+    three = open_model(tmp_path / "bundle", vocabulary=Vocabulary.load(tmp_path / "three.npz"))
     assert three.predict(image[0]).max() <= 2
-    mine, trust = BundleSegmenter(tmp_path / "bundle").predict_with_trust(image[0])
+    mine, trust = open_model(tmp_path / "bundle").predict_with_trust(image[0])
     assert (mine == labels[0].numpy()).mean() >= 0.9999
     share = label_and_trust(scores)[1][0].numpy()
     coarse = np.asarray(Image.fromarray(trust).resize((SIZE[1] // 4, SIZE[0] // 4), Image.Resampling.BOX))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import open_model
 from clouds_deploy.labels import CLASSES
 from tests.refinement.fakes import scene
 from tests.serving.live import Live, live
@@ -128,7 +128,7 @@ def test_a_photo_its_classes_and_a_click(
     page.shoot(f"{width}_empty")
     page.open(photo)
     image, truth = scene(1)
-    labels = BundleSegmenter(small_bundle).predict(image)
+    labels = open_model(small_bundle).predict(image)
     palette = np.array([c.color for c in CLASSES])
 
     def inner(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clouds_deploy.data.overlay import overlay, shares
-from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import Segmenter, open_model
 from clouds_deploy.labels import NAMES
 from tests.refinement.fakes import scene
 from tests.serving.live import Live, live, picture_of, png, refused
@@ -26,8 +26,8 @@ def served(small_bundle: Path) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="module")
-def direct(small_bundle: Path) -> BundleSegmenter:
-    return BundleSegmenter(small_bundle)
+def direct(small_bundle: Path) -> Segmenter:
+    return open_model(small_bundle)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def photo() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (9, 16, 3)).repeat(11, 0).repeat(9, 1).astype(np.uint8)
 
 
-def test_labels(served: Live, direct: BundleSegmenter, photo: np.ndarray) -> None:
+def test_labels(served: Live, direct: Segmenter, photo: np.ndarray) -> None:
     response = served.post("/v1/segment", photo)
     assert response.headers["content-type"] == "image/png"
     assert np.array_equal(picture_of(response), direct.predict(photo))
@@ -45,14 +45,14 @@ def test_labels(served: Live, direct: BundleSegmenter, photo: np.ndarray) -> Non
     )
 
 
-def test_overlay(served: Live, direct: BundleSegmenter, photo: np.ndarray) -> None:
+def test_overlay(served: Live, direct: Segmenter, photo: np.ndarray) -> None:
     response = served.post("/v1/segment?as=overlay", photo)
     assert response.headers["content-type"] == "image/jpeg"
     expected = overlay(photo, direct.predict(photo))
     assert np.abs(picture_of(response).astype(int) - expected).mean() < 6  # JPEG
 
 
-def test_shares(served: Live, direct: BundleSegmenter, photo: np.ndarray) -> None:
+def test_shares(served: Live, direct: Segmenter, photo: np.ndarray) -> None:
     told = served.post("/v1/segment?as=json", photo).json()
     assert (told["height"], told["width"]) == photo.shape[:2]
     expected = shares(direct.predict(photo))
@@ -77,7 +77,7 @@ def test_accept(served: Live, photo: np.ndarray, accept: str, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "BMP", "TIFF", "PPM"])
-def test_formats(served: Live, direct: BundleSegmenter, photo: np.ndarray, kind: str) -> None:
+def test_formats(served: Live, direct: Segmenter, photo: np.ndarray, kind: str) -> None:
     data = png(photo, kind, **({"lossless": True} if kind == "WEBP" else {}))
     seen = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert np.array_equal(picture_of(served.post("/v1/segment", data)), direct.predict(seen))
@@ -90,7 +90,7 @@ def test_other_formats_are_not_even_tried(served: Live, photo: np.ndarray) -> No
     )
 
 
-def test_a_turned_photo(served: Live, direct: BundleSegmenter, photo: np.ndarray) -> None:
+def test_a_turned_photo(served: Live, direct: Segmenter, photo: np.ndarray) -> None:
     """Phones write pictures lying on their side, and say so in EXIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -102,7 +102,7 @@ def test_a_turned_photo(served: Live, direct: BundleSegmenter, photo: np.ndarray
     refused(served.post("/v1/refine", data, labels=np.zeros(photo.shape[:2], np.uint8)), 422, "differ")
 
 
-def test_refine(served: Live, direct: BundleSegmenter, photo: np.ndarray) -> None:
+def test_refine(served: Live, direct: Segmenter, photo: np.ndarray) -> None:
     """The callable that `api` hands in gets image and labels, and its answer goes out."""
     labels = np.full(photo.shape[:2], 13, np.uint8)
     labels[:5] = 255

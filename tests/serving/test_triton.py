@@ -22,7 +22,7 @@ from clouds_deploy.artifacts import read_manifest, write_json, write_manifest
 from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.segmenter import BundleSegmenter
+from clouds_deploy.inference.segmenter import open_model
 from clouds_deploy.serving.triton.config import TritonOptions
 from clouds_deploy.serving.triton.pbtxt import Word, pbtxt
 from clouds_deploy.serving.triton.repository import write_repository
@@ -164,7 +164,8 @@ def test_classes_go_into_the_graph(tmp_path: Path) -> None:
     from clouds_deploy.bundles.bundle import KIND, SEGMENTER, Bundle
     from clouds_deploy.bundles.tensors import GraphSpec
     from clouds_deploy.bundles.vocabulary import Vocabulary
-    from clouds_deploy.serving.triton.repository import _fix_inputs
+    from clouds_deploy.export.embed import fix_inputs
+    from clouds_deploy.serving.triton.repository import _fix_classes
 
     vectors = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     made = Vocabulary(("a", "b", "c"), vectors, np.zeros(3, np.float32))
@@ -184,7 +185,7 @@ def test_classes_go_into_the_graph(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "segmenter.onnx"))
     specs = (TensorSpec("image", "float32", (None, 2)), TensorSpec("vocabulary", "float32", (3, 2, 4)))
     bundle = Bundle(tmp_path, KIND, {}, {SEGMENTER: GraphSpec(specs, ())}, {})
-    _fix_inputs(bundle, tmp_path / "fixed.onnx")
+    _fix_classes(bundle, tmp_path / "fixed.onnx", fix_inputs)
     session = open_graph(tmp_path / "fixed.onnx", "onnxruntime")
     assert [spec.name for spec in session.inputs] == ["image"]
     image = np.ones((5, 2), np.float32)
@@ -219,7 +220,7 @@ def test_command_line(small_bundle: Path, sam_bundle: Path, tmp_path: Path) -> N
     assert "tritonserver --model-repository=" in done.stdout
     done = run("export", small_bundle)
     assert done.returncode == 2
-    assert "no --out" in done.stderr
+    assert "is a bundle, not a run" in done.stderr
 
 
 class FakeTriton(types.ModuleType):
@@ -305,7 +306,7 @@ def test_the_refining_model(
     from clouds_deploy.streets import render
 
     write_repository(small_bundle, tmp_path / "r", sam=sam_bundle)
-    segmenter = BundleSegmenter(small_bundle)
+    segmenter = open_model(small_bundle)
     fake = FakeTriton(
         {"clouds": segmenter.session, "clouds_sam_encoder": sam.encoder, "clouds_sam_decoder": sam.decoder}
     )
@@ -356,7 +357,7 @@ def test_the_client(small_bundle: Path, tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     labels = np.asarray(Image.open(tmp_path / "l.png"))
-    assert np.array_equal(labels, BundleSegmenter(small_bundle).predict(image))
+    assert np.array_equal(labels, open_model(small_bundle).predict(image))
 
 
 def test_compose_file_is_yaml() -> None:

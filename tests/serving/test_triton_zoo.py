@@ -20,6 +20,7 @@ from clouds_deploy.artifacts import write_json, write_manifest
 from clouds_deploy.bundles.sam_specs import sam_specs
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.shipped import is_sam_recipe, load_recipe, recipe_names
+from clouds_deploy.export.embed import fix_inputs
 from clouds_deploy.export.sam import graph_facts
 from clouds_deploy.export.segmenter import bundle_facts, graph_spec
 from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
@@ -90,7 +91,7 @@ def check_tensors(config: Any) -> None:
 @pytest.mark.parametrize("name", SEGMENTERS)
 def test_every_recipe(name: str, head: str, backend: str, tmp_path: Path) -> None:
     bundle = segmenter(tmp_path / "bundle", name, head, scores=backend == "openvino")
-    write_repository(bundle, tmp_path / "r", TritonOptions(backend))
+    write_repository(bundle, tmp_path / "r", TritonOptions(backend), fix=fix_inputs)
     config = read_config(tmp_path / "r", "clouds")
     check_tensors(config)
     size = load_recipe(name).export

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from clouds_deploy.backends.torch_session import scorer
 from clouds_deploy.config.recipe import LossConfig, TrainConfig
 from clouds_deploy.data.sources import select, train_source, val_source
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import evaluate
-from clouds_deploy.inference.segmenter import resize_short_side, torch_predictor
 from clouds_deploy.models.clouds.mask_decoder import Prediction
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import split_state, write_tensors
@@ -186,9 +186,7 @@ def test_evaluation_refuses_what_it_cannot_count() -> None:
 
 def test_the_predictor_sees_the_short_side_asked_for(segmenter: Segmenter) -> None:
     image = np.zeros((90, 161, 3), np.uint8)
-    assert resize_short_side(image, 45).shape == (45, 81, 3)
-    config = small_recipe("evaluate.short_side=64").evaluate
-    scores = torch_predictor(segmenter, config, torch.device("cpu"))(image[None])
+    scores = scorer(segmenter, 64, "cpu")(image[None])
     assert tuple(scores.shape) == (1, 19, 64, 114)
 
 

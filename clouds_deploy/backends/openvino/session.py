@@ -45,7 +45,7 @@ class OpenVinoSession:
                 f"openvino has no device `{options.device}`", "known: " + ", ".join(core.available_devices)
             )
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": options.precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if options.threads is not None:
@@ -64,8 +64,7 @@ class OpenVinoSession:
             cut_attention(model)
             self._fixed = self._request(model)
         self._free: Any = None if self._fixed else self._request(model)
-        self.backend = "openvino" if options.precision == "f32" else "openvino-bf16"
-        self.device = f"{device} {options.precision}"
+        self.backend, self.device, self.precision = "openvino", options.device, options.precision
 
     def _read(self) -> Any:
         try:
@@ -80,14 +79,14 @@ class OpenVinoSession:
             raise _refusal(self._graph, error) from error
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Session.run`."""
+        """Runs once; see `Session.run`."""
         check_feeds(self.inputs, feeds)
         request = self._for(feeds)
         request.infer(dict(feeds), share_inputs=True)
         return {spec.name: np.array(request.get_tensor(spec.name).data) for spec in self.outputs}
 
     def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
-        """Put inputs into OpenVINO's own tensors; see `session.Staged.stage`."""
+        """Copies inputs into OpenVINO's own tensors; see `session.Staged.stage`."""
         import openvino
 
         check_feeds(self.inputs, feeds)
@@ -102,7 +101,7 @@ class OpenVinoSession:
         return call
 
     def _for(self, feeds: Mapping[str, Array]) -> Any:
-        """Give the compiled graph that takes these."""
+        """The compiled graph that takes these."""
         request = self._fixed
         if request is None or any(len(array) != self._batch for array in feeds.values()):
             if self._free is None:
@@ -111,7 +110,7 @@ class OpenVinoSession:
         return request
 
     def close(self) -> None:
-        """Let go of the graph."""
+        """Releases the graph."""
         self._fixed = self._free = None
 
 

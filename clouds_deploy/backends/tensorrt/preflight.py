@@ -1,4 +1,7 @@
-"""What has to hold before an engine is loaded: a wrong one crashes a process, or worse, it runs."""
+"""Checks before an engine is loaded: file, version, GPU and driver.
+
+A mismatched engine can crash the process or give wrong results.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _LEAST_DRIVER = 580
 
 @dataclass(frozen=True)
 class Machine:
-    """What engines look for.
+    """Versions and GPU of a machine, as far as engines depend on them.
 
     Attributes:
         versions: The installed version of every engine that is, by name.
@@ -36,7 +39,7 @@ class Machine:
 
     @staticmethod
     def here() -> Machine:
-        """Look at this machine; needs neither torch nor CUDA."""
+        """This machine; needs neither PyTorch nor CUDA."""
         versions = {}
         for name in ENGINES:
             try:
@@ -46,16 +49,29 @@ class Machine:
         return Machine(versions, *_gpu())
 
 
-def _gpu() -> tuple[str | None, str | None, str | None]:
-    """Ask the driver for capability, name and version of the first GPU."""
+def _driver() -> Any:
+    """NVIDIA's management library, initialised; None without a driver."""
     try:
         nvml: Any = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
+        return None
+    return nvml if nvml.nvmlInit_v2() == 0 else None
+
+
+def gpu_count() -> int:
+    """Number of NVIDIA GPUs that the driver sees."""
+    nvml, count = _driver(), ctypes.c_uint()
+    return count.value if nvml is not None and nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0 else 0
+
+
+def _gpu() -> tuple[str | None, str | None, str | None]:
+    """Capability, name and driver version of the first GPU."""
+    nvml = _driver()
+    if nvml is None:
         return None, None, None
     handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
     name, driver = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
     calls: tuple[Callable[[], int], ...] = (
-        nvml.nvmlInit_v2,
         lambda: nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)),
         lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)),
         lambda: nvml.nvmlDeviceGetName(handle, name, 96),
@@ -67,7 +83,7 @@ def _gpu() -> tuple[str | None, str | None, str | None]:
 
 
 def check_engine(facts: Mapping[str, Any], bundle: Path, machine: Machine) -> None:
-    """Refuse an engine that this machine cannot run.
+    """Refuses an engine that this machine cannot run.
 
     Args:
         facts: What `build_engine` gave for it.
@@ -75,9 +91,9 @@ def check_engine(facts: Mapping[str, Any], bundle: Path, machine: Machine) -> No
         machine: Where it is to run.
 
     Raises:
-        CloudsError: The file is missing or was changed; the engine's runtime is not installed or has another
-            version; there is no GPU, or one that it was not built for; the driver is too old. All faults are
-            named, each with its fix.
+        CloudsError: The file is missing or was changed; its TensorRT is not installed or has another version;
+            there is no GPU, or one that it was not built for; the driver is too old. All faults are named,
+            each with its fix.
     """
     path, name = bundle / facts["file"], str(facts["engine"])
     faults: list[tuple[str, str]] = []

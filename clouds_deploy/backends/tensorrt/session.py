@@ -9,23 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.backends import torch_session
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.backends.tensorrt.preflight import ENGINES, Machine, check_engine
 from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError
 
 
 class EngineSession:
-    """An engine behind a graph's contract; see `Session`. Buffers are PyTorch's.
+    """An engine behind a graph's contract; see `Session`. PyTorch allocates its buffers.
 
     Args:
         file: The engine.
         engine: A name in `ENGINES`.
-        options: How to run; the device is a CUDA device of PyTorch, `cuda` or `cuda:1`.
+        options: How to run; the device is `cuda:N`.
 
     Raises:
-        CloudsError: The engine's runtime is not installed, or refuses the file.
+        CloudsError: TensorRT is not installed, or refuses the file.
     """
 
     def __init__(self, file: Path, engine: str, options: Options) -> None:
@@ -33,7 +35,7 @@ class EngineSession:
             trt: Any = importlib.import_module(ENGINES[engine])
         except ImportError as error:
             raise CloudsError(f"{engine} is not installed", f"pip install {engine}") from error
-        if options.precision != "f32":
+        if options.precision != "fp32":
             raise CloudsError(
                 f"an engine runs in the precision it was built in, not `{options.precision}`",
                 "export the run again, with --fp16",
@@ -49,37 +51,35 @@ class EngineSession:
         self.inputs = tuple(self._spec(name) for name in names if given[name])
         self.outputs = tuple(self._spec(name) for name in names if not given[name])
         self.backend = engine
-        self.device = "cuda" if options.device == "cpu" else options.device
+        self.device = options.device
+        self.precision: Precision = "fp32"
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Session.run`.
+        """Runs once; see `Session.run`.
 
         Raises:
             CloudsError: Also where a shape is outside of what the engine was built for.
         """
-        buffers, device = self._bind(feeds)
-        self._execute_once(device)
+        buffers = self._bind(feeds)
+        self._execute()
         return {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
 
     def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
-        """Put inputs on the GPU; see `session.Staged.stage`."""
-        buffers, device = self._bind(feeds)
+        """Copies inputs to the GPU; see `session.Staged.stage`."""
+        buffers = self._bind(feeds)
 
         def call() -> None:
             for name, buffer in buffers.items():  # a `run` may have come between
                 self._context.set_tensor_address(name, buffer.data_ptr())
-            self._execute_once(device)
+            self._execute()
 
         return call
 
-    def _bind(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Any], Any]:
-        """Copy inputs to the device and give the engine all buffers' addresses."""
-        import torch
-
+    def _bind(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """Copies inputs to the device and gives the engine all buffers' addresses."""
         if self._context is None:
             raise CloudsError("the session is closed", "open it again")
         check_feeds(self.inputs, feeds)
-        device = torch.device(self.device)
         buffers = {}
         for spec in self.inputs:
             array = np.ascontiguousarray(feeds[spec.name])
@@ -88,33 +88,22 @@ class EngineSession:
                     f"input `{spec.name}` of shape {list(array.shape)} is outside of what the engine takes",
                     "export it again with another --batch",
                 )
-            buffers[spec.name] = torch.from_numpy(array).to(device)
+            buffers[spec.name] = torch_session.to_device(array, self.device)
         for spec in self.outputs:
             shape = tuple(self._context.get_tensor_shape(spec.name))
-            buffers[spec.name] = torch.empty(shape, dtype=getattr(torch, spec.dtype), device=device)
+            buffers[spec.name] = torch_session.empty(shape, spec.dtype, self.device)
         for name, buffer in buffers.items():
             self._context.set_tensor_address(name, buffer.data_ptr())
-        return buffers, device
+        return buffers
 
-    def _execute_once(self, device: Any) -> None:
-        if not self._execute(device):
+    def _execute(self) -> None:
+        if not torch_session.on_own_stream(self.device, self._context.execute_async_v3):
             raise CloudsError(
                 f"{self.backend} could not run the engine", "is there enough memory on the GPU? see its log"
             )
 
-    def _execute(self, device: Any) -> bool:
-        import torch
-
-        if device.type != "cuda":
-            return bool(self._context.execute_async_v3(0))
-        stream = torch.cuda.Stream(device)  # the default one would cost the engine synchronisations
-        stream.wait_stream(torch.cuda.current_stream(device))
-        done = bool(self._context.execute_async_v3(stream.cuda_stream))
-        stream.synchronize()
-        return done
-
     def close(self) -> None:
-        """Let go of the engine."""
+        """Releases the engine."""
         self._context = self._engine = self._runtime = None
 
     def _spec(self, name: str) -> TensorSpec:
@@ -126,7 +115,7 @@ class EngineSession:
 def open_engine(
     engine: str, graph: str, built: Sequence[Mapping[str, Any]], bundle: Path, options: Options
 ) -> EngineSession:
-    """Load a bundle's engine of a graph, after all that speaks against it was looked at.
+    """Loads a bundle's engine of a graph, after `check_engine`.
 
     Args:
         engine: A name in `ENGINES`.

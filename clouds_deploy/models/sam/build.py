@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.models.sam.names import RANDOM
 
-RANDOM = "random"
 SHIPPED = "sam_tiny.safetensors"
 """Weights of `sam_tiny`, packed with this package in `assets`."""
 

@@ -18,3 +18,6 @@ PADDING, BACKGROUND, FOREGROUND, FIRST_CORNER, SECOND_CORNER = -1, 0, 1, 2, 3
 """Labels of points; a box is its upper left and its lower right corner."""
 PROPOSALS = 3
 """Masks proposed for an ambiguous prompt; SAM's mask for unambiguous ones is not computed."""
+
+RANDOM = "random"
+"""Stands for random weights where a weight file is asked for: a dry run."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.letterbox import fit
 from clouds_deploy.inference.sam import Picture, Sam
@@ -31,6 +32,7 @@ class TritonSession:
 
     backend = "triton"
     device = "as its config says"
+    precision: Precision = "fp32"
 
     def __init__(self, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self.name, self.inputs, self.outputs = name, inputs, outputs

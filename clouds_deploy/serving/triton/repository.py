@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_manifest, write_text
 from clouds_deploy.bundles.bundle import ENCODER, SAM_KIND, Bundle, open_bundle
 from clouds_deploy.bundles.bundle import KIND as BUNDLE
-from clouds_deploy.bundles.tensors import TensorSpec
+from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.triton.config import BACKENDS, TritonOptions, graph_config, refine_config
 from clouds_deploy.serving.triton.pbtxt import pbtxt
 
 KIND = "triton_repository"
+Fix = Callable[[Path, Mapping[str, Array], Path], None]
 MODELS = "models"
 BUILD = "build_plans.sh"
 _MODEL = '''"""Refines label maps; `config.pbtxt` says with which models."""
@@ -28,7 +29,12 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(
-    bundle: Path, out: Path, options: TritonOptions | None = None, *, sam: Path | None = None
+    bundle: Path,
+    out: Path,
+    options: TritonOptions | None = None,
+    *,
+    sam: Path | None = None,
+    fix: Fix | None = None,
 ) -> dict[str, Any]:
     """Writes a model repository: the segmenter, and with a SAM its two graphs and a model that refines.
 
@@ -41,6 +47,7 @@ def write_repository(
         out: The directory to make; `models/` in it is what Triton is pointed at.
         options: How Triton is to run it.
         sam: A SAM's bundle.
+        fix: `export.embed.fix_inputs`; text-headed bundles need it.
 
     Returns:
         `out`, `repository`, `models` by name with their backend, and `build`, the script that is to be run
@@ -54,7 +61,7 @@ def write_repository(
     commands: list[str] = []
     with atomic_directory(out) as directory:
         models = directory / MODELS
-        made = {chosen.name: _segmenter(opened, models, directory, chosen, commands)}
+        made = {chosen.name: _segmenter(opened, models, directory, chosen, commands, fix)}
         if sam is not None:
             made |= _sam(opened, sam, models, directory, chosen, commands)
         if commands:
@@ -75,7 +82,12 @@ def write_repository(
 
 
 def _segmenter(
-    bundle: Bundle, models: Path, directory: Path, options: TritonOptions, commands: list[str]
+    bundle: Bundle,
+    models: Path,
+    directory: Path,
+    options: TritonOptions,
+    commands: list[str],
+    fix: Fix | None,
 ) -> str:
     image, *others = bundle.inputs
     batched = image.shape[0] is None
@@ -90,7 +102,7 @@ def _segmenter(
         return options.backend
     place = _place(folder, directory, options)
     if others:
-        _fix_inputs(bundle, place)
+        _fix_classes(bundle, place, fix)
     else:
         shutil.copyfile(bundle.file(), place)
     if options.backend == "tensorrt":
@@ -134,6 +146,14 @@ def _sam(
     return {**made, refine: "python"}
 
 
+def _fix_classes(bundle: Bundle, place: Path, fix: Fix | None) -> None:
+    """Writes the graph with its classes inside: Triton batches every input, and they have no batch."""
+    vocabulary = bundle.vocabulary()
+    if vocabulary is None or fix is None:
+        raise CloudsError(f"{bundle.path} takes more than an image", "export it again with this version")
+    fix(bundle.file(), vocabulary.feeds(bundle.inputs, str(bundle.path)), place)
+
+
 def _folder(models: Path, name: str, config: dict[str, Any]) -> Path:
     """Writes a model's config, and returns the folder of its first version."""
     version = models / name / "1"
@@ -148,23 +168,6 @@ def _place(folder: Path, directory: Path, options: TritonOptions) -> Path:
         return folder / BACKENDS[options.backend]
     (directory / "onnx").mkdir(exist_ok=True)
     return directory / "onnx" / f"{folder.parent.name}.onnx"
-
-
-def _fix_inputs(bundle: Bundle, place: Path) -> None:
-    """Writes the graph with its classes inside: Triton batches every input, and they have no batch."""
-    import onnx
-    from onnx import numpy_helper
-
-    vocabulary = bundle.vocabulary()
-    if vocabulary is None:
-        raise CloudsError(f"{bundle.path} takes more than an image", "export it again with this version")
-    feeds = vocabulary.feeds(bundle.inputs, str(bundle.path))
-    model = onnx.load(str(bundle.file()))
-    kept = [value for value in model.graph.input if value.name not in feeds]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in feeds.items())
-    onnx.save(model, str(place))
 
 
 def _command(options: TritonOptions, graph: Path, inputs: Sequence[TensorSpec], precision: str) -> str:

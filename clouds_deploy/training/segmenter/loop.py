@@ -21,6 +21,7 @@ from torch import Tensor
 from clouds_deploy import seeds
 from clouds_deploy.artifacts import read_json, sha256, write_json
 from clouds_deploy.backends.memory import kept_memory
+from clouds_deploy.backends.torch_session import scorer
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import Advance, progress, say, warn
 from clouds_deploy.data import sources
@@ -28,9 +29,8 @@ from clouds_deploy.data.dataset import training_batches
 from clouds_deploy.data.joint import joint_batches
 from clouds_deploy.data.sources import subset
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.evaluation.evaluate import Evaluation, Metric, evaluate
+from clouds_deploy.evaluation.evaluate import Evaluation, Metric, Predict, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
-from clouds_deploy.inference.segmenter import Predict, torch_predictor
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import (
     KIND,
@@ -303,7 +303,7 @@ class _Run:
         """
         recipe = self.recipe
         source = sources.val_source(recipe)
-        predict = torch_predictor(self.segmenter, recipe.evaluate, self.processes.device)
+        predict = scorer(self.segmenter, recipe.evaluate.short_side, self.processes.device)
         with progress("evaluating", len(source), "image") as advance:
             outcome = evaluate_share(predict, source, recipe.evaluate.metric, self.processes, advance)
         summary = outcome.to_dict()

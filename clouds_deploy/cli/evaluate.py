@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import newest_model
-from clouds_deploy.cli.options import Json, Runner
+from clouds_deploy.cli.options import Device, Json, Runner
 from clouds_deploy.cli.output import deliver, table
 
 _DATA = "Data"
@@ -56,6 +56,7 @@ def evaluate(
         str | None,
         typer.Option(help="Folder for intermediate results; an interrupted evaluation resumes there."),
     ] = None,
+    device: Device = "auto",
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
@@ -75,6 +76,7 @@ def evaluate(
         metric=metric,
         backend=backend,
         out=out,
+        device=device,
         runner=runner,
     )
     deliver(result, as_json, _render)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clouds_deploy.cli.options import Json, Runner
+from clouds_deploy.cli.options import Device, Json, Runner
 from clouds_deploy.cli.output import deliver
 
 _MODEL, _IMAGES, _PARALLEL = "Model", "Images", "Parallel work"
@@ -80,6 +80,7 @@ def generate(
     shards: Annotated[
         bool, typer.Option("--shards", help="Write tar shards.", rich_help_panel=_PARALLEL)
     ] = False,
+    device: Device = "auto",
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
@@ -93,7 +94,8 @@ def generate(
     settings = Settings(height, width, steps, guidance, negative, precision, compiled)
     result = make(
         out, prompts=prompts, model=model, count=count, seed=seed, batch=batch, shard=shard, adapter=adapter,
-        adapter_scale=lora_scale, suffix=suffix, settings=settings, shards=shards, runner=runner,
+        adapter_scale=lora_scale, suffix=suffix, settings=settings, shards=shards,
+        device=device, runner=runner,
     )  # fmt: skip
     deliver(result, as_json, _render)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import free_folder, split_model
-from clouds_deploy.cli.options import Json, Runner, Shards
+from clouds_deploy.cli.options import Device, Json, Runner, Shards
 from clouds_deploy.cli.output import deliver
 
 
@@ -33,6 +33,7 @@ def predict(
         bool, typer.Option("--confidences", help="Also write the labels' confidences, for `refine`.")
     ] = False,
     shards: Shards = None,
+    device: Device = "auto",
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
@@ -51,6 +52,7 @@ def predict(
         overlays=overlays,
         confidences=confidences,
         shards=shards,
+        device=device,
         runner=runner,
     )
     deliver(result, as_json, _render)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import free_folder
-from clouds_deploy.cli.options import Bf16, Json, Precision, Runner, Shards, chosen_precision
+from clouds_deploy.cli.options import Bf16, Device, Json, Precision, Runner, Shards, chosen_precision
 from clouds_deploy.cli.output import deliver, table
 
 _METHOD, _MODEL = "Method", "Model"
@@ -66,6 +66,7 @@ def refine(
         ),
     ] = None,
     overlays: Annotated[int, typer.Option(min=0, help="Write this many before-and-after images.")] = 4,
+    device: Device = "auto",
     shards: Shards = None,
     runner: Runner = "local",
     as_json: Json = False,
@@ -90,6 +91,7 @@ def refine(
         overlays=overlays,
         backend=backend,
         precision=chosen_precision(precision, bf16),
+        device=device,
         shards=shards,
         runner=runner,
     )

@@ -42,7 +42,7 @@ def test_commands_and_functions_are_one_to_one() -> None:
     assert verbs - named == {"embed_classes"}  # other classes for a bundle: an .npz that only code can load
     assert named <= verbs
     assert verbs <= set(dir(clouds_deploy))
-    for name in verbs - {"prompts"}:
+    for name in verbs:
         assert callable(getattr(clouds_deploy, name)), name
     assert "tiny" in clouds_deploy.recipes()["recipes"]
 

@@ -265,6 +265,7 @@ def test_timm_maps_equal_its_feature_extractor_and_take_its_files(name: str, tmp
 
 def test_batch_statistics_stand_still_in_training() -> None:
     """An image's features must not depend on the others of its batch, nor on how many processes share it."""
+    torch.manual_seed(1)
     backbone = build_backbone(
         BackboneConfig(name="efficientnet_lite0", weights="random", trainable=True)
     ).train()

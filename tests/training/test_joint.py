@@ -181,7 +181,7 @@ def test_a_teacher_of_several_views() -> None:
 
 
 def test_confidence_and_official_negatives_exclude_each_other() -> None:
-    with pytest.raises(CloudsError, match="takes for negatives"):
+    with pytest.raises(CloudsError, match="counts pixels without a label as negatives"):
         small_recipe(*ROBUST, "joint.refine.mode=official", "joint.min_confidence=0.5")
 
 

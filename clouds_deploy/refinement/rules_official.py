@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from numpy.lib.stride_tricks import sliding_window_view
 
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.labels import IGNORE
@@ -44,13 +44,22 @@ def best_rated(plan: Plan, part: slice, low_res: Floats, scores: Floats) -> npt.
 def _draw(component: Component, config: RefineConfig, random: np.random.Generator) -> Floats | None:
     mask = component.mask
     if config.erosion:
-        mask = ndimage.binary_erosion(mask, np.ones((config.erosion, config.erosion)))
+        mask = erode(mask, config.erosion)
     places = np.flatnonzero(mask)
     if len(places) < config.points:
         return None
     rows, columns = np.divmod(random.choice(places, config.points, replace=False), mask.shape[1])
     across, down = component.box[1].start, component.box[0].start
     return np.stack((columns + across, rows + down), -1).astype(np.float32)
+
+
+def erode(mask: Mask, side: int) -> Mask:
+    """The pixels around which a square of a side lies in the mask; beyond the array is outside."""
+    before = side // 2
+    around = ((before, side - 1 - before), (0, 0))
+    for _ in range(2):  # columns, then rows
+        mask = sliding_window_view(np.pad(mask, around), side, axis=0).all(-1).T
+    return mask
 
 
 def merge_official(labels: Labels, plan: Plan, masks: Mask, config: RefineConfig) -> Refined:

@@ -6,13 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from clouds_deploy.config.joint import RobustConfig
 from clouds_deploy.data.images import fit_size
 from clouds_deploy.labels import CLASSES, IGNORE, NAMES, NUM_CLASSES
 from clouds_deploy.refinement.changes import Refined
-from clouds_deploy.refinement.components import Component, Labels, Mask, find_components, interior_points
+from clouds_deploy.refinement.components import (
+    Component,
+    Labels,
+    Mask,
+    distance_outside,
+    find_components,
+    interior_points,
+)
 from clouds_deploy.refinement.prompts import Floats, Plan
 
 _MISTAKEN = (("car", "truck", "bus", "train"), ("person", "rider"), ("motorcycle", "bicycle"))
@@ -135,7 +141,7 @@ def reliability(labels: Labels, confidence: Floats | None, border: float) -> Flo
     if not edge.any():
         right = np.ones(labels.shape, np.float32)
     else:
-        depth = ndimage.distance_transform_edt(~edge).astype(np.float32)
+        depth = distance_outside(~edge).astype(np.float32)
         right = 1 - _BORDER_ERROR * np.exp(depth / (-border * max(labels.shape)))
     if confidence is not None:
         right = right * np.sqrt(confidence)

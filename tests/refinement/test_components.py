@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
-from clouds_deploy.refinement.components import find_components, interior_points
+from clouds_deploy.refinement.components import distance_outside, find_components, interior_points
+from clouds_deploy.refinement.rules_official import erode
 
 
 def test_neighbours_touch_by_sides_not_by_corners() -> None:
@@ -29,22 +32,41 @@ def test_classes_are_apart_and_255_is_none() -> None:
     assert [(c.label, c.area) for c in find_components(labels, 0)] == [(0, 12), (18, 12)]
 
 
-def test_components_are_those_of_scipy_on_whole_masks() -> None:
-    random = np.random.default_rng(0)
-    labels = ndimage.zoom(random.integers(0, 19, (9, 13)), 5, order=0).astype(np.uint8)
-    labels[random.random(labels.shape) < 0.2] = 255
-    found = find_components(labels, 6)
+@st.composite
+def maps(draw: st.DrawFn) -> np.ndarray:
+    """Label maps of blocks, with noise and pixels without a label."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size = draw(st.tuples(st.integers(1, 24), st.integers(1, 24)))
+    labels = random.integers(0, draw(st.integers(1, 19)), size).astype(np.uint8)
+    labels = labels.repeat(draw(st.integers(1, 5)), 0).repeat(draw(st.integers(1, 5)), 1)
+    labels[random.random(labels.shape) < draw(st.sampled_from((0.0, 0.2, 0.9)))] = 255
+    return labels
+
+
+@given(labels=maps(), above=st.integers(0, 6))
+@settings(deadline=None, max_examples=300)
+def test_components_are_those_of_scipy(labels: np.ndarray, above: int) -> None:
+    found = find_components(labels, above)
     wanted = []
     for label in range(19):
         numbered, count = ndimage.label(labels == label)
-        wanted += [(label, m) for i in range(1, count + 1) if (m := numbered == i).sum() > 6]
+        wanted += [(label, m) for i in range(1, count + 1) if (m := numbered == i).sum() > above]
     assert len(found) == len(wanted)
     for component, (label, mask) in zip(found, wanted, strict=True):
-        whole = np.zeros(labels.shape, bool)
-        whole[component.box] = component.mask
-        assert component.label == label
-        assert component.area == mask.sum()
-        assert np.array_equal(whole, mask)
+        assert (component.label, component.area) == (label, mask.sum())
+        assert (component.box,) == tuple(ndimage.find_objects(mask.astype(np.uint8)))
+        assert np.array_equal(component.mask, mask[component.box])
+
+
+@given(labels=maps(), side=st.integers(1, 6))
+@settings(deadline=None, max_examples=300)
+def test_distances_and_erosion_are_those_of_scipy(labels: np.ndarray, side: int) -> None:
+    mask = labels == labels.flat[0]
+    inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    assert np.array_equal(distance_outside(mask, closed=True), inside)
+    if not mask.all():
+        assert np.array_equal(distance_outside(mask), ndimage.distance_transform_edt(mask))
+    assert np.array_equal(erode(mask, side), ndimage.binary_erosion(mask, np.ones((side, side))))
 
 
 def test_interior_points_are_deep_apart_and_inside() -> None:

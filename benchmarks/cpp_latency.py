@@ -1,4 +1,4 @@
-"""The C++ runtime against the Python one and against the bare OpenVINO call, interleaved in one process.
+"""The C++ library against the Python one and against the bare OpenVINO call, interleaved in one process.
 
     pytest tests/cpp (builds build/cpp/release, with libclouds.so and clouds_bare.so)
     python benchmarks/cpp_latency.py BUNDLE [--images FOLDER] [--threads N] [--seconds S] [--out FILE]
@@ -6,9 +6,9 @@
 For the graph's own size: the bare call (one request on its own tensors), the same once more (what differs
 between them is noise), C++ end to end, Python end to end.
 For every image of a folder: C++ and Python end to end from decoded pixels, with letterboxing both ways, and
-whether the labels are the same bytes. All candidates run in turns by `clouds_deploy.bench.timing`.
+whether the labels are the same bytes. All candidates are interleaved by `clouds_deploy.bench.timing`.
 
-One opening of a graph is some percent quicker than the next, for the memory it happens to get, and what is
+One opening of a graph is some percent faster than the next, depending on the memory it gets, and what is
 opened first in a process tends to be slowest. So all of it happens in several processes, one after the other,
 each of which opens the candidates in another order; ratios are taken within a process, and their interval is
 that of the processes.
@@ -55,7 +55,7 @@ def bare_call(build: Path, graph: Path, image: np.ndarray, threads: int) -> Any:
 
 
 def time_here(given: argparse.Namespace) -> dict[str, Any]:
-    """Open every candidate once and time them in turns; milliseconds (p50) of each."""
+    """Opens every candidate once and times them interleaved; milliseconds (p50) of each."""
     from clouds_deploy.bench.timing import measure
     from clouds_deploy.bundles.bundle import open_bundle
     from clouds_deploy.data.images import list_images, read_image

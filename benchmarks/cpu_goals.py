@@ -7,10 +7,10 @@
 does: timm's ConvNeXt as it is, grid_sample, masks of full size after every layer, 100 masks resized to the
 image before the sum. Without `--run` the weights are random and spread out a little, and labels say less.
 `encoder`: SAM ViT-B at 1024, bytes to embeddings, against `segment_anything`; weights are random, relative
-positions too, and masks are compared after its own decoder. Candidates take turns (`bench.timing`); a ratio
-is the median over the rounds with its 95 % bootstrap interval. `of peak` divides the operations that PyTorch
-counts for the peer by what a large product of the same type reaches here. `--profile` adds where OpenVINO
-spends its time.
+positions too, and masks are compared after its own decoder. Candidates are interleaved (`bench.timing`); a
+ratio is the median over the rounds with its 95 % bootstrap interval. `of peak` divides the operations that
+PyTorch counts for the peer by what a large product of the same type reaches here. `--profile` adds where
+OpenVINO spends its time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["segmenter", "encoder"])
     parser.add_argument("--run", type=Path, help="a run of gta_convnext_l, for labels that mean something")
     parser.add_argument("--graphs", type=Path, help="keep the exported graphs here, and take them from here")
-    parser.add_argument("--images", type=int, default=4, help="drawn streets whose labels are compared")
+    parser.add_argument("--images", type=int, default=4, help="synthetic streets whose labels are compared")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
@@ -183,7 +183,7 @@ def encoder(given: argparse.Namespace, graphs: Path) -> dict[str, Any]:
     calls: dict[str, Call] = {PEER: official}
     for form in ("bias", "channels"):
         module = SamEncoder(sam, window_form=form, global_form=form)  # type: ignore[arg-type]
-        half = form == "channels"  # in float32 the bias is quicker in PyTorch, in bfloat16 the channels
+        half = form == "channels"  # in float32 the bias is faster in PyTorch, in bfloat16 the channels
         calls[f"torch{'-bf16' if half else ''}, {form}"] = _torch(module, half)
         path = graphs / f"encoder_{form}.onnx"
         if not path.is_file():
@@ -225,7 +225,7 @@ def _torch(module: SamEncoder, half: bool) -> Call:
 
 
 def table(calls: dict[str, Call], feeds: Any, rounds: int) -> dict[str, Any]:
-    """Time the candidates in turns, beside the machine's peak, taken before and after."""
+    """Times the candidates interleaved, beside the machine's peak, measured before and after."""
     with FlopCounterMode(display=False) as counter:
         calls[PEER](feeds)
     operations = counter.get_total_flops()

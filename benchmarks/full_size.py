@@ -3,9 +3,9 @@
     python benchmarks/full_size.py --run quickstart/run --out benchmarks/results/full_size.json
 
 Weights of the large model are random: time and memory do not depend on them. What `fast` changes does, so the
-agreement of the two is measured on a trained model (`--run`), on drawn streets of `photo` and the images of
-`--images`. Every figure of memory is the peak of a process of its own (Linux), counted from before its first
-forward; `above_model` subtracts what it held then.
+agreement of the two is measured on a trained model (`--run`), on synthetic streets of `photo` and the images
+of `--images`. Every figure of memory is the peak of a process of its own (Linux), counted from before its
+first forward; `above_model` subtracts what it held then.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def agreement(run: Path, folders: list[Path], scenes: int) -> dict[str, Any]:
     matrices = {form: ConfusionMatrix() for form in FORMS}
     same: dict[str, list[float]] = {}
     rows = recipe.data.height
-    drawn = [render("photo", 4242, i, rows, 2 * rows) for i in range(scenes)]
+    streets = [render("photo", 4242, i, rows, 2 * rows) for i in range(scenes)]
     pictures: list[tuple[str, Pixels, Pixels | None]] = []
-    pictures += [("streets/photo", scene.image, scene.labels) for scene in drawn]
+    pictures += [("streets/photo", scene.image, scene.labels) for scene in streets]
     pictures += [("photos", read_image(path), None) for path in list_images(folders)]
     for kind, image, truth in pictures:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()

@@ -3,7 +3,7 @@
     python benchmarks/ray_overhead.py BUNDLE --out benchmarks/results/ray_overhead.json
 
 Ray (`pip install "clouds-deploy[ray]"`) runs as two machines of a core each on this one, started before
-anything is timed. `predict` labels the same shards with both runners in turns, into new folders, from the
+anything is timed. `predict` labels the same shards with both runners, interleaved, into new folders, from the
 command's beginning to its end: beside it, each of Ray's workers starts a process and loads the model. A job
 of two images says what that costs, the difference between the jobs what each further image does. The results
 are compared byte by byte.

@@ -2,9 +2,9 @@
 
     python benchmarks/refine_gain.py --run quickstart/run --out benchmarks/results/refine_gain.json
 
-A model trained on drawn `game` streets labels streets of `imagined` and `photo` that nobody trained on; SAM
-mends the labels. A pixel that refinement leaves without a label can be counted in two ways: `wrong`, as if it
-had a class of its own, and `left out`, as training with these labels would have it. Both are given.
+A model trained on synthetic `game` streets labels streets of `imagined` and `photo` that nobody trained on;
+SAM refines the labels. A pixel that refinement leaves without a label can be counted in two ways: `wrong`, as
+if it had a class of its own, and `left out`, as training with these labels would have it. Both are given.
 """
 
 from __future__ import annotations

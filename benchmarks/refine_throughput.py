@@ -8,7 +8,7 @@ The peer handles one image at a time: `SamPredictor.set_torch_image`, `predict_t
 (`tests/parity/authors_refinement.py`). Both sides read images and label PNGs from disk and write label PNGs,
 follow the official rules, share weights, ask for the same points; `refine_folder` runs in PyTorch without
 lower precision, and with each `--engine` on the exported graphs too. Random weights get random positions.
-Images are drawn streets; a label map is the truth, its borders moved and parts of it renamed.
+Images are synthetic streets; a label map is the truth, its borders moved and parts of it renamed.
 Rounds are interleaved; a ratio is the median of the rounds' ratios with its 95 % bootstrap interval.
 """
 

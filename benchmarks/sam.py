@@ -107,7 +107,7 @@ def decoder_calls(sam: Any, prompts: int) -> dict[str, Callable[[], object]]:
 def table(
     calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], int]
 ) -> dict[str, dict[str, float]]:
-    """Time the calls in turns; milliseconds and ratios by name."""
+    """Times the calls interleaved; milliseconds and ratios by name."""
     timings = measure(calls, warmup=1, rounds=rounds, seconds=0.1, clock=clock)
     rows = {}
     for name, timing in timings.items():

@@ -173,7 +173,7 @@ def figures(log: Log, memory: list[float]) -> dict[str, Any]:
 
 
 def mean_batch(server: Server) -> float:
-    """Ask for the images per engine call so far."""
+    """Images per call so far, by the server's metrics."""
     text = httpx.get(f"{server.address}/metrics").text
     values = {
         line.split()[0]: float(line.split()[1])
@@ -199,7 +199,7 @@ def everything(bundle: Path, clients: int, seconds: float, options: tuple[str, .
 def batching(
     bundle: Path, clients: int, seconds: float, options: tuple[str, ...], rounds: int = 6
 ) -> dict[str, Any]:
-    """Two servers without SAM, one that gathers up to 8 images a call and one that does not, in turns."""
+    """Two servers without SAM, one that gathers up to 8 images a call and one that does not, interleaved."""
     servers = {size: Server(bundle, *options, "--sam", "none", "--batch", size) for size in ("8", "1")}
     logs: dict[str, list[Log]] = {size: [] for size in servers}
     memory: dict[str, list[float]] = {size: [] for size in servers}

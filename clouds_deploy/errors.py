@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ _EXTRAS = {
     "report": "matplotlib",
 }
 """The modules that each optional part of the installation brings."""
+
+
+def installed(module: str) -> bool:
+    """Whether a package can be imported here, found without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # an import hook refuses it
+        return False
 
 
 def missing_package(error: ModuleNotFoundError) -> CloudsError | None:

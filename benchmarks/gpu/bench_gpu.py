@@ -4,16 +4,16 @@
     python benchmarks/gpu/bench_gpu.py --device cpu --case sam_tiny --rounds 2 --seconds 0.5   # a dry run
 
 Everything is fed tensors that lie on the device already and timed until the device has finished: transfers
-and files are left out. Candidates take turns (`bench.timing`); ratios are against the official formulation in
-PyTorch eager float16, medians over rounds with 95 % intervals. Beside each time stand the error against the
-official formulation in eager float32 and the share of what a large float16 product reaches here, by the
-operations that PyTorch counts for the official formulation. Ours keep the weights of products in float16, so
-that autocast has none to convert; "replayed" is the same work recorded in a CUDA graph, which leaves out what
-Python and the launches cost. Weights are random: time does not depend on them, masks mean nothing. ONNX
-Runtime on CUDA and TensorRT is timed where onnxruntime-gpu is installed, from float16 graphs exported here;
-what is not installed is listed in the result, <date>_<GPU>.json in --out.
+and files are left out. Candidates are interleaved (`bench.timing`); ratios are against the official
+formulation in PyTorch eager float16, medians over rounds with 95 % intervals. Beside each time stand the
+error against the official formulation in eager float32 and the share of what a large float16 product reaches
+here, by the operations that PyTorch counts for the official formulation. Ours keep the weights of products in
+float16, so that autocast has none to convert; "replayed" is the same work recorded in a CUDA graph, which
+leaves out what Python and the launches cost. Weights are random: time does not depend on them, masks mean
+nothing. ONNX Runtime on CUDA and TensorRT is timed where onnxruntime-gpu is installed, from float16 graphs
+exported here; what is not installed is listed in the result, <date>_<GPU>.json in --out.
 
-Compiling takes most of the time. With --earlier, a result of this script, only the form that was quickest in
+Compiling takes most of the time. With --earlier, a result of this script, only the form that was fastest in
 eager mode there is compiled. PyTorch keeps what it compiled (TORCHINDUCTOR_CACHE_DIR): with --prepare things
 are compiled and not timed, so that the GPU may do something else meanwhile.
 
@@ -98,7 +98,7 @@ def waiter(device: torch.device) -> Callable[[], None] | None:
 
 
 def peak(device: torch.device) -> float:
-    """Time a large product in float16 (bfloat16 on a CPU); TFLOP/s of the quickest call."""
+    """Times a large product in float16 (bfloat16 on a CPU); TFLOP/s of the fastest call."""
     side = 8192 if device.type == "cuda" else 1024
     kind = torch.float16 if device.type == "cuda" else torch.bfloat16
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
@@ -117,7 +117,7 @@ def run(
     operations = counter.get_total_flops()
     candidates: dict[str, Callable[[], Any]] = {OFFICIAL: _call(case.official, case.inputs, device)}
     missing: dict[str, str] = {}
-    best = quickest(case, given.earlier)
+    best = fastest(case, given.earlier)
     for name, module in case.ours.items():
         builds = [_as_it_is] if name != "flex" else []
         for build in [*builds, *(compiling if name in best else [])]:
@@ -173,7 +173,7 @@ def _call(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], device
 
 
 def profile(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
-    """Give the milliseconds that the quickest candidate's slowest kernels take in a call."""
+    """Milliseconds that the fastest candidate's slowest kernels take in a call."""
     if device.type != "cuda":
         return {}
     turns = 5
@@ -189,8 +189,8 @@ def profile(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
     return dict(spent.most_common(20))
 
 
-def quickest(case: Case, earlier: Path | None) -> set[str]:
-    """Give the form of ours that an earlier result has as the quickest in eager mode; all without one."""
+def fastest(case: Case, earlier: Path | None) -> set[str]:
+    """The form of ours that an earlier result has as the fastest in eager mode; all without one."""
     if earlier is None:
         return set(case.ours)
     found = read_json(earlier)["cases"].get(case.name, {"candidates": {}})["candidates"]
@@ -254,7 +254,7 @@ _LABELS: dict[Any, str] = {_as_it_is: "eager", _compiled: "compiled", _ahead: "a
 
 
 def _onnx(case: Case, provider: str) -> Callable[[], Any]:
-    """Bind device tensors to an ONNX Runtime session that really runs on the provider."""
+    """Binds device tensors to an ONNX Runtime session that really runs on the provider."""
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from clouds_deploy.bench.timing import measure
+from clouds_deploy.errors import installed
 
 SIDE = 2048
 _CHILD = """
@@ -75,7 +75,7 @@ def matmul_peak(seconds: float = 1.0) -> dict[str, float]:
 
 
 def _products() -> dict[str, Callable[[], object]]:
-    if find_spec("torch") is None:
+    if not installed("torch"):
         half = np.full((SIDE, SIDE), 0.5, np.float32)
         return {"float32": lambda: half @ half}
     import torch
@@ -89,7 +89,7 @@ def _products() -> dict[str, Callable[[], object]]:
 
 def threads() -> int:
     """Threads that PyTorch computes with; without it the processors."""
-    if find_spec("torch") is None:
+    if not installed("torch"):
         return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     import torch
 

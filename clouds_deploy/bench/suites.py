@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from clouds_deploy.bundles.bundle import SAM_KIND, Bundle, open_bundle
 from clouds_deploy.config.bench import BenchOptions, Suite
 from clouds_deploy.config.section import make_options
 from clouds_deploy.console import busy, say
-from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.errors import CloudsError, installed, nearest
 
 KIND = "bench"
 GROWTHS: dict[str, Callable[[Bundle, Plan], dict[str, Any]]] = growth.SEGMENTER | growth.SAM
@@ -101,7 +100,7 @@ def _check_backends(chosen: BenchOptions) -> Suite:
         if name not in BACKENDS:
             raise CloudsError(f"there is no backend `{name}`", nearest(name, BACKENDS))
     if chosen.backends is None:
-        missing = [name for name in names if find_spec(name.partition("-")[0]) is None]
+        missing = [name for name in names if not installed(name.partition("-")[0])]
         names = tuple(name for name in names if name not in missing)
         if not names:
             raise CloudsError("no backend is installed", 'pip install "clouds-deploy[cpu]"')

@@ -10,11 +10,12 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from clouds_deploy.errors import installed
 
 NO_CHARTS = 'This report has no charts: they need matplotlib. pip install "clouds-deploy[report]"'
 
@@ -151,7 +152,7 @@ class Page:
         )
         environment.globals["data_address"] = data_address
         shown = self.sections
-        if find_spec("matplotlib") is None:
+        if not installed("matplotlib"):
             shown = [section for section in shown if section.kind != "chart"]
             if len(shown) < len(self.sections):
                 shown.append(Paragraph(NO_CHARTS, "note"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.section import make_options
 from clouds_deploy.config.serve import DEFAULT_SAM, ServeOptions
 from clouds_deploy.console import warn
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, installed
 
 if TYPE_CHECKING:
     from clouds_deploy.serving.limits import Limits
@@ -50,7 +49,7 @@ def serve(
     """
     chosen = make_options(ServeOptions, options)
     # Starlette misses python-multipart only when a form comes in: all are checked before anything starts
-    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
+    missing = [name for module, name in PACKAGES.items() if not installed(module)]
     if missing:
         raise CloudsError(f"serving needs {', '.join(missing)}", 'pip install "clouds-deploy[serve]"')
     from clouds_deploy.serving.limits import Limits
@@ -64,7 +63,7 @@ def _sam_opener(options: ServeOptions) -> Callable[[], tuple[PointSam, Refine]] 
     """What opens the SAM; None where there is to be none."""
     if options.sam is None:
         return None
-    if options.sam == DEFAULT_SAM and find_spec("torch") is None:
+    if options.sam == DEFAULT_SAM and not installed("torch"):
         warn(
             f"no SAM is served: {DEFAULT_SAM} by its name needs PyTorch (pass a SAM's bundle by --sam, or "
             '--sam none); pip install "clouds-deploy[train]"'

@@ -74,7 +74,7 @@ def test_without_torch_the_suites_other_backends_are_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in (machine, suites):
-        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else name)
+        monkeypatch.setattr(module, "installed", lambda name: name != "torch")
     assert suites._check_backends(BenchOptions()).backends == ("onnxruntime", "openvino")
     assert "without torch" in capsys.readouterr().err
     assert suites._check_backends(BenchOptions(backends=("torch",))).backends == ("torch",)

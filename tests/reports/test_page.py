@@ -92,7 +92,7 @@ def test_a_chart_is_the_same_every_time(page: str) -> None:
 
 
 def test_a_page_without_matplotlib_says_how_to_get_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clouds_deploy.reports.page.find_spec", lambda _: None)
+    monkeypatch.setattr("clouds_deploy.reports.page.installed", lambda _: False)
     page = Page("t").add(LineChart("line", [Series("s", [(0, 1)])]), Table(["a"], [["x"]]))
     assert "<svg" not in page.html()
     assert "clouds-deploy[report]" in page.html()

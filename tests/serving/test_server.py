@@ -139,7 +139,7 @@ def test_what_is_typed_wrong(small_bundle: Path, words: tuple[str, ...], said: s
 def test_packages_that_are_not_there(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from clouds_deploy.serving import serve
 
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "python_multipart" else object())
+    monkeypatch.setattr(serve, "installed", lambda name: name != "python_multipart")
     done = run("serve", small_bundle)
     assert done.returncode == 2
     assert "serving needs python-multipart" in done.stderr

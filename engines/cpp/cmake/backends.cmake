@@ -1,5 +1,5 @@
-# Each backend is a source file or two, compiled where its headers and its library are found.
-# A hint of where: OpenVINO_DIR, ONNXRUNTIME_ROOT, TENSORRT_ROOT, TENSORRT_RTX_ROOT.
+# Each backend is one or two source files, compiled where its headers and its library are found.
+# Where they are: OpenVINO_DIR, ONNXRUNTIME_ROOT, TENSORRT_ROOT, TENSORRT_RTX_ROOT.
 
 macro(clouds_backend name found source)
   if(${found} AND NOT CLOUDS_${name} STREQUAL "OFF")
@@ -7,7 +7,7 @@ macro(clouds_backend name found source)
     target_sources(clouds_objects PRIVATE ${source} ${ARGN})
     target_compile_definitions(clouds_objects PUBLIC CLOUDS_${name})
   elseif(CLOUDS_${name} STREQUAL "ON")
-    message(FATAL_ERROR "CLOUDS_${name} is ON and was not found; say where it is with the variables in cmake/backends.cmake")
+    message(FATAL_ERROR "CLOUDS_${name} is ON and was not found; set its path by the variables named in cmake/backends.cmake")
   endif()
 endmacro()
 
@@ -33,7 +33,7 @@ if("ONNXRUNTIME" IN_LIST CLOUDS_BACKENDS)
   list(APPEND CLOUDS_LINKED ${ONNXRUNTIME_LIBRARY})
 endif()
 
-# One of the two: they have the same names in them. OFF unless asked for: their source was never compiled.
+# One of the two: both define the same symbols. OFF by default: their source was never compiled.
 macro(clouds_tensorrt name library)
   if(NOT CLOUDS_${name} STREQUAL "OFF")
     find_package(CUDAToolkit QUIET)
@@ -57,6 +57,6 @@ endif()
 
 string(REPLACE ";" " " clouds_listed "${CLOUDS_BACKENDS}")
 if(NOT clouds_listed)
-  set(clouds_listed "none: nothing will run")
+  set(clouds_listed "none: no bundle will run")
 endif()
 message(STATUS "clouds: backends: ${clouds_listed}")

@@ -1,4 +1,4 @@
-// What every runtime looks like from inside: named tensors in the caller's memory, in and out.
+// The interface of every backend: named tensors in the caller's memory, in and out.
 #pragma once
 
 #include <filesystem>
@@ -40,7 +40,7 @@ class Graph {
   Graph& operator=(const Graph&) = delete;
   virtual ~Graph() = default;
   virtual std::unique_ptr<Request> request() = 0;
-  virtual std::string device() const = 0;  // in the runtime's own words
+  virtual std::string device() const = 0;  // in the backend's own words
 };
 
 struct GraphFile {
@@ -56,7 +56,7 @@ std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& f
 // The name that `options` asks for, or the first built in. Throws Error when it is unknown or not built in.
 std::string chosen_backend(const Options& options);
 
-// Whether a backend runs engines that were built ahead, and the version of each such runtime that is built in.
+// Whether a backend runs engines that were built ahead, and the version of each such library that is built in.
 bool runs_engines(const std::string& backend);
 std::map<std::string, std::string> engine_versions();
 

@@ -56,7 +56,7 @@ Manifest check_directory(const fs::path& directory, const std::string& kind, boo
   }
   const fs::path path = directory / kManifest;
   if (!fs::is_regular_file(path, error)) {
-    throw Error(directory.string() + " has no " + kManifest + ": it is no finished " + kind, "make it again");
+    throw Error(directory.string() + " has no " + kManifest + ": it is not a finished " + kind, "make it again");
   }
   Manifest manifest = parse_manifest(read_text(path), path.string(), directory.string(), kind);
   for (const auto& [name, entry] : manifest.files) {

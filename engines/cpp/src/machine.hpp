@@ -1,4 +1,4 @@
-// What engines look for, and whether one that was built into a bundle can run here.
+// The facts of this machine that an engine depends on, and whether a bundle's engine can run here.
 #pragma once
 
 #include <filesystem>
@@ -11,7 +11,7 @@
 namespace clouds {
 
 struct Machine {
-  std::map<std::string, std::string> versions;  // of every engine's runtime that this library can use
+  std::map<std::string, std::string> versions;  // of every TensorRT library that this one can use
   std::string sm;                               // compute capability of the GPU, such as 89; empty without one
   std::string gpu;                              // its name
   std::string driver;                           // version of its driver; empty without one

@@ -26,7 +26,7 @@ ov::Shape sizes(const Shape& shape) { return {shape.begin(), shape.end()}; }
 
 using Ports = std::vector<ov::Output<const ov::Node>>;
 
-// A tensor's memory is only set when it moved: a caller that keeps its buffers pays nothing.
+// A tensor's memory is set only when it moved, so that a caller that keeps its buffers saves the call.
 struct Bound {
   const void* data = nullptr;
   Shape shape;

@@ -1,4 +1,4 @@
-// Things that one thread at a time may use, lent out.
+// A pool of objects that one thread at a time may use.
 #pragma once
 
 #include <condition_variable>
@@ -16,7 +16,7 @@ class Pool {
  public:
   using Make = std::function<std::unique_ptr<Thing>()>;
 
-  // most: how many there may be; 0 sets no limit, and a thing is made whenever none is free.
+  // most: how many there may be; 0 sets no limit: an object is made whenever none is free.
   Pool(Make make, std::size_t most) : make_(std::move(make)), most_(most) {}
 
   class Loan {
@@ -33,7 +33,7 @@ class Pool {
     std::unique_ptr<Thing> thing_;
   };
 
-  // Waits while all are lent.
+  // Waits while all are in use.
   Loan lend() { return Loan(*this, take()); }
 
  private:
@@ -46,7 +46,7 @@ class Pool {
       return thing;
     }
     ++made_;
-    free_.reserve(made_);  // so that giving back never allocates
+    free_.reserve(made_);  // so that returning one never allocates
     lock.unlock();
     try {
       return make_();

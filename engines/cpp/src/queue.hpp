@@ -1,4 +1,4 @@
-// Jobs for a few threads, with an end: who brings more than fit has to wait.
+// A bounded queue of jobs for a few threads: a caller with more than fit waits.
 #pragma once
 
 #include <condition_variable>

@@ -21,7 +21,7 @@ struct Target {
   std::ptrdiff_t stride;
 };
 
-// Keeps its tables and its memory between calls: the next frame of a video pays for neither. One thread at a time.
+// Keeps its tables and its memory between calls, for the next frame of a video. One thread at a time.
 class Resizer {
  public:
   void bilinear(const Source& source, const Target& target, int channels);

@@ -1,4 +1,4 @@
-// The segmenter behind its public face, on any graph: tests give it one of their own.
+// The implementation of the segmenter, on any graph: tests pass one of their own.
 #pragma once
 
 #include <memory>

@@ -50,7 +50,7 @@ class Log : public nvinfer1::ILogger {
   std::string last_;
 };
 
-// Memory of the GPU that grows.
+// A buffer on the GPU that grows.
 class DeviceMemory {
  public:
   DeviceMemory() = default;

@@ -81,7 +81,7 @@ EXPOSED const char* read_vocabulary(const char* path) {
   return told([&] { clouds::read_vocabulary(path); });
 }
 
-// `sms` has spaces between; `installed` null: the engine's runtime is not.
+// `sms` has spaces between; `installed` null: the engine's library is not installed.
 EXPOSED const char* check_engine(const char* bundle, const char* file, const char* engine, const char* version,
                                  const char* hash, const char* sms, int version_compatible, const char* installed,
                                  const char* sm, const char* gpu, const char* driver) {

@@ -41,7 +41,7 @@ struct Watch {
     changed.notify_all();
     changed.wait(lock, [&] { return open; });
     --running;
-    if (fail) throw clouds::Error("the graph failed", "mend it");
+    if (fail) throw clouds::Error("the graph failed", "fix it");
   }
   void set_open(bool value) {
     const std::lock_guard lock(mutex);

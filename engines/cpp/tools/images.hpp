@@ -1,4 +1,4 @@
-// Image files for the sample; the library itself knows pixels only.
+// Image files for the sample; the library itself takes pixels.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Label maps that people can look at; the blending of clouds_deploy.data.overlay, without its legend.
+// Label maps blended over their images; the blending of clouds_deploy.data.overlay, without its legend.
 #pragma once
 
 #include <cstdint>

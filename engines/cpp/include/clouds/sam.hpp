@@ -40,18 +40,18 @@ using SamPrompt = std::vector<SamPoint>;
 // Three proposals for a prompt, from small to whole.
 struct SamProposals {
   std::array<std::vector<float>, 3> logits;  // mask_size x mask_size each
-  std::array<float, 3> iou{};                // as the model guesses it
+  std::array<float, 3> iou{};                // as the model predicts it
   std::size_t best() const { return iou[0] >= iou[1] ? (iou[0] >= iou[2] ? 0 : 2) : (iou[1] >= iou[2] ? 1 : 2); }
 };
 
-// An image that a SAM has seen.
+// An image's embedding.
 struct SamEmbedding {
   std::vector<float> features;  // (C, h, w)
   int height = 0;               // of the image as it was given
   int width = 0;
 };
 
-// A SAM on one runtime. Any number of threads may use one object. Of `Options`, workers and queue are not used.
+// A SAM on one backend. Any number of threads may use one object. Of `Options`, workers and queue are not used.
 class CLOUDS_API Sam {
  public:
   explicit Sam(const std::string& bundle, const Options& options = {});  // throws Error
@@ -69,7 +69,7 @@ class CLOUDS_API Sam {
   // Brings logits to the image's size and cuts them at zero: 1 inside, 0 outside.
   void mask(const SamEmbedding& seen, const std::vector<float>& logits, const MapView& out) const;
 
-  struct Body;  // what is inside; not for callers
+  struct Body;  // the implementation; not for callers
 
  private:
   std::unique_ptr<Body> body_;

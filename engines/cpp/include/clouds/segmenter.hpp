@@ -21,7 +21,7 @@
 
 namespace clouds {
 
-// What a bundle says of itself, and what it runs on.
+// A bundle's facts, and the backend and device that it runs on.
 struct SegmenterInfo {
   std::string path;
   int height = 0;  // of the graph; images of other sizes are letterboxed
@@ -31,13 +31,13 @@ struct SegmenterInfo {
   std::array<std::uint8_t, 3> mean_color{};          // RGB that letterboxes are filled with
   std::string precision;                             // fp32 or fp16
   std::string backbone_weights;
-  bool random_weights = false;  // a dry run, which labels nothing sensibly
-  bool scores = false;          // whether `Segmenter::segment` can say how sure it is
+  bool random_weights = false;  // a dry run, whose labels mean nothing
+  bool scores = false;          // whether `Segmenter::segment` can give confidences
   std::string backend;
   std::string device;
 };
 
-// How the bundle's own images came out; see `Segmenter::self_test`.
+// The result of `Segmenter::self_test` on the bundle's own images.
 struct SelfTest {
   int images = 0;
   double agreement = 0;  // share of pixels, 0..1, with PyTorch's label
@@ -45,7 +45,7 @@ struct SelfTest {
   bool passed() const { return agreement >= limit; }
 };
 
-// A bundle on one runtime. Any number of threads may use one object.
+// A bundle on one backend. Any number of threads may use one object.
 class CLOUDS_API Segmenter {
  public:
   // Opens and checks a bundle; throws `Error` when it does not hold or cannot run here.
@@ -73,13 +73,13 @@ class CLOUDS_API Segmenter {
   using Done = std::function<void(std::exception_ptr)>;
   void submit(const ImageView& image, const MapView& labels, const MapView& trust, Done done) const;
 
-  // Gives false, and does nothing, where `submit` would block.
+  // Returns false, and does nothing, where `submit` would block.
   bool try_submit(const ImageView& image, const MapView& labels, const MapView& trust, Done done) const;
 
   // Labels the images that were packed with the bundle, and compares.
   SelfTest self_test() const;
 
-  struct Body;  // what is inside; not for callers
+  struct Body;  // the implementation; not for callers
 
  private:
   std::unique_ptr<Body> body_;

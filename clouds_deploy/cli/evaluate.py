@@ -51,7 +51,9 @@ def evaluate(
             show_default="the recipe's",
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Bundles only: the backend.")] = "onnxruntime",
+    backend: Annotated[
+        str | None, typer.Option(help="Bundles only: the backend.", show_default="onnxruntime")
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(help="Folder for intermediate results; an interrupted evaluation resumes there."),

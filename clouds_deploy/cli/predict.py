@@ -27,7 +27,9 @@ def predict(
             show_default="predictions/NAME",
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Bundles only: the backend.")] = "onnxruntime",
+    backend: Annotated[
+        str | None, typer.Option(help="Bundles only: the backend.", show_default="onnxruntime")
+    ] = None,
     overlays: Annotated[bool, typer.Option(help="Also write overlays with a legend.")] = True,
     confidences: Annotated[
         bool, typer.Option("--confidences", help="Also write the labels' confidences, for `refine`.")

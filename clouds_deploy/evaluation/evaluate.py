@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from clouds_deploy.console import Advance
 from clouds_deploy.errors import CloudsError
@@ -23,8 +20,8 @@ if TYPE_CHECKING:
     from clouds_deploy.data.sources import Source
 
 Images = npt.NDArray[np.uint8]
-Predict = Callable[[Images], Tensor | npt.NDArray[Any]]
-"""(B, H, W, 3) uint8 RGB to class scores (B, 19, h, w) float, or to labels (B, h, w) uint8."""
+Predict = Callable[[Images], Any]
+"""(B, H, W, 3) uint8 RGB to class scores (B, 19, h, w), a float tensor, or to labels (B, h, w) uint8."""
 Metric = Literal["native", "official"]
 
 _SUBSETS = {
@@ -124,7 +121,7 @@ def evaluate(
     matrix = ConfusionMatrix()
     done = 0
     for images, targets in _batches(source):
-        outcome = torch.as_tensor(predict(images))
+        outcome = predict(images)
         for number, target in enumerate(targets):
             guess, truth = _compared(outcome[number], target, metric)
             matrix.update(guess, truth)
@@ -152,18 +149,27 @@ def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8
 
 
 def _compared(
-    outcome: Tensor, target: npt.NDArray[np.uint8], metric: Metric
+    outcome: Any, target: npt.NDArray[np.uint8], metric: Metric
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Bring one prediction, scores (19, h, w) or labels (h, w), and its target to one size."""
+    """Brings one prediction, scores (19, h, w) or labels (h, w), and its target to one size."""
     size = (int(outcome.shape[-2]), int(outcome.shape[-1]))
     if metric == "official":
         if size != target.shape:
             target = np.asarray(Image.fromarray(target).resize(size[::-1], Image.Resampling.NEAREST))
+    elif size != target.shape and outcome.ndim == 2:
+        outcome = outcome[np.ix_(*(_nearest(*sides) for sides in zip(size, target.shape, strict=True)))]
     elif size != target.shape:
-        maps = outcome.reshape(1, -1, *size).float()
-        if outcome.ndim == 3:
-            outcome = F.interpolate(maps, size=target.shape, mode="bilinear", align_corners=False)[0]
-        else:
-            outcome = F.interpolate(maps, size=target.shape, mode="nearest-exact")[0, 0]
+        from torch.nn.functional import interpolate
+
+        maps = outcome[None].float()
+        outcome = interpolate(maps, size=target.shape, mode="bilinear", align_corners=False)[0]
     labels = outcome.argmax(0) if outcome.ndim == 3 else outcome
-    return labels.to(torch.uint8).cpu().numpy(), target
+    return np.asarray(labels if isinstance(labels, np.ndarray) else labels.cpu(), np.uint8), target
+
+
+def _nearest(count: int, wanted: int) -> npt.NDArray[np.intp]:
+    """The nearest of `count` pixels for each of `wanted`, rounded as PyTorch's `nearest-exact` does."""
+    scale = float(np.float32(count) / np.float32(wanted))
+    places = np.maximum(scale * (np.arange(wanted) + 0.5) - 0.5, 0).astype(np.float32)
+    chosen: npt.NDArray[np.intp] = np.minimum((places + np.float32(0.5)).astype(np.intp), count - 1)
+    return chosen

@@ -22,7 +22,7 @@ class RefineOptions(Section):
         confidences: Folder of the teacher's confidences, or shards with them; None takes those that `predict`
             wrote beside the labels, if it did.
         batch: Images that go to SAM together.
-        overlays: Number of images that are drawn before and after, spread over the folder.
+        overlays: Number of before-and-after pictures, spread over the folder.
         backend: Bundles only: what runs the graphs; None is ONNX Runtime.
         precision: What the backend computes in; `bf16` where it can (openvino).
         device: `auto`, `cpu`, `cuda` or `cuda:N`.

@@ -1,1 +1,1 @@
-"""Measuring how good a segmenter is."""
+"""Measures how good a segmenter is."""

@@ -1,4 +1,4 @@
-"""The datasets that an evaluation is asked for: `--data LAYOUT@SPLIT:ROOT`, once for each domain."""
+"""The datasets of an evaluation: `--data LAYOUT@SPLIT:ROOT`, once for each domain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.jobs.units import Unit, find_units, is_spread
 
@@ -37,10 +38,10 @@ class Domain:
         return f"{self.root} ({self.layout}, {self.split})"
 
     def source(self, images: int | None = None) -> Source:
-        """Open it.
+        """Opens it.
 
         Args:
-            images: Evenly spaced ones, this many; None means all.
+            images: This many, evenly spaced; None is all.
 
         Raises:
             CloudsError: See `Layout.scan`.
@@ -54,16 +55,16 @@ class Domain:
 def parse_domain(
     text: str | Path, *, layout: str | None = None, split: str = "val", usual: str | None = None
 ) -> Domain:
-    """Read what was given to `--data`.
+    """Parses a value of `--data`.
 
     Args:
         text: `LAYOUT:ROOT`, `LAYOUT@SPLIT:ROOT`, or a folder.
-        layout: A folder's layout; None means `usual` where the folder can be read so, or what it looks like.
+        layout: A folder's layout; None is `usual` where the folder can be read so, else what it looks like.
         split: Its split, where the text names none.
         usual: The layout that the model's recipe evaluates on.
 
     Raises:
-        CloudsError: The layout is unknown, or cannot be told.
+        CloudsError: The layout is unknown, or not recognised.
     """
     from clouds_deploy.data.layouts import LAYOUTS, detect, get_layout
 
@@ -84,7 +85,7 @@ def parse_domain(
 
 
 def name_domains(domains: Sequence[Domain]) -> dict[str, Domain]:
-    """Give each domain the shortest name that no other has: layout, layout@split, or both with its folder.
+    """Names each domain by the shortest unique one of layout, layout@split, and both with its folder.
 
     Raises:
         CloudsError: One was given twice.
@@ -104,38 +105,31 @@ def name_domains(domains: Sequence[Domain]) -> dict[str, Domain]:
     return named
 
 
-def chosen_data(
-    recipe: Recipe,
-    given: Sequence[str | Path],
-    layout: str | None,
-    split: str,
-    domain: str | None,
-    images: int | None,
-) -> dict[str, Source | list[Unit]]:
-    """Open all that is to be evaluated on, by what it is called: datasets, and shards.
+def chosen_data(recipe: Recipe, options: EvaluateOptions) -> dict[str, Source | list[Unit]]:
+    """Opens everything to evaluate on, datasets and shards, by its name in the results.
 
     Args:
         recipe: The model's.
-        given: `--data`, any number of times.
-        layout: See `chosen_source`, as for the rest.
-        split: See there.
-        domain: See there.
-        images: See there.
+        options: `data`, `layout`, `split`, `domain` and `images`.
 
     Raises:
-        CloudsError: Something cannot be had.
+        CloudsError: Something is not available.
     """
+    given, images = options.given(), options.images
     tars = [one for one in given if is_spread([one], "")]
     if len(given) < 2 and not tars:
-        source, what = chosen_source(recipe, given[0] if given else None, layout, split, domain, images)
+        source, what = chosen_source(recipe, options)
         return {what: source}
     if tars and images is not None:
         raise CloudsError("--images chooses from a dataset, not from shards", f"leave it out for {tars[0]}")
-    usual = recipe.data.val_layout or recipe.data.layout
-    others = [one for one in given if one not in tars]
-    domains = name_domains([parse_domain(d, layout=layout, split=split, usual=usual) for d in others])
+    domains = name_domains([_parsed(one, recipe, options) for one in given if one not in tars])
     found: dict[str, Source | list[Unit]] = {name: d.source(images) for name, d in domains.items()}
     return found | {str(one): _shards(one) for one in tars}
+
+
+def _parsed(text: str | Path, recipe: Recipe, options: EvaluateOptions) -> Domain:
+    usual = recipe.data.val_layout or recipe.data.layout
+    return parse_domain(text, layout=options.layout, split=options.split, usual=usual)
 
 
 def _shards(path: str | Path) -> list[Unit]:
@@ -145,56 +139,46 @@ def _shards(path: str | Path) -> list[Unit]:
     return units
 
 
-def chosen_source(
-    recipe: Recipe,
-    data: str | Path | None,
-    layout: str | None,
-    split: str,
-    domain: str | None,
-    images: int | None,
-) -> tuple[Source, str]:
-    """Open what to evaluate on: the recipe's validation images, with what was asked for put on top.
+def chosen_source(recipe: Recipe, options: EvaluateOptions) -> tuple[Source, str]:
+    """Opens one dataset to evaluate on: the recipe's validation images, where nothing else is asked for.
 
     Args:
         recipe: The model's.
-        data: `--data`, or None for what the recipe names.
-        layout: Its layout, or `streets`.
-        split: Its split.
-        domain: Of drawn streets.
-        images: This many only.
+        options: See `chosen_data`; at most one `data`.
 
     Returns:
-        The images, and what to call them.
+        The images, and their name in the results.
 
     Raises:
-        CloudsError: They cannot be had.
+        CloudsError: They are not available.
     """
     from clouds_deploy.data.sources import STREETS, val_source
 
-    section = recipe.data
-    usual = section.val_layout or section.layout
-    if data is not None:
+    section, layout, domain, images = recipe.data, options.layout, options.domain, options.images
+    for data in options.given():
         if layout == STREETS or (domain is not None and layout is None):
-            raise CloudsError(f"`streets` are drawn, they have no folder {data}", "leave --data out")
-        given = parse_domain(data, layout=layout, split=split, usual=usual)
+            raise CloudsError(f"`streets` are synthetic, they have no folder {data}", "leave --data out")
+        given = _parsed(data, recipe, options)
         return given.source(images), str(given)
+    usual = section.val_layout or section.layout
     name = STREETS if domain is not None and layout is None else layout or usual
     root = None if name == STREETS else section.val_root or section.root
     changes = {
         "val_layout": name,
         "val_root": root,
-        "val_split": split,
+        "val_split": options.split,
         "domain": domain or section.domain,
         "val_images": images or (section.val_images if layout is None else None),
     }
     chosen = recipe.model_copy(update={"data": section.model_copy(update=changes)})
-    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {split})"
+    what = f"streets/{chosen.data.domain}" if name == STREETS else f"{root} ({name}, {options.split})"
     return val_source(chosen), what
 
 
 def labelled_source(run: Path, data: str | Path | None, layout: str | None) -> Source:
-    """Open the labelled images that an export of a run is measured on; arguments as `chosen_source`."""
+    """Opens the labelled images that an export of a run is measured on; see `EvaluateOptions`."""
     from clouds_deploy.config.shipped import load_recipe
     from clouds_deploy.models.clouds.store import RECIPE
 
-    return chosen_source(load_recipe(str(run / RECIPE)), data, layout, "val", None, None)[0]
+    options = EvaluateOptions(data=data, layout=layout)
+    return chosen_source(load_recipe(str(run / RECIPE)), options)[0]

@@ -49,7 +49,7 @@ class Evaluation:
     metric: Metric
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what `evaluation.json` holds: percent; a class without ground truth is null.
+        """What `evaluation.json` holds, in percent; a class without ground truth is null.
 
         `miou` is over all 19 classes, `miou_16` and `miou_13` over those of them that SYNTHIA is compared on.
         """
@@ -69,7 +69,7 @@ class Evaluation:
 
 
 def summarize(domains: dict[str, Evaluation]) -> dict[str, Any]:
-    """Put evaluations on several datasets together, as papers on domain generalization do.
+    """Averages evaluations on several datasets, as papers on domain generalization do.
 
     Args:
         domains: Name -> its evaluation; at least one.
@@ -101,7 +101,7 @@ def _percent(value: float) -> float | None:
 def evaluate(
     predict: Predict, source: Source, metric: Metric = "native", progress: Advance | None = None
 ) -> Evaluation:
-    """Compare predictions with labels (docs/explanation/method.md 5).
+    """Compares predictions with labels (docs/explanation/method.md 5).
 
     Args:
         predict: The segmenter; see `Predict`. Neighbours of one size arrive as a batch.
@@ -132,7 +132,9 @@ def evaluate(
 
 
 def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8]]]]:
-    """Group neighbours of one size: 8 small images, fewer large ones; none across the end of a block."""
+    """Batches of neighbours of one size: 8 small images or fewer large ones, none across the end of a
+    block.
+    """
     images: list[npt.NDArray[np.uint8]] = []
     targets: list[npt.NDArray[np.uint8]] = []
     for index in range(len(source)):
@@ -151,7 +153,7 @@ def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8
 def _compared(
     outcome: Any, target: npt.NDArray[np.uint8], metric: Metric
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Brings one prediction, scores (19, h, w) or labels (h, w), and its target to one size."""
+    """One prediction, scores (19, h, w) or labels (h, w), and its target at the same size."""
     size = (int(outcome.shape[-2]), int(outcome.shape[-1]))
     if metric == "official":
         if size != target.shape:

@@ -19,6 +19,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, Metric, summarize
 from clouds_deploy.evaluation.evaluate import evaluate as measure
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
+from clouds_deploy.inference.predict import uses_gpu
 from clouds_deploy.inference.segmenter import Segmenter, open_model
 from clouds_deploy.jobs.results import MEMBERS, Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, run_job
@@ -100,7 +101,7 @@ class EvaluateWork:
     @property
     def gpu(self) -> bool:
         """See `Work`."""
-        return self.segmenter.backend == "torch"
+        return uses_gpu(self.segmenter, self.options.device)
 
     def settings(self) -> dict[str, Any]:
         """See `Work`."""
@@ -222,9 +223,7 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
         raise CloudsError("other runners need a folder for their records", "give --out FOLDER")
     path = unpacked(Path(model))
     segmenter = open_chosen(path, chosen)
-    data = chosen_data(
-        segmenter.recipe, chosen.given(), chosen.layout, chosen.split, chosen.domain, chosen.images
-    )
+    data = chosen_data(segmenter.recipe, chosen)
     work = EvaluateWork(path, chosen, data, segmenter)
     runner = None if chosen.runner == "local" else load_runner(chosen.runner)
     found = run_evaluate(work, chosen.out, runner=runner)

@@ -1,4 +1,4 @@
-"""The one measure of a label map: intersection over union, counted in a confusion matrix."""
+"""Intersection over union of label maps, from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clouds_deploy.labels import IGNORE, NUM_CLASSES
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over pixels; every score derives from them.
+    """Pixel counts by true and predicted class; every score derives from them.
 
     Args:
         num_classes: How many classes there are; labels are 0..num_classes-1 and `IGNORE`.
@@ -25,7 +25,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
-        """Count one or more label maps.
+        """Counts one or more label maps.
 
         Args:
             prediction: uint8 labels of any shape, all of them classes wherever the target is one.
@@ -44,15 +44,15 @@ class ConfusionMatrix:
         self.counts += pairs.reshape(self.num_classes, self.num_classes)
 
     def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of another matrix."""
+        """Adds the counts of another matrix."""
         self.counts += other.counts
 
     def present(self) -> npt.NDArray[np.bool_]:
-        """Say which classes the ground truth holds at all: (num_classes,) bool."""
+        """Classes that occur in the ground truth: (num_classes,) bool."""
         return np.asarray(self.counts.sum(axis=1) > 0)
 
     def iou(self) -> npt.NDArray[np.float64]:
-        """Give each class's intersection over union.
+        """Intersection over union of each class.
 
         Returns:
             (num_classes,) float64 in 0..1; NaN for a class in neither ground truth nor prediction, 0 for
@@ -63,7 +63,7 @@ class ConfusionMatrix:
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
 
     def miou(self, classes: Collection[int] | None = None) -> float:
-        """Average the classes that the ground truth holds (docs/explanation/method.md 5).
+        """Mean intersection over union of the classes in the ground truth (docs/explanation/method.md 5).
 
         Args:
             classes: Average these only. What was counted stays: a pixel of another class that is taken for
@@ -78,12 +78,12 @@ class ConfusionMatrix:
         return float(self.iou()[chosen].mean()) if chosen.any() else float("nan")
 
     def pixel_accuracy(self) -> float:
-        """Give the share of counted pixels with the right label; NaN when none was counted."""
+        """Share of the counted pixels with the right label; NaN when none was counted."""
         total = int(self.counts.sum())
         return float(np.diag(self.counts).sum()) / total if total else float("nan")
 
     def best_constant_miou(self) -> float:
-        """Give the mIoU of the best blind guess, one class everywhere: the floor any model must beat."""
+        """The mIoU of the best constant guess, one class everywhere: a lower bound for any model."""
         truth = self.counts.sum(axis=1)
         total = int(truth.sum())
         return float(truth.max()) / total / int((truth > 0).sum()) if total else float("nan")

@@ -35,7 +35,6 @@ class PredictWork:
     """
 
     kind, verb = KIND, "predict"
-    gpu = False
 
     def __init__(
         self, model: Path, options: PredictOptions | None = None, predictor: Segmenter | None = None
@@ -55,6 +54,11 @@ class PredictWork:
                 self.model, backend=how.backend, device=how.device, precision=how.precision
             )
         return self._predictor
+
+    @property
+    def gpu(self) -> bool:
+        """See `Work`."""
+        return uses_gpu(self.predictor, self.options.device)
 
     def settings(self) -> dict[str, Any]:
         """See `Work`."""
@@ -140,6 +144,11 @@ class PredictWork:
             yield Failed(item.told(), fault)
             return
         yield Done(item.name, files, item.identity(), {"frames": count})
+
+
+def uses_gpu(model: Segmenter, device: str) -> bool:
+    """Whether a model computes on a GPU, on machines of a cluster that have one."""
+    return device != "cpu" and (model.backend == "torch" or model.device != "cpu")
 
 
 def run_predict(

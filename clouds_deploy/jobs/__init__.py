@@ -1,1 +1,1 @@
-"""Work on many files, cut into units that are done once: on this machine or on a Ray cluster."""
+"""Jobs on many files, in units that are processed once each: on this machine or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Tar shards in webdataset's form: a sample's files share a name up to its first dot."""
+"""Tar shards as webdataset defines them: a sample's files share a name up to its first dot."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from clouds_deploy.errors import CloudsError
 
 
 def split_member(member: str) -> tuple[str, str]:
-    """Give a member's key (its path up to the first dot of its name) and what follows, in lower case."""
+    """Key of a member (its path up to the first dot of its name) and what follows, in lower case."""
     path = PurePosixPath(member)
     stem, _, kind = path.name.partition(".")
     return (path.parent / stem).as_posix(), kind.lower()
 
 
 def is_image(member: str) -> bool:
-    """Say whether a member is a sample's image: `key.jpg`, but not `key.labels.png` or a hidden file."""
+    """Whether a member is a sample's image: `key.jpg`, but not `key.labels.png` or a hidden file."""
     key, kind = split_member(member)
     return f".{kind}" in IMAGE_SUFFIXES and bool(PurePosixPath(key).name)
 
 
 def unpack(shard: Path, told: str, folder: Path, name: Callable[[str], str | None]) -> list[str]:
-    """Write some of a shard's files into a folder.
+    """Writes some of a shard's files into a folder.
 
     Args:
         shard: The tar file.
@@ -65,7 +65,7 @@ def unpack(shard: Path, told: str, folder: Path, name: Callable[[str], str | Non
 
 
 def pack(shard: Path, members: Mapping[str, Path]) -> None:
-    """Write a shard; the same files give the same bytes.
+    """Writes a shard; the same files give the same bytes.
 
     Args:
         shard: The tar file.

@@ -1,4 +1,4 @@
-"""Files here or far away (`s3://`, `gs://`, `memory://`, ...) behind one narrow door, through fsspec."""
+"""Folders on this machine or remote (`s3://`, `gs://`, `memory://`, ...), through fsspec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
 
 
 def is_url(text: str | Path) -> bool:
-    """Say whether a path is an address for fsspec and not one of this machine's own."""
+    """Whether a path is a remote address for fsspec rather than a path of this machine."""
     return "://" in str(text)
 
 
@@ -57,24 +57,24 @@ class Place:
         return self.address
 
     def holds(self, other: Place) -> bool:
-        """Say whether another folder is this one or inside of it."""
+        """Whether another folder is this one or inside it."""
         same = self.fs.protocol == other.fs.protocol
         return same and f"{other.root.rstrip('/')}/".startswith(f"{self.root.rstrip('/')}/")
 
     def path(self, name: str) -> Path:
-        """Give a file's path; for places of this machine only."""
+        """Path of a file, for folders of this machine only."""
         return Path(self.root) / name
 
     def _at(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
     def told(self, name: str = "") -> str:
-        """Say a file's address, for people."""
+        """Address of a file, for messages."""
         return f"{self.address}/{name}" if name else self.address
 
     @contextmanager
     def _asked(self, name: str) -> Iterator[None]:
-        """Turn whatever a file system raises into the one error users see."""
+        """Turns whatever a file system raises into a `CloudsError`."""
         try:
             yield
         except CloudsError:
@@ -88,12 +88,12 @@ class Place:
             ) from error
 
     def is_file(self, name: str = "") -> bool:
-        """Say whether there is such a file."""
+        """Whether there is such a file."""
         with self._asked(name):
             return bool(self.fs.isfile(self._at(name)))
 
     def files(self) -> list[str]:
-        """List the files in the folder, in all its subfolders, sorted; hidden ones don't count.
+        """Lists the files in the folder and its subfolders, sorted, without hidden ones.
 
         Raises:
             CloudsError: There is no such folder.
@@ -109,17 +109,17 @@ class Place:
         return sorted(name for name in inside if not name.rpartition("/")[2].startswith("."))
 
     def identity(self, name: str) -> str:
-        """Give what changes when a file does: its sha256 here, what the store says of it elsewhere."""
+        """A value that changes when the file does: its sha256, or what a remote store reports of it."""
         with self._asked(name):
             return sha256(self.path(name)) if self.local else str(self.fs.ukey(self._at(name)))
 
     def size(self, name: str) -> int:
-        """Give a file's size in bytes, -1 where there is none."""
+        """Size of a file in bytes, -1 where there is none."""
         with self._asked(name):
             return int(self.fs.size(self._at(name))) if self.fs.isfile(self._at(name)) else -1
 
     def fetch(self, name: str, to: Path) -> None:
-        """Copy a file onto this machine."""
+        """Copies a file onto this machine."""
         to.parent.mkdir(parents=True, exist_ok=True)
         with self._asked(name):
             if self.local:
@@ -128,13 +128,13 @@ class Place:
                 self.fs.get_file(self._at(name), str(to))
 
     def _make_folder(self, name: str) -> None:
-        """Make a file's folder; not in object stores, which have none, and where this would make a bucket."""
+        """Makes the folder of a file, but not in object stores, where this would make a bucket."""
         protocol = self.fs.protocol
         if not _FLAT.intersection([protocol] if isinstance(protocol, str) else protocol):
             self.fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a file of this machine there; what is there is replaced."""
+        """Copies a file of this machine into the folder, replacing what is there."""
         if self.local:
             with atomic_path(self.path(name)) as temporary:
                 shutil.copyfile(file, temporary)
@@ -144,25 +144,25 @@ class Place:
             self.fs.put_file(str(file), self._at(name))
 
     def remove(self, name: str) -> None:
-        """Delete a file, if it is there."""
+        """Deletes a file, if it is there."""
         with self._asked(name):
             if self.fs.isfile(self._at(name)):
                 self.fs.rm_file(self._at(name))
 
     def read_bytes(self, name: str) -> bytes:
-        """Read a file."""
+        """Reads a file."""
         with self._asked(name):
             return bytes(self.fs.cat_file(self._at(name)))
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file."""
+        """Reads a JSON file."""
         try:
             return json.loads(self.read_bytes(name))
         except ValueError as error:
             raise CloudsError(f"{self.told(name)} is not valid JSON: {error}", "make it again") from error
 
     def write_json(self, name: str, value: Any) -> bytes:
-        """Write a JSON file; gives its bytes."""
+        """Writes a JSON file and returns its bytes."""
         data = (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode()
         if self.local:
             with atomic_path(self.path(name)) as temporary:

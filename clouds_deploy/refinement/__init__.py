@@ -1,1 +1,1 @@
-"""Mending the teacher's labels with a promptable segmenter: folders of images and labels in, labels out."""
+"""Refines a teacher's labels with a promptable segmenter: images and labels in, labels out."""

@@ -34,7 +34,7 @@ class Pair:
         image: The image's file.
         labels: The label map's file; None where there is none.
         confidence: The confidences' file; None where none are asked for.
-        drawn: Whether a picture of it before and after is wanted.
+        drawn: Whether a before-and-after picture is written.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Prompts for SAM and what it proposed: one row a component."""
+"""Prompts for SAM and the masks it proposes: one row per component."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPTS_AT_ONCE = 64
 
 
 class Promptable(Protocol):
-    """What refinement needs of a SAM: `inference.sam.Sam`, or a stand-in."""
+    """What refinement needs of a SAM: `inference.sam.Sam`, or a substitute."""
 
     size: int
     name: str
@@ -48,7 +48,7 @@ class Promptable(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask SAM about one image.
+    """The prompts for one image.
 
     Attributes:
         components: P components, one a prompt.
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What SAM answered to a plan, one mask a prompt.
+    """The masks that SAM proposes for a plan, one per prompt.
 
     Attributes:
         low_res: (P, L, L) float32 logits.
@@ -83,7 +83,7 @@ Choose = Callable[[Plan, slice, Floats, Floats], npt.NDArray[np.intp]]
 def propose(
     sam: Promptable, images: Sequence[Picture], plans: Sequence[Plan], choose: Choose
 ) -> list[Proposals]:
-    """Encode images once each, decode all their prompts in common batches, keep one mask a prompt.
+    """Encodes each image once, decodes the prompts of all together, and keeps one mask per prompt.
 
     Images without prompts are not encoded.
 
@@ -125,7 +125,7 @@ def propose(
 
 
 def full_masks(sam: Promptable, proposals: Proposals, size: tuple[int, int]) -> Mask:
-    """Bring an image's masks to its size: (P, H, W) bool."""
+    """Masks of an image at its own size: (P, H, W) bool."""
     if not len(proposals.scores):
         return np.zeros((0, *size), np.bool_)
     return np.asarray(sam.masks(proposals.low_res, size), np.bool_)

@@ -65,7 +65,7 @@ class RefineWork:
         confidences: The same for confidences; None takes those that `predict` wrote beside the labels, if it
             did.
         batch: Images that go to SAM together.
-        overlays: Number of images that are drawn before and after, spread over the folder (over the first
+        overlays: Number of before-and-after pictures, spread over the folder (over the first
             unit, where the job goes unit by unit).
     """
 

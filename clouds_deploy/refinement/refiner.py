@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Refiner:
-    """Mends label maps with a promptable segmenter, in three steps.
+    """Refines label maps with a promptable segmenter, in three steps.
 
     `plan` and `merge` are pure and may run in any thread; `propose` runs the model, on as many images at
     once as the caller likes. `refine` is all three. What comes out for an image depends on the image, its
@@ -41,11 +41,11 @@ class Refiner:
         self._choose: Choose = best_rated if config.mode == "official" else partial(most_agreeing, sam.size)
 
     def describe(self) -> dict[str, Any]:
-        """Say what it is, for manifests."""
+        """Facts for manifests: the SAM and the settings."""
         return {"sam": self.sam.describe(), "refine": self.config.model_dump(mode="json")}
 
     def plan(self, labels: Labels, confidence: Floats | None = None, key: int = 0) -> Plan:
-        """Say what to ask SAM about an image.
+        """Prompts for SAM about an image.
 
         Args:
             labels: (H, W) uint8 train ids or 255.
@@ -57,13 +57,13 @@ class Refiner:
         return plan_official(labels, self.config, seeds.generator(self.config.seed, key))
 
     def propose(self, images: Sequence[Picture], plans: Sequence[Plan]) -> list[Proposals]:
-        """Run SAM; see `prompts.propose`."""
+        """Runs SAM; see `prompts.propose`."""
         return propose(self.sam, images, plans, self._choose)
 
     def merge(
         self, labels: Labels, plan: Plan, proposals: Proposals, confidence: Floats | None = None
     ) -> Refined:
-        """Put an image's masks and labels together.
+        """Merges the masks of an image with its labels.
 
         Args:
             labels: (H, W) uint8, as given to `plan`.
@@ -83,7 +83,7 @@ class Refiner:
         confidences: Sequence[Floats | None] | None = None,
         keys: Sequence[int] | None = None,
     ) -> list[Refined]:
-        """Mend the labels of a batch.
+        """Refines the labels of a batch.
 
         Args:
             images: (H, W, 3) uint8 RGB, of any sizes.

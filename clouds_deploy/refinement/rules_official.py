@@ -1,4 +1,4 @@
-"""Refinement as the authors do it, rule by rule (docs/explanation/method.md 3.6)."""
+"""The authors' refinement, rule by rule (docs/explanation/method.md 3.6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clouds_deploy.refinement.prompts import Floats, Plan
 
 
 def plan_official(labels: Labels, config: RefineConfig, random: np.random.Generator) -> Plan:
-    """Ask about every large component by random points of it, all foreground, without a box.
+    """Prompts for every large component: random points of it, all foreground, without a box.
 
     Args:
         labels: (H, W) uint8 train ids or 255.
@@ -37,7 +37,7 @@ def plan_official(labels: Labels, config: RefineConfig, random: np.random.Genera
 
 
 def best_rated(plan: Plan, part: slice, low_res: Floats, scores: Floats) -> npt.NDArray[np.intp]:
-    """Choose the proposal whose predicted IoU is highest."""
+    """The proposal whose predicted IoU is highest."""
     return np.asarray(scores.argmax(1), np.intp)
 
 
@@ -63,16 +63,16 @@ def erode(mask: Mask, side: int) -> Mask:
 
 
 def merge_official(labels: Labels, plan: Plan, masks: Mask, config: RefineConfig) -> Refined:
-    """Take SAM's masks for the truth: what they cover is their class, what they don't is no class.
+    """Labels that follow SAM's masks: what a mask covers is its class, the rest is no class.
 
-    Pixels that several components claim, be they of one class, are taken from all of them
-    (`remove_intersections`); the rest is united by class. Every pixel left over is a plain negative. Where
-    nothing was asked, the labels stay.
+    Pixels in the masks of several components, even of one class, are removed from all of them
+    (`remove_intersections`); the rest is united by class. Every remaining pixel is a plain negative. An image
+    without prompts keeps its labels.
 
     Args:
         labels: (H, W) uint8 train ids or 255.
-        plan: What was asked.
-        masks: (P, H, W) bool, one a prompt.
+        plan: The prompts.
+        masks: (P, H, W) bool, one per prompt.
         config: `remove_intersections`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Refinement that trusts SAM with outlines and the teacher with classes (docs/measurements/refinement.md)."""
+"""Refinement that takes outlines from SAM and classes from the teacher (docs/measurements/refinement.md)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from clouds_deploy.refinement.components import (
 from clouds_deploy.refinement.prompts import Floats, Plan
 
 _MISTAKEN = (("car", "truck", "bus", "train"), ("person", "rider"), ("motorcycle", "bicycle"))
-"""Things of one outline whose names a teacher mixes up, often within one of them."""
+"""Things with similar outlines whose classes a teacher confuses, often within one object."""
 _SMALL = ("pole", "traffic light", "traffic sign", "person", "rider", "motorcycle", "bicycle")
-"""Classes whose parts are small by nature: a part too small to be asked about is no speck of noise."""
+"""Classes whose components are small by nature: one too small for a prompt is not noise."""
 _SURE = 0.5
-"""Confidence below which even a small part yields to a mask over it."""
+"""Confidence below which even a small component gives way to a mask over it."""
 _BORDER_ERROR = 0.6
-"""How often a teacher's label is wrong right at a border."""
+"""Share of a teacher's labels that are wrong directly at a border."""
 _LIKE = 1.5
 """Masks whose areas differ by less than about this factor compete by rating, others by size."""
 
 
 def _peers() -> npt.NDArray[np.bool_]:
-    """Say which classes count as one when a mask's purity is judged: (19, 19) bool."""
+    """Classes that count as one when the purity of a mask is judged: (19, 19) bool."""
     table = np.eye(NUM_CLASSES, dtype=np.bool_)
     for group in _MISTAKEN:
         ids = [NAMES.index(name) for name in group]
@@ -44,12 +44,13 @@ def _peers() -> npt.NDArray[np.bool_]:
 
 PEERS = _peers()
 BOUNDED = np.array([c.thing or c.name in _SMALL for c in CLASSES])
-"""Classes of things, in a wide sense: a mask shows where they end. All others are stuff."""
+"""Classes of things in a wide sense, whose masks show where they end; all others are stuff."""
 SMALL = np.append(np.isin(NAMES, _SMALL), np.zeros(256 - NUM_CLASSES, np.bool_))
 
 
 def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig) -> Plan:
-    """Ask about every component that is not tiny, by points deep inside where the teacher is sure, and a box.
+    """Prompts for every component that is not tiny: points deep inside, where the teacher is certain, and a
+    box.
 
     Args:
         labels: (H, W) uint8 train ids or 255.
@@ -76,17 +77,17 @@ def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig)
 def most_agreeing(
     side: int, plan: Plan, part: slice, low_res: Floats, scores: Floats
 ) -> npt.NDArray[np.intp]:
-    """Choose the proposal that both SAM and the teacher like: predicted IoU times IoU with the component.
+    """The proposal with the highest predicted IoU times IoU with the component.
 
     Args:
-        side: Of the square that SAM's encoder sees.
-        plan: What was asked.
-        part: Which of its prompts these are.
+        side: Side of the square that SAM's encoder gets.
+        plan: The prompts.
+        part: Which of them these are.
         low_res: (p, 3, L, L) float32 logits.
         scores: (p, 3) float32 predicted IoUs.
 
     Returns:
-        (p,) the number of the best proposal of each.
+        (p,) the index of the best proposal for each prompt.
     """
     height, width = plan.size
     steps = (np.arange(low_res.shape[-1]) + 0.5) * (side / low_res.shape[-1])
@@ -109,7 +110,7 @@ def most_agreeing(
 
 @dataclass(frozen=True)
 class _Taken:
-    """A mask that passed: which class it is of, SAM's rating, and how large it is."""
+    """An accepted mask with its class, SAM's predicted IoU, and its area."""
 
     mask: Mask
     label: int
@@ -118,11 +119,11 @@ class _Taken:
 
 
 def reliability(labels: Labels, confidence: Floats | None, border: float) -> Floats:
-    """Say how probable the teacher's label is right, pixel by pixel.
+    """Probability that the teacher's label is right, for each pixel.
 
-    Teachers err at the borders of their labels, where even confident ones are right about four times in ten
-    (measured on `imagined` and `photo` streets, docs/measurements/refinement.md), and hardly in the
-    depth of a region.
+    Teachers are mostly wrong at the borders of their labels, where even confident labels are right in four
+    cases of ten (measured on `imagined` and `photo` streets, docs/measurements/refinement.md), and rarely
+    deep inside a region.
 
     Args:
         labels: (H, W) uint8 train ids or 255, which count as never right.
@@ -157,26 +158,27 @@ def merge_robust(
     scores: Floats,
     config: RobustConfig,
 ) -> Refined:
-    """Redraw the outlines of components where SAM is surer than the teacher.
+    """Labels whose outlines follow SAM where it is more certain than the teacher.
 
-    A mask is taken if SAM rates it well, it covers enough of its component, does not outgrow it by far, and
-    enough of the teacher's labels in it are of the component's class or of one easily mistaken for it. It is
-    then of the one of these classes that the teacher gives most of it. Masks are laid one over another: a
-    smaller one lies in front of a larger one, and of two alike in size the one rated better. The topmost
-    gives a pixel its class if SAM's rating exceeds the teacher's reliability there. What a component loses
-    to no other mask is ignored, by the same comparison. Everything else keeps the teacher's label: components
-    that SAM has no good answer to and small parts of small classes even below a mask.
+    A mask is accepted if its predicted IoU is high enough, it covers enough of its component, is not much
+    larger, and enough of the teacher's labels in it are of the component's class or of one that is easily
+    confused with it. Its class is the most frequent of these among the teacher's labels in it. Where masks
+    overlap, the smaller one counts, or of two of similar size the one with the higher predicted IoU. It gives
+    a pixel its class if its predicted IoU is above the reliability of the teacher's label there. Pixels of a
+    component that neither its own mask nor another one covers are ignored, by the same comparison. All others
+    keep the teacher's label: components without an accepted mask, and small components of small classes even
+    where a mask covers them.
 
     Args:
         labels: (H, W) uint8 train ids or 255.
         confidence: (H, W) float32 in 0..1, or None.
-        plan: What was asked.
-        masks: (P, H, W) bool, one a prompt.
+        plan: The prompts.
+        masks: (P, H, W) bool, one per prompt.
         scores: (P,) float32, predicted IoUs.
         config: The limits.
 
     Returns:
-        The refined labels; none of them is a plain negative.
+        The refined labels, without plain negatives.
     """
     taken: list[_Taken] = []
     kept = SMALL[labels]
@@ -213,7 +215,7 @@ def _judge(
     score: float,
     config: RobustConfig,
 ) -> _Taken | None:
-    """Refuse a mask, or say what it is a mask of."""
+    """The mask with its class, or None where it is rejected."""
     if score < config.rating:
         return None
     area = int(np.count_nonzero(mask))

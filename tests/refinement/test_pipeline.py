@@ -266,6 +266,21 @@ def test_a_cut_off_line_of_the_ledger_is_done_again(tree: Path) -> None:
         go(tree)
 
 
+def test_a_folder_begun_by_version_0_1_goes_on(tree: Path) -> None:
+    wanted = go(tree, overlays=0)
+    manifest, ledger = tree / "out" / "manifest.json", tree / "out" / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()][:3]
+    for line in lines:
+        (entry,) = line.pop("outputs").values()
+        line["output"] = entry["sha256"]
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    manifest.unlink()
+    result = go(tree, overlays=0)
+    assert result["refined"] == 4
+    assert result["per_class"] == wanted["per_class"]
+    assert len(read_manifest(tree / "out", "refinement")["files"]) == 7 + 2
+
+
 def test_changes_add_up() -> None:
     before = np.array([[0, 0, 0, 13], [13, 255, 255, 2]], np.uint8)
     after = np.array([[0, 0, 13, 255], [13, 255, 13, 2]], np.uint8)

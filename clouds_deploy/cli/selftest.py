@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import newest_bundle
-from clouds_deploy.cli.options import Bf16, Json, Precision, chosen_precision
+from clouds_deploy.cli.options import Bf16, Device, Json, Precision, chosen_precision
 from clouds_deploy.cli.output import deliver, table
 
 
@@ -21,7 +21,7 @@ def selftest(
         list[str] | None,
         typer.Option(help="A backend to check. Repeatable.", show_default="all that read the graph"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     precision: Precision = "fp32",
     bf16: Bf16 = False,
     as_json: Json = False,

@@ -19,7 +19,9 @@ def serve(
         Path | None,
         typer.Argument(help="The bundle of a segmenter.", show_default="the newest bundle"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="The backend.")] = "onnxruntime",
+    backend: Annotated[
+        str, typer.Option(help="What runs the bundle: onnxruntime, openvino, tensorrt, ...")
+    ] = "onnxruntime",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per call of the backend.")] = None,
     device: Device = "auto",
     name: Annotated[

@@ -16,23 +16,12 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import EXTRAS, CloudsError
 
 if TYPE_CHECKING:
     import torch
 
 Mode = Literal["native", "patched"]
-
-EXTRAS = {
-    "torchvision": "train",
-    "timm": "train",
-    "open_clip": "train",
-    "segment_anything": "train",
-    "transformers": "generate",
-    "diffusers": "generate",
-    "peft": "generate",
-}
-"""The extra of this package that installs each library."""
 
 _SYMPTOM = "torchvision::nms does not exist"
 _LIBRARIES: list[torch.library.Library] = []  # a Library's registrations die with it, so it is kept
@@ -42,7 +31,7 @@ def library(name: str) -> Any:
     """Imports a library, or a module of it, once torchvision is importable.
 
     Args:
-        name: A key of `EXTRAS`, or a dotted module below one: `segment_anything.modeling`.
+        name: A key of `errors.EXTRAS`, or a dotted module below one: `segment_anything.modeling`.
 
     Raises:
         CloudsError: It is not installed, or cannot be imported; or see `torchvision_mode`.

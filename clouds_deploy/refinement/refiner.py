@@ -156,7 +156,7 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
 
     Args:
         recipe: The recipe.
-        device: Where the training is computed.
+        device: Where the training is computed; None leaves it to `resolve_device`.
 
     Raises:
         CloudsError: The settings leave pixels of two classes, which no loss can learn from; SAM cannot be
@@ -170,11 +170,12 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
             "training learns from label maps, which cannot hold a pixel of two classes",
             "set joint.refine.remove_intersections=true",
         )
+    bundle = Path(joint.sam).exists()
     sam = open_sam(
         joint.sam,
         weights=joint.sam_weights,
-        backend=joint.sam_backend,
-        device="auto" if Path(joint.sam).exists() else str(device),
+        backend=joint.sam_backend if bundle else None,
+        device="auto" if bundle or device is None else str(device),
         precision=joint.sam_precision,
         seed=None,
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from clouds_deploy import VerbModule
 from clouds_deploy.artifacts import processor_name
-from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.errors import CloudsError, first_line, install
 
 sys.modules[__name__].__class__ = VerbModule
 
@@ -132,11 +132,6 @@ def _openvino() -> tuple[Verdict, str, str]:
     return "ok", f"{_version('openvino')}, devices {', '.join(core.available_devices)}, {bf16}", ""
 
 
-def install(extra: str) -> str:
-    """The command that installs an extra."""
-    return f'pip install "clouds-deploy[{extra}]"'
-
-
 def _package(
     extra: str,
     package: str,
@@ -152,10 +147,10 @@ def _package(
             return "absent", "not installed", install(extra)
         if look is not None:
             return look()
-        from clouds_deploy.models.libraries import EXTRAS, library
+        from clouds_deploy.models.libraries import NEED_TORCHVISION, library
 
         try:
-            (library if module in EXTRAS else importlib.import_module)(module)
+            (library if module in NEED_TORCHVISION else importlib.import_module)(module)
         except Exception as error:
             verdict: Verdict = "fault" if extra == "train" else "absent"
             return verdict, f"{version} does not import: {first_line(error)}", install(extra)

@@ -91,6 +91,11 @@ def installed(module: str) -> bool:
         return False
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f'pip install "clouds-deploy[{extra}]"'
+
+
 def missing_package(error: ModuleNotFoundError) -> CloudsError | None:
     """Explains a failed import: which extra installs the package; None for a module of no extra."""
     module = (error.name or "").partition(".")[0]
@@ -98,5 +103,5 @@ def missing_package(error: ModuleNotFoundError) -> CloudsError | None:
         return None
     return CloudsError(
         f"this needs the Python package `{module}`, which is not installed",
-        f'pip install "clouds-deploy[{EXTRAS[module]}]"',
+        install(EXTRAS[module]),
     )

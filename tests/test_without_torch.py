@@ -104,6 +104,19 @@ def test_bench(small_bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_help_of_every_verb() -> None:
+    code = """
+import contextlib, io, typer.main
+from clouds_deploy.cli import app
+for words in ([], *([name] for name in typer.main.get_command(app).commands)):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        app([*words, "--help"])
+    assert "Usage: " in out.getvalue(), words
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_needs_no_model(street: Path) -> None:
     checks = {check["name"]: check for check in answered("doctor")["checks"]}
     assert checks["onnxruntime"]["verdict"] == "ok"
@@ -126,3 +139,6 @@ def test_what_needs_it_says_so(small_run: Path, small_bundle: Path, street: Path
         told = typed(*words, code=2).stderr
         assert "needs PyTorch" in told
         assert 'pip install "clouds-deploy[train]"' in told
+    told = typed("train", *out, code=2).stderr
+    assert "which is not installed" in told
+    assert 'pip install "clouds-deploy[train]"' in told

@@ -16,12 +16,16 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from clouds_deploy.errors import EXTRAS, CloudsError
+from clouds_deploy.errors import EXTRAS, CloudsError, install
 
 if TYPE_CHECKING:
     import torch
 
 Mode = Literal["native", "patched"]
+
+NEED_TORCHVISION = frozenset(
+    {"torchvision", "timm", "open_clip", "segment_anything", "transformers", "diffusers", "peft"}
+)
 
 _SYMPTOM = "torchvision::nms does not exist"
 _LIBRARIES: list[torch.library.Library] = []  # a Library's registrations die with it, so it is kept
@@ -31,7 +35,7 @@ def library(name: str) -> Any:
     """Imports a library, or a module of it, once torchvision is importable.
 
     Args:
-        name: A key of `errors.EXTRAS`, or a dotted module below one: `segment_anything.modeling`.
+        name: One of `NEED_TORCHVISION`, or a module of one: `segment_anything.modeling`.
 
     Raises:
         CloudsError: It is not installed, or cannot be imported; or see `torchvision_mode`.
@@ -73,7 +77,7 @@ def _import(name: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name in (package, None)
         raise CloudsError(
             f"{package} is not installed" if missing else f"{package} cannot be imported: {error}",
-            f'pip install "clouds-deploy[{EXTRAS[package]}]"',
+            install(EXTRAS[package]),
         ) from error
 
 

@@ -7,11 +7,10 @@ has a manifest) counts.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from clouds_deploy.artifacts import MANIFEST
+from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
 
 RUNS, BUNDLES = Path("runs"), Path("bundles")
@@ -93,7 +92,7 @@ def free_folder(parent: str | Path, name: str, *, resume: bool = False) -> Path:
         name: What the result is to be called; characters that folders should not have are replaced.
         resume: Whether an unfinished result (a folder without a manifest) is taken, to go on with it.
     """
-    from clouds_deploy.console import say
+    from clouds_deploy.artifacts import MANIFEST
 
     clean = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name).strip(".-") or "result"
     for path in _numbered(Path(parent), clean):
@@ -110,8 +109,6 @@ def last_folder(parent: Path, name: str) -> Path:
     Raises:
         CloudsError: There is none.
     """
-    from clouds_deploy.console import say
-
     last = None
     for path in _numbered(parent, name):
         if not path.exists():
@@ -133,7 +130,7 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
 
 def _newest(folder: Path, kinds: tuple[str, ...], noun: str) -> Path | None:
     """Finds what is newest by its manifest's date, and prints it."""
-    from clouds_deploy.console import say
+    from clouds_deploy.artifacts import MANIFEST
 
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -150,6 +147,10 @@ def _newest(folder: Path, kinds: tuple[str, ...], noun: str) -> Path | None:
 
 def _facts(path: Path) -> dict[str, object] | None:
     """The manifest of a directory or of a packed bundle, unchecked; None where there is no readable one."""
+    import zipfile
+
+    from clouds_deploy.artifacts import MANIFEST
+
     try:
         if path.suffix == PACKED and path.is_file():
             with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Memory that a process keeps between equal pieces of work, instead of asking the kernel for it each time."""
+"""Memory that a process keeps between equal pieces of work instead of returning it to the kernel."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 @contextmanager
 def kept_memory() -> Iterator[Callable[[], None]]:
-    """Let glibc keep what is freed while something runs, and give it back afterwards.
+    """Makes glibc keep freed memory while something runs, and returns it to the kernel afterwards.
 
-    A network frees and asks again for the same large tensors. glibc gives each back to the kernel, which
-    clears every page of the next: up to half of the time. What the process holds is then what its largest
-    piece of work needed, and holes between small blocks. Afterwards glibc has the thresholds that it grows to
-    by itself when large blocks are freed, 32 and 64 MiB. Elsewhere than with glibc nothing happens.
+    A network frees and allocates the same large tensors again and again. By default glibc returns each to the
+    kernel, which clears every page of the next one: up to half of the time. With this, the process holds what
+    its largest piece of work needed, plus gaps between small blocks. Afterwards glibc has the thresholds that
+    it reaches by itself once large blocks are freed, 32 and 64 MiB. Without glibc nothing happens.
 
     Yields:
-        What gives back all that is free at the moment: to be called now and then where pieces of work differ,
-        for then the holes grow.
+        A function that returns all free memory to the kernel: call it now and then where pieces of work
+        differ in size, because then the gaps grow.
     """
     libc = _glibc()
     if libc is None:

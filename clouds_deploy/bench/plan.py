@@ -32,8 +32,8 @@ class Plan:
     weights: Path | None = None
 
     def device_of(self, backend: str) -> str:
-        """The device that a backend is timed on."""
-        return resolve_device(self.device, backend)
+        """The device to open a backend on; PyTorch's by its number, as other code needs it too."""
+        return resolve_device(self.device, backend) if backend.startswith("torch") else self.device
 
 
 def repeated(array: Array, rows: int) -> Array:

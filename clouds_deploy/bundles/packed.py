@@ -1,4 +1,4 @@
-"""A bundle as one file: its directory in an uncompressed zip, `.clouds`, which every verb takes in its place.
+"""A bundle as one file: an uncompressed zip of its directory, `.clouds`, which every verb accepts.
 
 The file is unpacked into the cache under the sha256 of its bytes, once; from there on it is a directory like
 any other, whose manifest is checked when it is opened.
@@ -19,7 +19,7 @@ SUFFIX = ".clouds"
 
 
 def pack(directory: Path, file: Path) -> None:
-    """Write a bundle's directory as one file, atomically; the same files give the same bytes.
+    """Writes a bundle's directory as one file, atomically; the same files give the same bytes.
 
     Args:
         directory: A finished bundle; not changed.
@@ -38,7 +38,7 @@ def pack(directory: Path, file: Path) -> None:
 
 @contextmanager
 def packing(out: Path) -> Iterator[Path]:
-    """Give the directory to write a bundle to, and pack it afterwards where one file is wanted.
+    """The directory to write a bundle to; it is packed afterwards where `out` is a `.clouds` file.
 
     Args:
         out: The bundle's directory, or its file: then the directory is beside it, without the suffix, until
@@ -59,7 +59,7 @@ def packing(out: Path) -> Iterator[Path]:
 
 
 def unpacked(path: Path) -> Path:
-    """Give the directory of a bundle that may be one file; any other path comes back as it is.
+    """The directory of a bundle that may be one file; any other path is returned as it is.
 
     Raises:
         CloudsError: The file is no bundle, or was changed.
@@ -67,7 +67,7 @@ def unpacked(path: Path) -> Path:
     if path.suffix != SUFFIX or path.is_dir():
         return path
     if not path.is_file():
-        raise CloudsError(f"there is no file {path}", "give what `clouds-deploy export` made")
+        raise CloudsError(f"there is no file {path}", "pass what `clouds-deploy export` wrote")
     entry = cache_folder("bundles") / sha256(path)[:32]
     if (entry / MANIFEST).is_file():
         return entry

@@ -1,6 +1,7 @@
-"""A deployed text head's classes: names and vectors that are fed beside the image.
+"""Classes of a deployed text head: names and vectors that are inputs of the graph beside the image.
 
-The graph compares what it finds with these vectors, so another file gives other classes, without an export.
+The graph compares the segments that it finds with these vectors, so another file gives other classes without
+an export.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class Vocabulary:
     share: Array
 
     def save(self, path: Path) -> None:
-        """Write a .npz that `Vocabulary.load` reads."""
+        """Writes an .npz file that `Vocabulary.load` reads."""
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
             np.savez(file, names=names, vectors=self.vectors, share=self.share)
 
     @staticmethod
     def load(path: Path) -> Vocabulary:
-        """Read and check a vocabulary file.
+        """Reads and checks a vocabulary file.
 
         Raises:
             CloudsError: There is no such file, it is no vocabulary, or what it holds does not fit together.
@@ -63,10 +64,10 @@ class Vocabulary:
         return made
 
     def check(self, where: str) -> None:
-        """Refuse what no graph could use.
+        """Refuses a vocabulary that no graph could use.
 
         Raises:
-            CloudsError: The counts differ, there are too many classes, or a number is none.
+            CloudsError: The counts differ, there are too many classes, or a number is not finite.
         """
         count, vectors, share = len(self.names), self.vectors, self.share
         again = "make it again with clouds_deploy.embed_classes"
@@ -84,7 +85,7 @@ class Vocabulary:
             raise CloudsError(f"{where}: a vector is not finite, or a share not in 0..1", again)
 
     def feeds(self, inputs: Sequence[TensorSpec], where: str) -> dict[str, Array]:
-        """Give what a graph takes of it, by input name.
+        """The inputs that a graph takes of it, by name.
 
         Raises:
             CloudsError: The graph has no vocabulary, or one of another width.

@@ -1,4 +1,4 @@
-"""How far two runtimes say the same: one definition for the gates of an export and for the bench."""
+"""Agreement of two backends: one definition for the gates of an export, the self-test and the bench."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clouds_deploy.bundles.tensors import Array
 
 
 def label_agreement(labels: Array, reference: Array) -> float:
-    """Give the share of pixels, 0..1, whose label is the reference's.
+    """Share of pixels, 0..1, whose label is the reference's.
 
     Args:
         labels: Integer array.
@@ -19,7 +19,7 @@ def label_agreement(labels: Array, reference: Array) -> float:
 
 
 def run_batched(session: Session, images: Array, batch: int) -> dict[str, Array]:
-    """Run images in batches and put the rows together again.
+    """Runs images in batches and concatenates the rows of every output.
 
     Args:
         session: A graph whose one input takes images.
@@ -35,7 +35,7 @@ def run_batched(session: Session, images: Array, batch: int) -> dict[str, Array]
 
 
 def mask_overlaps(found: Array, expected: Array, scores: Array) -> tuple[float, Array, Array]:
-    """Give the IoU of the masks that the reference rates best: of all their pixels together, and of each.
+    """IoU of the masks that the reference rates best: of all their pixels together, and of each mask.
 
     Args:
         found: (P, 3, L, L) logits.

@@ -1,4 +1,4 @@
-"""Fitting an image of any size into a graph of one size, and its labels back."""
+"""Fits an image of any size into a graph of one size, and its labels back to the image's size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Letterbox:
     inner_width: int
 
     def restore(self, labels: Picture) -> Picture:
-        """Bring labels back to the image's own size.
+        """Resizes labels back to the image's own size.
 
         Args:
             labels: (H, W) uint8 at the graph's size.
@@ -46,7 +46,7 @@ class Letterbox:
 
 
 def fit(image: Picture, height: int, width: int, color: tuple[int, int, int]) -> tuple[Picture, Letterbox]:
-    """Resize an image as far as it fits, aspect kept, and fill the rest at the right or the bottom.
+    """Resizes an image as far as it fits, aspect kept, and fills the rest at the right or the bottom.
 
     Args:
         image: (h, w, 3) uint8 RGB.

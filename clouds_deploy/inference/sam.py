@@ -41,12 +41,12 @@ class Embedded:
 
 
 def images_at_once(side: int) -> int:
-    """Say how many images of a side are encoded at once: as many as have the pixels of one of 1024 x 1024."""
+    """Number of images of a side that are encoded at once: those with the pixels of one of 1024 x 1024."""
     return max(1, 2**20 // side**2)
 
 
 def fill_square(square: Picture, image: Picture) -> tuple[int, int]:
-    """Put an image into the upper left corner of the square that SAM's encoder sees.
+    """Copies an image into the upper left corner of the square that SAM's encoder sees.
 
     Args:
         square: (S, S, 3) uint8, written to.
@@ -61,9 +61,9 @@ def fill_square(square: Picture, image: Picture) -> tuple[int, int]:
 
 
 class Sam:
-    """A promptable segmenter on two sessions, whatever runs them.
+    """A promptable segmenter on two sessions, on any backend.
 
-    Gives what `segment_anything.SamPredictor` gives with `multimask_output=True`, for many images and many
+    Returns what `segment_anything.SamPredictor` gives with `multimask_output=True`, for many images and many
     prompts at once.
 
     Source: SAM (Kirillov et al., 2023), section 3 and appendix A.
@@ -104,7 +104,7 @@ class Sam:
         self._low = 4 * self._embedding[1]
 
     def embed(self, images: Sequence[Picture]) -> Embedded:
-        """Encode images, of any sizes.
+        """Encodes images of any sizes.
 
         Args:
             images: Each (H, W, 3) uint8 RGB.
@@ -129,7 +129,7 @@ class Sam:
     def prompt(
         self, embedded: Embedded, image_index: Array, points: Array, labels: Array
     ) -> tuple[Array, Array]:
-        """Propose three masks for every prompt.
+        """Proposes three masks for every prompt.
 
         Args:
             embedded: What `embed` gave.
@@ -170,13 +170,13 @@ class Sam:
         return masks, scores
 
     def _groups(self, boxed: Array, index: Array) -> list[Array]:
-        """Part prompts by what is decoded together: those with a box from those without, maybe by image."""
+        """Groups prompts that are decoded together: those with a box apart from others, maybe by image."""
         kinds = boxed.astype(np.int64)
         keys = kinds * (int(index.max(initial=0)) + 1) + index if self.by_image else kinds
         return [np.flatnonzero(keys == key) for key in np.unique(keys)]
 
     def masks(self, low_res: Array, size: tuple[int, int]) -> Array:
-        """Bring low-resolution logits of one image to its own size, and cut them at zero.
+        """Masks of one image at its own size: low-resolution logits resized, where they are above zero.
 
         Args:
             low_res: (P, L, L) float32 logits.
@@ -200,17 +200,17 @@ class Sam:
         return full_masks(seen, (down * times, across * times), fitted, size)
 
     def describe(self) -> dict[str, Any]:
-        """Say what it is, for manifests."""
+        """Facts for manifests."""
         own = {"sam": self.name, "image_size": self.size}
         return {**own, "backend": self.encoder.backend, "device": self.encoder.device, **self.facts}
 
     def close(self) -> None:
-        """Let go of both graphs."""
+        """Releases both graphs."""
         self.encoder.close()
         self.decoder.close()
 
     def _scales(self, sizes: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
-        """Give the factor of x and of y from each image to the square, (B, 2)."""
+        """The factors of x and of y from each image to the square, (B, 2)."""
         scales = np.empty((len(sizes), 2), np.float64)
         for i, (height, width) in enumerate(sizes):
             rows, columns = fit_size(height, width, long=self.size)

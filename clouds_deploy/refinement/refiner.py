@@ -134,7 +134,7 @@ class SamRefiner:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles with absolute paths."""
         own = None if self.weights in (None, RANDOM) else Path(str(self.weights)).absolute()
-        sam = str(Path(self.sam).absolute()) if Path(self.sam).is_dir() else self.sam
+        sam = str(Path(self.sam).absolute()) if Path(self.sam).exists() else self.sam
         how = (self.backend, self.precision, self.device)
         return SamRefiner, (sam, own or self.weights, self.config, *how)
 

@@ -69,13 +69,13 @@ def _sam_opener(options: ServeOptions) -> Callable[[], tuple[PointSam, Refine]] 
             '--sam none); pip install "clouds-deploy[train]"'
         )
         return None
-    return partial(_open_sam, options.sam, options.sam_weights)
+    return partial(_open_sam, options.sam, options.sam_weights, options.device)
 
 
-def _open_sam(name: str, weights: str | Path | None) -> tuple[PointSam, Refine]:
+def _open_sam(name: str, weights: str | Path | None, device: str) -> tuple[PointSam, Refine]:
     """A SAM, and what refines one image's labels with it."""
     from clouds_deploy.config.joint import RefineConfig
     from clouds_deploy.refinement.refiner import SamRefiner
 
-    refiner = SamRefiner(str(unpacked(Path(name))), weights, RefineConfig())()
+    refiner = SamRefiner(name, weights, RefineConfig(), device=device)()
     return refiner.sam, lambda image, labels: refiner.refine([image], [labels])[0].labels

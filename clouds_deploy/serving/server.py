@@ -14,7 +14,6 @@ from typing import Any
 import uvicorn
 from PIL import Image
 
-from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.config.serve import ServeOptions
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
@@ -99,7 +98,7 @@ def run_server(
             bundle,
             options.backend,
             name=options.name,
-            device=resolve_device(options.device, options.backend),
+            device=options.device,
             threads=options.threads,
             batching=Batching(options.batch, options.delay_ms / 1e3, limits.waiting),
             metrics=metrics,

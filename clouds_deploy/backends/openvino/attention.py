@@ -31,7 +31,7 @@ class _Attention(NamedTuple):
 
 
 def cut_attention(model: Any, large: int = LARGE, part: int = _PART) -> int:
-    """Cut large attention with relative positions by heads and by queries.
+    """Cuts large attention with relative positions by heads and by queries.
 
     Args:
         model: An `openvino.Model` of fixed sizes; changed in place, its numbers not at all.
@@ -76,7 +76,7 @@ def _in_parts(whole: _Attention, part: int) -> Any:
 
 
 def _attention(product: Any) -> _Attention | None:
-    """Recognise the product with the values; None for any other."""
+    """The operands where a node is the product with the values; None for any other."""
     if not _is_plain_product(product):
         return None
     shares, value = product.input_value(0).get_node(), product.input_value(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def sum_gathered_rows(model: Any) -> int:
-    """Replace weights (M, 1, K) times gathered rows (M, K, D) by sums of a table's rows.
+    """Replaces weights (M, 1, K) times gathered rows (M, K, D) by sums of a table's rows.
 
     Args:
         model: An `openvino.Model` of fixed sizes; changed in place, its numbers to rounding only.
@@ -41,7 +41,7 @@ def sum_gathered_rows(model: Any) -> int:
 
 
 def _gathered(product: Any) -> tuple[Any, Any, Any] | None:
-    """Give table (R, D), index (M * K) and weights (M, 1, K) of such a product; None of any other."""
+    """Table (R, D), index (M * K) and weights (M, 1, K) of such a product; None of any other."""
     if product.get_type_name() != "MatMul" or any(product.get_attributes().values()):
         return None
     weights, rows = product.input_value(0), product.input_value(1).get_node()

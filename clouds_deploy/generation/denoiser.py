@@ -44,7 +44,7 @@ class Denoiser:
         save_memory: Whether to compute activations twice instead of keeping them.
 
     Raises:
-        CloudsError: diffusers or peft is missing, the pipeline cannot be had, or it is none of a kind that
+        CloudsError: diffusers or peft is missing, the pipeline cannot be loaded, or it is none of a kind that
             this loss is right for.
     """
 

@@ -227,7 +227,7 @@ def generate(out: str | Path, **options: Any) -> dict[str, Any]:
     if not texts and chosen.model != STREETS:
         raise CloudsError(f"{chosen.model} needs prompts", "make some: clouds-deploy prompts --out prompts")
     if not texts and chosen.count is None:
-        raise CloudsError("the number of images is missing: how many images?", "give --count, or --prompts")
+        raise CloudsError("the number of images is missing", "give --count, or --prompts")
     count = len(texts) if chosen.count is None else chosen.count
     part, parts = chosen.part()
     if count < 1 or chosen.batch < 1 or chosen.attempts < 1:

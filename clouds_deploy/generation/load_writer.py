@@ -30,7 +30,7 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
         sampling: How words are drawn.
 
     Raises:
-        CloudsError: The model cannot be had, or a library is missing.
+        CloudsError: The model cannot be loaded, or a library is missing.
     """
     transformers = library("transformers")
     import torch
@@ -46,7 +46,7 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
         raise CloudsError(f"{model} cannot be read: {error}", _INSTALL) from error
     except (OSError, ValueError, KeyError) as error:
         raise CloudsError(
-            f"the language model {model} cannot be had: {first_line(error)}",
+            f"the language model {model} cannot be loaded: {first_line(error)}",
             "give the id of a causal language model on the hub, its folder, or a .gguf file; "
             f"`{PACKAGED}` needs no hub",
         ) from error

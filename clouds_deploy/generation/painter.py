@@ -75,7 +75,7 @@ class Diffusion:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        CloudsError: diffusers is missing, or the model or the adapter cannot be had.
+        CloudsError: diffusers is missing, or the model or the adapter cannot be loaded.
     """
 
     def __init__(
@@ -163,14 +163,14 @@ def load_pipeline(model: str, kind: Any) -> Any:
         kind: The torch dtype of its weights, or one for each part by name and `default`.
 
     Raises:
-        CloudsError: diffusers is missing, or the model cannot be had.
+        CloudsError: diffusers is missing, or the model cannot be loaded.
     """
     diffusers = library("diffusers")
     try:
         return diffusers.AutoPipelineForText2Image.from_pretrained(model, torch_dtype=kind)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CloudsError(
-            f"the diffusion model {model} cannot be had: {first_line(error)}",
+            f"the diffusion model {model} cannot be loaded: {first_line(error)}",
             f"give a text-to-image pipeline's hub id or folder; `{STREETS}` needs no weights",
         ) from error
 
@@ -217,7 +217,7 @@ def load_painter(
         device: See `Diffusion`.
 
     Raises:
-        CloudsError: A setting is wrong, or the model cannot be had.
+        CloudsError: A setting is wrong, or the model cannot be loaded.
     """
     if settings.precision not in PRECISIONS:
         raise CloudsError(

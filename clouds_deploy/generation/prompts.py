@@ -202,7 +202,7 @@ def prompts(
         The manifest, `out`, and a few `examples`.
 
     Raises:
-        CloudsError: A setting is wrong, `out` exists, the model cannot be had or cannot write prompts.
+        CloudsError: A setting is wrong, `out` exists, the model cannot be loaded or cannot write prompts.
     """
     folder = Path(out)
     if form not in FORMS:
@@ -213,7 +213,7 @@ def prompts(
             "count from 1, temperature above 0, top_p above 0 and up to 1",
         )
     if folder.exists() and not replace:
-        raise CloudsError(f"{folder} exists already", "choose another --out, or say --replace")
+        raise CloudsError(f"{folder} exists already", "choose another --out, or give --replace")
     writer = load_writer(model, Sampling(temperature, top_p))
     written = write_prompts(writer, count, seed, form=form)
     facts = {"form": form, "seed": seed, "temperature": temperature, "top_p": top_p, **writer.describe()}

@@ -59,8 +59,8 @@ def tune_diffusion(
         of the steps), seconds.
 
     Raises:
-        CloudsError: A setting is wrong, an image damaged, the pipeline cannot be had or is of another kind,
-            `out` exists already or was begun with other settings.
+        CloudsError: A setting is wrong, an image damaged, the pipeline cannot be loaded or is of another
+            kind, `out` exists already or was begun with other settings.
     """
     import torch
 
@@ -160,9 +160,12 @@ def _check(
     if model == STREETS:
         raise CloudsError(f"`{STREETS}` takes no LoRA", "name a diffusion model")
     if not prompt.strip() or (class_prompt is not None and not class_prompt.strip()):
-        raise CloudsError("a prompt is empty", "say what the images show: --prompt 'a photo of a sks street'")
+        raise CloudsError("a prompt is empty", "describe the images: --prompt 'a photo of a sks street'")
     if class_images is not None and class_prompt is None:
-        raise CloudsError(f"it isn't said what {class_images} shows", "--class-prompt 'a photo of a street'")
+        raise CloudsError(
+            f"a prompt for the images in {class_images} is missing",
+            "give --class-prompt 'a photo of a street'",
+        )
     if class_count < 1 or checkpoint_every < 1:
         raise CloudsError(
             f"{class_count} class images, a checkpoint every {checkpoint_every} steps", "each is 1 at least"

@@ -195,7 +195,7 @@ def test_faults() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"count": None}, "how many images"),
+        ({"count": None}, "number of images"),
         ({"model": "some/model"}, "needs prompts"),
         ({"shard": "2/2"}, "no shard"),
         ({"shard": "x"}, "no shard"),
@@ -213,7 +213,7 @@ def test_wrong_settings_are_explained(tmp_path: Path, given: dict[str, Any], mes
 
 
 def test_a_model_that_cannot_be_had(tmp_path: Path, prompts: Path) -> None:
-    with pytest.raises(CloudsError, match="cannot be had"):
+    with pytest.raises(CloudsError, match="cannot be loaded"):
         generate(tmp_path / "out", prompts=prompts, model=str(tmp_path))
 
 

@@ -263,7 +263,7 @@ def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CloudsError, match="cannot be had"):
+    with pytest.raises(CloudsError, match="cannot be loaded"):
         load_writer(str(tmp_path))
 
 

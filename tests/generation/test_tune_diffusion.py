@@ -118,14 +118,14 @@ def test_other_pipelines_are_refused(tiny_diffusion: Path, shots: Path, tmp_path
         ({"shots": "empty"}, "holds no images"),
         ({"shots": "damaged"}, "bad.png"),
         ({"prompt": " "}, "prompt is empty"),
-        ({"class_images": "empty"}, "isn't said what"),
+        ({"class_images": "empty"}, "is missing"),
         ({"class_count": 0}, "1 at least"),
         ({"checkpoint_every": 0}, "1 at least"),
         ({"resume": True}, "no tuning to resume"),
         ({"tuning": Tuning(rank=0)}, "rank 0"),
         ({"tuning": Tuning(lr=0.0)}, "lr 0.0"),
         ({"tuning": Tuning(precision="int8")}, "no precision"),
-        ({"model": "empty"}, "cannot be had"),
+        ({"model": "empty"}, "cannot be loaded"),
     ],
 )
 def test_wrong_settings_are_explained(

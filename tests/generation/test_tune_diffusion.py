@@ -154,4 +154,4 @@ def test_the_verb(tiny_diffusion: Path, shots: Path, tmp_path: Path) -> None:
     words = child(tiny_diffusion, shots, tmp_path / "out")[3:]
     words[words.index("--steps") + 1] = "3"
     result = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert "3 shots and 3 of their class in 3 steps" in result.output
+    assert "trained on 3 images and 3 class images, 3 steps" in result.output

@@ -13,14 +13,14 @@ import json
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clouds_deploy.claims import claimed, free_name, is_temporary, remove, remove_dead, temporary_path
 from clouds_deploy.errors import CloudsError
 
 MANIFEST = "manifest.json"
@@ -59,50 +59,264 @@ def cache_folder(kind: str) -> Path:
 def storage_error(path: Path, error: OSError) -> CloudsError:
     """Error message and hint for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(_existing(path)).free / 2**20
         return CloudsError(
-            f"no space left while writing {path} ({free:.0f} MiB free)",
+            f"no space left while writing {path}{_free_space(path)}",
             "free some space or choose another place; what was complete before is untouched",
         )
-    return CloudsError(
-        f"cannot write {path}: {error.strerror or error}", "check the path and its permissions"
-    )
+    cause, hint = error.strerror or str(error), "check the path and its permissions"
+    if error.errno == errno.ENAMETOOLONG:
+        hint = "choose a shorter name"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        files = [one for one in path.parents if os.path.isfile(one)]
+        if files:
+            cause, hint = f"{files[0]} is a file, not a folder", "choose another place"
+    return CloudsError(f"cannot write {path}: {cause}", hint)
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
+def _free_space(path: Path) -> str:
+    try:
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        return f" ({shutil.disk_usage(path).free / 2**20:.0f} MiB free)"
+    except OSError:
+        return ""
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Writes a file or directory under a temporary name, then renames it.
+def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Writes a file under a temporary name, then renames it.
 
     Args:
-        path: Its final place. A file there is replaced; a directory there must be gone by then.
+        path: Its final place; a link is followed.
+        replace: Whether a file that is there is replaced. Otherwise the path is claimed for this process
+            before the work begins, and what others put there meanwhile stays.
 
     Yields:
         A path in the same folder to write to. On any exception it is removed, and `path` is unchanged.
 
     Raises:
-        CloudsError: The disk is full or the place is not writable.
+        CloudsError: The disk is full or the place is not writable; something is there that may not be
+            replaced, or another process is making it.
     """
-    temporary = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
+    path = _resolved(path)
+    temporary = temporary_path(path)
+    with _told(path), nullcontext() if replace else _new(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not replace:
+                remove_dead(path.parent)
+            yield temporary
+            _flush(temporary)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                _place(temporary, path)
+            _sync(path.parent)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+@contextmanager
+def atomic_directory(path: Path, *, replace: bool = False, shared: str = "") -> Iterator[Path]:
+    """Creates a directory that appears whole or not at all, at a path that is claimed before the work begins.
+
+    What others put there meanwhile stays as it is, and the result is kept beside it. An empty directory that
+    is there already (a mount point, a link to one) is filled, its manifest last.
+
+    Args:
+        path: Its final place; a link is followed.
+        replace: Whether a directory of this project is replaced, if its files are those of its manifest.
+        shared: For an entry of a cache, which several processes may make at once: name of a file that a whole
+            entry has. The first one to finish wins. An entry without the file is replaced.
+
+    Yields:
+        An empty directory to fill.
+
+    Raises:
+        CloudsError: Something is there; another process is making it; the disk is full.
+    """
+    path = _resolved(path)
+    with _told(path), nullcontext() if shared else _new(path, replace):
+        replaced = _identity(path) if replace and (path / MANIFEST).is_file() else None
+        inside = path.is_dir() and not shared and replaced is None
+        temporary = temporary_path(path / path.name if inside else path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_dead(temporary.parent)
+            temporary.mkdir()
+            yield temporary
+            _flush(temporary)
+            if inside:
+                _fill(temporary, path)
+            elif shared:
+                _share(temporary, path, shared)
+            elif replaced is not None and replaced == _identity(path):
+                _replace(temporary, path)
+            else:
+                _place(temporary, path)
+            _sync(path if inside else path.parent)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def check_new(path: Path, *, replace: bool = False) -> None:
+    """Checks that an output can be made at a path, before any work is done for it; see `atomic_directory`.
+
+    Raises:
+        CloudsError: Something is there, another process is making it, or the place cannot be written.
+    """
+    path = _resolved(path)
+    with _told(path), _new(path, replace):
+        pass
+
+
+def discard(path: Path) -> None:
+    """Deletes a directory that this project made, so that a kill in between leaves none that looks whole.
+
+    Raises:
+        CloudsError: It cannot be written.
+    """
+    doomed = temporary_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException as error:
+        os.replace(path, doomed)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(path, error) from error
+    remove(doomed)
+
+
+def _resolved(path: Path) -> Path:
+    """A path that names its file or directory itself: not a link to it, not `.`."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) or path.name in ("", "..") else path
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns what a file system raises into the one error users see."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+@contextmanager
+def _new(path: Path, replace: bool = False) -> Iterator[None]:
+    """Claims a path at which nothing is, or an empty directory, or one that may be replaced."""
+    _check_free(path, replace)
+    with claimed(path):
+        _check_free(path, replace)
+        yield
+
+
+def _check_free(path: Path, replace: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if replace and (path / MANIFEST).is_file():
+        known = {MANIFEST, *read_json(path / MANIFEST).get("files", ())}
+        files = (one for one in path.rglob("*") if one.is_file() and not is_temporary(one))
+        if foreign := sorted({one.relative_to(path).as_posix() for one in files} - known):
+            raise CloudsError(
+                f"{path / foreign[0]} is no file of what is to be replaced",
+                "move it, or choose another --out",
+            )
+        return
+    if path.is_dir() and all(is_temporary(one) or one.name == "lost+found" for one in path.iterdir()):
+        return
+    raise CloudsError(f"{path} exists already", "choose another --out")
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Gives a finished file or directory its name, unless something has it by now."""
+    try:
         if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not os.path.lexists(path):
+                os.rename(temporary, path)
+                return
         else:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise storage_error(path, error) from error
+            _link(temporary, path)
+            return
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
+            raise
+    _keep(temporary, path, path)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
         raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+        return
+    remove(temporary)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a directory from another one that was put in its place."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    old = temporary_path(path)
+    os.rename(path, old)
+    try:
+        _place(temporary, path)
+    except BaseException:
+        if not os.path.lexists(path):
+            os.rename(old, path)
+        raise
+    remove(old)
+
+
+def _fill(temporary: Path, path: Path) -> None:
+    """Moves a finished directory's files into the directory that holds it, the manifest last."""
+    names = sorted((one.name for one in temporary.iterdir()), key=lambda name: (name == MANIFEST, name))
+    if any(os.path.lexists(path / name) for name in names):
+        _keep(temporary, path / path.name, path)
+    moved: list[Path] = []
+    try:
+        for name in names:
+            os.rename(temporary / name, path / name)
+            moved.append(path / name)
+        temporary.rmdir()
+    except BaseException:
+        for one in moved:
+            remove(one)
+        raise
+
+
+def _share(temporary: Path, path: Path, mark: str) -> None:
+    """Gives an entry of a cache its name, or drops it where another process was first."""
+    for _ in range(2):
+        if (path / mark).is_file():
+            break
+        if path.is_dir():
+            discard(path)
+        try:
+            os.rename(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+    remove(temporary)
+
+
+def _keep(temporary: Path, wanted: Path, path: Path) -> None:
+    """Keeps a finished result beside what appeared in its place, and says so."""
+    kept = free_name(wanted)
+    os.rename(temporary, kept)
+    raise CloudsError(
+        f"something appeared at {path} while it was being made; it is left as it is",
+        f"the finished result is {kept}",
+        exit_code=1,
+    )
 
 
 def _flush(path: Path) -> None:
@@ -119,32 +333,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Creates a directory that appears whole or not at all.
-
-    Args:
-        path: Its final place.
-        replace: Whether a directory of this project there may be replaced.
-
-    Yields:
-        An empty directory to fill.
-
-    Raises:
-        CloudsError: Something there may not be replaced; the disk is full.
-    """
-    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if occupied and not (replace and (path / MANIFEST).is_file()):
-        raise CloudsError(f"{path} exists already", "choose another --out, or delete it first")
-    with atomic_path(path) as temporary:
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            old = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
-            os.replace(path, old)
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

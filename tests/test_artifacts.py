@@ -64,6 +64,13 @@ def test_directory_may_not_be_replaced_unless_it_is_ours(tmp_path: Path) -> None
         (temporary / "new").write_text("new")
         write_manifest(temporary, "bundle")
     assert [p.name for p in sorted(path.iterdir())] == ["manifest.json", "new"]
+    (path / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(CloudsError, match=r"notes.txt is no file of what"),
+        atomic_directory(path, replace=True),
+    ):
+        pass
+    assert (path / "notes.txt").read_text() == "mine"
     foreign = tmp_path / "home"
     foreign.mkdir()
     (foreign / "precious").write_text("mine")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, atomic_path, cache_folder, sha256
+from clouds_deploy.claims import remove, temporary_path
 from clouds_deploy.errors import CloudsError
 
 SUFFIX = ".clouds"
@@ -28,7 +29,12 @@ def pack(directory: Path, file: Path) -> None:
     Raises:
         CloudsError: It cannot be written.
     """
-    with atomic_path(file) as made, zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(file) as made:
+        _write(directory, made)
+
+
+def _write(directory: Path, made: Path) -> None:
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(directory.rglob("*")):
             if path.is_file():
                 entry = zipfile.ZipInfo(path.relative_to(directory).as_posix())  # dated 1980, always
@@ -38,24 +44,27 @@ def pack(directory: Path, file: Path) -> None:
 
 @contextmanager
 def packing(out: Path) -> Iterator[Path]:
-    """The directory to write a bundle to; it is packed afterwards where `out` is a `.clouds` file.
+    """Directory to fill with a bundle, which then appears whole, as it is or packed into one file.
 
     Args:
-        out: The bundle's directory, or its file: then the directory is beside it, without the suffix, until
-            the file is written.
+        out: The bundle's directory, or its file. It is claimed before the work begins, and filled or written
+            when that is done; on an exception nothing is left.
 
     Raises:
-        CloudsError: The file is there already.
+        CloudsError: Something is there already, or another process is making it; it cannot be written.
     """
     if out.suffix != SUFFIX:
-        yield out
+        with atomic_directory(out) as directory:
+            yield directory
         return
-    if out.exists():
-        raise CloudsError(f"{out} exists already", "choose another --out, or delete it first")
-    directory = out.with_suffix("")
-    yield directory
-    pack(directory, out)
-    shutil.rmtree(directory)
+    with atomic_path(out, replace=False) as made:
+        directory = made.with_name(temporary_path(out).name)
+        try:
+            directory.mkdir()
+            yield directory
+            _write(directory, made)
+        finally:
+            remove(directory)
 
 
 def unpacked(path: Path) -> Path:
@@ -72,7 +81,7 @@ def unpacked(path: Path) -> Path:
     if (entry / MANIFEST).is_file():
         return entry
     try:
-        with zipfile.ZipFile(path) as archive, atomic_directory(entry) as folder:
+        with zipfile.ZipFile(path) as archive, atomic_directory(entry, shared=MANIFEST) as folder:
             for name in archive.namelist():
                 parts = PurePosixPath(name)
                 if parts.is_absolute() or ".." in parts.parts or "\\" in name:

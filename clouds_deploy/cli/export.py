@@ -140,8 +140,11 @@ def export(
     from clouds_deploy.bundles.packed import unpacked
     from clouds_deploy.errors import CloudsError
     from clouds_deploy.export.export import export as make
+    from clouds_deploy.serving.triton.repository import check_repository
 
     run = run or str(newest_run())
+    if triton is not None:
+        check_repository(triton, triton_backend, triton_sam)
     if triton is not None and kind_of(bundle := unpacked(Path(run))) == KIND:
         deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)
         return

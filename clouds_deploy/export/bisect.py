@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from clouds_deploy.artifacts import atomic_directory, write_json
 from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.bundles.tensors import Array
+from clouds_deploy.claims import free_name
 from clouds_deploy.errors import CloudsError
 
 GRAPH = "region.onnx"
@@ -195,10 +195,9 @@ def explain(engine: str, shipped: Path, original: Path, feeds: Mapping[str, Arra
         shipped: The graph that failed.
         original: The graph in float32; the same file where that is what failed.
         feeds: One image's inputs.
-        out: The bundle that was not made; the reproducer is `<out>.failed`, an older one is replaced.
+        out: The bundle that was not made; the reproducer is `<out>.failed`, or `<out>.failed-2` and so on.
     """
-    folder = out.with_name(f"{out.name}.failed")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = free_name(out.with_name(f"{out.name}.failed"))
     typed = shipped != original
     other = "onnxruntime" if typed or engine != "onnxruntime" else "openvino"
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from clouds_deploy.artifacts import atomic_directory, write_json, write_manifest
+from clouds_deploy.artifacts import write_json, write_manifest
 from clouds_deploy.backends.backends import check_graph_backends, runs
 from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
@@ -65,8 +65,8 @@ def export(run: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any
     asked = make_options(ExportOptions, options)
     _check(asked)
     device = resolve_device(asked.device, "torch")
-    with packing(Path(out)) as place, _subject(str(run), asked, device) as subject:
-        made = make_bundle(subject, place)
+    with packing(Path(out)) as folder, _subject(str(run), asked, device) as subject:
+        made = make_bundle(subject, folder, Path(out))
     return {**made, "out": str(out)}
 
 
@@ -106,65 +106,70 @@ def _subject(run: str, options: ExportOptions, device: str) -> Iterator[Subject]
         )
 
 
-def make_bundle(subject: Subject, out: Path) -> dict[str, Any]:
-    """Makes a bundle's folder of a subject that was opened; see `export`."""
+def make_bundle(subject: Subject, folder: Path, out: Path) -> dict[str, Any]:
+    """Fills a folder with the bundle of a subject that was opened; see `export`.
+
+    Args:
+        subject: What is exported.
+        folder: An empty folder.
+        out: The bundle's final place, beside which a reproducer of a fault is written.
+    """
     precision, provers, names = _check(subject.options)
     batch = subject.options.batch or subject.limits.engine.batch
     builds = [EngineOptions(n, subject.options.sms if n != "tensorrt" else (), batch) for n in names]
     facts = subject.facts
     say(f"  export       {precision}, proven on {' and '.join(provers)}, PyTorch on {subject.device}")
-    with atomic_directory(out) as folder:
-        with busy(f"tracing {subject.what} into ONNX"):
-            traced = subject.trace()
-        models = {name: one.model for name, one in traced.items()}
-        with busy("computing in PyTorch what is right"):
-            subject.compute_reference()
-        nodes = _write(subject, models, folder)
-        gates = _prove(subject, folder, FP32, provers)
-        require_passed(gates, partial(subject.explain, folder=folder, original=None, out=out))
-        lowered: Mapping[str, Typed | Quantized] = {}
-        if precision != FP32:
-            with busy(f"bringing {subject.what} to {precision}"):
-                lowered = subject.lower(models, precision)
-            nodes = _write(subject, {name: one.model for name, one in lowered.items()}, folder)
-            gates += subject.precision_gates(folder, precision)
-            gates += _prove(subject, folder, precision, [name for name in provers if runs(name, precision)])
-            gates += _prove_rounded(subject, precision, lowered)
-            require_passed(gates, partial(subject.explain, folder=folder, original=models, out=out))
-        gates += subject.measure(folder, [name for name in provers if runs(name, precision)], precision)
-        require_passed(gates)
-        for path in folder.glob("*.onnx*"):
-            if path.name.partition(".")[0] not in models:
-                path.unlink()  # a graph that only the gates needed
+    with busy(f"tracing {subject.what} into ONNX"):
+        traced = subject.trace()
+    models = {name: one.model for name, one in traced.items()}
+    with busy("computing in PyTorch what is right"):
+        subject.compute_reference()
+    nodes = _write(subject, models, folder)
+    gates = _prove(subject, folder, FP32, provers)
+    require_passed(gates, partial(subject.explain, folder=folder, original=None, out=out))
+    lowered: Mapping[str, Typed | Quantized] = {}
+    if precision != FP32:
+        with busy(f"bringing {subject.what} to {precision}"):
+            lowered = subject.lower(models, precision)
+        nodes = _write(subject, {name: one.model for name, one in lowered.items()}, folder)
+        gates += subject.precision_gates(folder, precision)
+        gates += _prove(subject, folder, precision, [name for name in provers if runs(name, precision)])
+        gates += _prove_rounded(subject, precision, lowered)
+        require_passed(gates, partial(subject.explain, folder=folder, original=models, out=out))
+    gates += subject.measure(folder, [name for name in provers if runs(name, precision)], precision)
+    require_passed(gates)
+    for path in folder.glob("*.onnx*"):
+        if path.name.partition(".")[0] not in models:
+            path.unlink()  # a graph that only the gates needed
 
-        size = sum(path.stat().st_size for path in folder.glob("*.onnx*"))
-        facts |= {"nodes": nodes, "raw_nodes": sum(one.raw_nodes for one in traced.values()), "bytes": size}
-        facts["flops"] = subject.flops(folder)
-        facts["engines"] = []
-        for name, engine in _build(subject, folder, builds):
-            facts["engines"].append(engine)
-            if lowered:
-                made = lowered[name]
-                of = made.products if isinstance(made, Quantized) else None
-                gates.append(engine_gate(engine, subject.limits.flops(precision), precision, of))
-        require_passed(gates)
-        subject.pack(folder)
-        save_arrays(folder / REFERENCE, subject.reference())
-        write_json(folder / FACTS, facts)
-        found = [gate.to_json() for gate in gates]
-        write_json(folder / GATES, {"images": len(subject.images), "gates": found})
-        write_manifest(
-            folder,
-            subject.kind,
-            **subject.manifest(),
-            **{key: facts[key] for key in (subject.weights, "random_weights")},
-            engines=list(provers),
-            built=[engine["file"] for engine in facts["engines"]],
-            precision=precision,
-            gates=found,
-            nodes=nodes,
-            device=subject.device,
-        )
+    size = sum(path.stat().st_size for path in folder.glob("*.onnx*"))
+    facts |= {"nodes": nodes, "raw_nodes": sum(one.raw_nodes for one in traced.values()), "bytes": size}
+    facts["flops"] = subject.flops(folder)
+    facts["engines"] = []
+    for name, engine in _build(subject, folder, builds):
+        facts["engines"].append(engine)
+        if lowered:
+            made = lowered[name]
+            of = made.products if isinstance(made, Quantized) else None
+            gates.append(engine_gate(engine, subject.limits.flops(precision), precision, of))
+    require_passed(gates)
+    subject.pack(folder)
+    save_arrays(folder / REFERENCE, subject.reference())
+    write_json(folder / FACTS, facts)
+    found = [gate.to_json() for gate in gates]
+    write_json(folder / GATES, {"images": len(subject.images), "gates": found})
+    write_manifest(
+        folder,
+        subject.kind,
+        **subject.manifest(),
+        **{key: facts[key] for key in (subject.weights, "random_weights")},
+        engines=list(provers),
+        built=[engine["file"] for engine in facts["engines"]],
+        precision=precision,
+        gates=found,
+        nodes=nodes,
+        device=subject.device,
+    )
     before = f"({facts['raw_nodes']} before simplification)"
     say(f"  export       {nodes} nodes {before}, {size / 2**20:.1f} MiB, all gates passed")
     if facts["random_weights"]:

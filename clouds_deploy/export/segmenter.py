@@ -27,6 +27,7 @@ from clouds_deploy.config.export import ExportConfig, ExportOptions, HalfConfig
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.shipped import load_export_recipe
 from clouds_deploy.console import busy, warn
+from clouds_deploy.data.images import list_images
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.evaluation.datasets import labelled_source
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
@@ -108,6 +109,7 @@ class SegmenterSubject(Subject):
         street = street_images(self.limits.height, self.limits.width)
         own = None if options.images is None else self._fitted(options.images)
         self.images = street if own is None else np.concatenate([street, own])
+        self.calibration = None if options.calibrate is None else self._calibration(options.calibrate)
         self.task: Source | None = None
         if options.data is not None or options.layout is not None:
             self.task = labelled_source(run, options.data, options.layout)
@@ -175,9 +177,8 @@ class SegmenterSubject(Subject):
         model = models[SEGMENTER]
         made: Typed | Quantized
         if precision == INT8:
-            assert self.options.calibrate is not None
-            chosen = evenly(self._fitted(self.options.calibrate), self.limits.int8.images)
-            made = quantize(model, self.limits.int8, chosen, self.extra)
+            assert self.calibration is not None
+            made = quantize(model, self.limits.int8, self.calibration, self.extra)
         else:
             section: HalfConfig = getattr(self.limits, precision)
             # a user's own images, where there are any, are the last ones
@@ -242,6 +243,12 @@ class SegmenterSubject(Subject):
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
                     raise
                 shutil.copyfile(self.run / name, target / name)
+
+    def _calibration(self, images: Path | Sequence[Path]) -> Array:
+        """Evenly spaced images of those given, as the recipe wants them."""
+        paths = list_images([images] if isinstance(images, Path) else images)
+        numbers = evenly(np.arange(len(paths)), self.limits.int8.images)
+        return self._fitted([paths[number] for number in numbers])
 
     def _fitted(self, images: Path | Sequence[Path]) -> Array:
         """A user's images, letterboxed to the graph's size."""

@@ -100,7 +100,7 @@ class LoraRun:
         elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
             begun = path.is_file() and not self.finished
             hint = "; an interrupted tuning goes on with --resume" if begun else ""
-            raise CloudsError(f"{out} exists already", "choose another --out, or delete it first" + hint)
+            raise CloudsError(f"{out} exists already", "choose another --out" + hint)
 
     @property
     def finished(self) -> bool:

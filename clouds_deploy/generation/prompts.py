@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.artifacts import atomic_directory, write_manifest
+from clouds_deploy.artifacts import atomic_directory, check_new, write_manifest
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.examples import LAYOUTS, lesson, shown_sentences
@@ -214,6 +214,7 @@ def prompts(
         )
     if folder.exists() and not replace:
         raise CloudsError(f"{folder} exists already", "choose another --out, or give --replace")
+    check_new(folder, replace=replace)
     writer = load_writer(model, Sampling(temperature, top_p))
     written = write_prompts(writer, count, seed, form=form)
     facts = {"form": form, "seed": seed, "temperature": temperature, "top_p": top_p, **writer.describe()}

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TextIO
 
 from clouds_deploy.artifacts import MANIFEST, make_manifest, sha256, storage_error
+from clouds_deploy.claims import remove_dead
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.shards import pack
 from clouds_deploy.jobs.storage import Place
@@ -179,7 +180,7 @@ class Results:
         elif occupied:
             raise CloudsError(
                 f"{self.place} exists already and is no {work.kind}",
-                "choose another --out, or delete it first",
+                "choose another --out",
             )
         else:
             self.place.write_json(SETTINGS, wanted)
@@ -278,8 +279,8 @@ class Results:
             if "bytes" in entry  # lines of version 0.1 have sha256 only
         }
         if self.shards is None:
-            for half in self.folder.rglob(".*.tmp-*"):  # begun by a process that was killed
-                half.unlink(missing_ok=True)
+            for folder in (self.folder, *self.folder.rglob("*/")):
+                remove_dead(folder)
             names = {name for name in self.place.files() if name != MANIFEST}
         else:
             names = {*known, SETTINGS, *more, *(_record_file(record["name"]) for record in records)}

@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-from clouds_deploy.artifacts import atomic_directory, sha256, storage_error, write_json
+from clouds_deploy.artifacts import atomic_directory, discard, sha256, write_json
+from clouds_deploy.claims import free_name, remove_dead
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.clouds.store import read_tensors, write_tensors
@@ -76,7 +75,7 @@ def save_checkpoint(
         whole = {"step": step, **state, "files": {name: sha256(directory / name) for name in tensors}}
         write_json(directory / STATE, {**whole, _OWN: _digest(whole)})
     for old in _newest_first(run)[keep:]:
-        _remove(old)
+        discard(old)
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
@@ -97,7 +96,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
             ) from error
         if not fault:
             return Checkpoint(path, int(state["step"]), state)
-        kept = _unused(path.with_name(f"{path.name}.damaged"))
+        kept = free_name(path.with_name(f"{path.name}.damaged"))
         warn(
             f"checkpoint {path.name} is damaged ({fault}), kept as {kept.name}; going back to the one before"
         )
@@ -107,16 +106,13 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 
 def remove_checkpoints(run: Path) -> None:
     """Deletes all checkpoints of a finished run."""
-    _remove(run / CHECKPOINTS)
+    discard(run / CHECKPOINTS)
 
 
 def clear_leftovers(run: Path) -> None:
-    """Deletes what killed writes left in a run and among its checkpoints: `.<name>.tmp-<hex>`."""
-    for path in (*run.glob(".*.tmp-*"), *(run / CHECKPOINTS).glob(".*.tmp-*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Deletes what dead processes left half written in a run and among its checkpoints."""
+    remove_dead(run)
+    remove_dead(run / CHECKPOINTS)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
@@ -154,23 +150,3 @@ def _newest_first(run: Path) -> list[Path]:
     found = folder.iterdir() if folder.is_dir() else ()
     steps = {int(match[1]): path for path in found if (match := _NAME.fullmatch(path.name))}
     return [steps[step] for step in sorted(steps, reverse=True)]
-
-
-def _unused(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def _remove(path: Path) -> None:
-    """Deletes a directory so that a kill in between leaves none that looks whole."""
-    doomed = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
-    try:
-        os.replace(path, doomed)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise storage_error(path, error) from error
-    shutil.rmtree(doomed, ignore_errors=True)

@@ -7,7 +7,6 @@ because every draw in training is a function of seed and step (see `seeds`).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from clouds_deploy.models.clouds.store import RECIPE, read_tensors, write_tensor
 from clouds_deploy.training.journal import TENSORBOARD
 
 OPTIMIZER = "optimizer.safetensors"
-_MAY_DIFFER = frozenset({"description", "train.workers"})
+_MAY_DIFFER = frozenset({"description", "train.workers", "data.root"})
 _SHARED = "shared"
 
 
@@ -59,10 +58,19 @@ class RunFolder:
         self._shared: dict[str, str] = {}
 
     def finished(self) -> dict[str, Any] | None:
-        """Manifest of the run, if it is finished; says so."""
+        """Manifest of the run, if it is finished; says so.
+
+        Raises:
+            CloudsError: It is damaged, or was made with another recipe: a finished run cannot go on.
+        """
         if not (self.path / MANIFEST).is_file():
             return None
         manifest = read_manifest(self.path, self.kind)
+        if key := _other_key(_recipe_of(self.path, self.recipe), self.recipe.model_dump(mode="json")):
+            raise CloudsError(
+                f"{self.path} is finished ({manifest['steps']} steps); it was made with {key}",
+                f"go on from its weights in another --out: --init {self.path}, without --resume",
+            )
         say(f"{self.path} is finished already ({manifest['steps']} steps)")
         return manifest
 
@@ -86,12 +94,9 @@ class RunFolder:
             finished = (self.path / MANIFEST).is_file()
             raise CloudsError(
                 f"{self.path} exists already",
-                "choose another --out, or delete it first"
+                "choose another --out"
                 + ("" if finished else "; an interrupted training goes on with --resume"),
             )
-        for left in self.path.parent.iterdir() if self.path.parent.is_dir() else ():
-            if left.name.startswith(f".{self.path.name}.tmp-"):
-                shutil.rmtree(left, ignore_errors=True)
         with atomic_directory(self.path) as directory:
             write_text(directory / RECIPE, self.recipe.to_yaml())
             for name, named in (shared or {}).items():

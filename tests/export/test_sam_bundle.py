@@ -18,6 +18,7 @@ import pytest
 
 from clouds_deploy.artifacts import CACHE_VARIABLE
 from clouds_deploy.bundles.bundle import DECODER, ENCODER, open_bundle
+from clouds_deploy.bundles.packed import packing
 from clouds_deploy.config.export import ExportOptions, SamExportConfig
 from clouds_deploy.config.sam import SamTinyConfig
 from clouds_deploy.errors import CloudsError
@@ -64,7 +65,8 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(out: Path, **options: Any) -> None:
     """Exports a small ViT-B."""
-    make_bundle(SamSubject(model("vit_b"), ExportOptions(**options), "cpu"), out)
+    with packing(out) as folder:
+        make_bundle(SamSubject(model("vit_b"), ExportOptions(**options), "cpu"), folder, out)
 
 
 def _has_rtx() -> bool:

@@ -191,6 +191,18 @@ def test_a_finished_run_says_so(undisturbed: Path, capfd: pytest.CaptureFixture[
     assert outcome["steps"] == 12
     assert outcome["images_per_second"] is None
     assert sha256(undisturbed / "manifest.json") == before
+    with pytest.raises(CloudsError, match=r"is finished \(12 steps\); it was made with train.lr=0.001") as caught:
+        train(small_recipe("train.lr=0.01"), undisturbed, resume=True)
+    assert f"--init {undisturbed}" in caught.value.hint
+    assert sha256(undisturbed / "manifest.json") == before
+
+
+def test_the_data_may_have_moved(stopped: Path) -> None:
+    moved = small_recipe()
+    moved = moved.model_copy(update={"data": moved.data.model_copy(update={"root": Path("/elsewhere")})})
+    check_resumable(stopped, moved)
+    with pytest.raises(CloudsError, match=r"started with data\.layout"):
+        check_resumable(stopped, small_recipe("data.layout=folder", "data.root=/elsewhere"))
 
 
 def test_a_full_disk_leaves_earlier_checkpoints(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.artifacts import atomic_directory, cache_folder, read_json, sha256, write_json
+from clouds_deploy.artifacts import atomic_directory, cache_folder, discard, read_json, sha256, write_json
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.preflight import ENGINES
 from clouds_deploy.bundles.tensors import TensorSpec
@@ -87,12 +87,12 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
     entry = cache_folder(FOLDER) / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = (entry / "facts.json").is_file()
     if not cached:
-        with atomic_directory(entry, replace=True) as folder:
+        with atomic_directory(entry, shared="facts.json") as folder:
             found = _run_worker(graph, folder / "engine", options, shapes)
             write_json(folder / "facts.json", {**found, "sha256": sha256(folder / "engine")})
     facts = read_json(entry / "facts.json")
     if sha256(entry / "engine") != facts["sha256"]:
-        shutil.rmtree(entry)
+        discard(entry)
         return build_engine(graph, out, options, shapes)
     targets = "_".join(f"sm{sm}" for sm in options.sms) or "this_gpu"
     name = f"{graph.stem}-{options.engine}-{version}-{targets}.engine"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.artifacts import MANIFEST, atomic_directory, sha256, write_manifest, write_text
+from clouds_deploy.artifacts import MANIFEST, atomic_directory, check_new, sha256, write_manifest, write_text
 from clouds_deploy.bundles.bundle import ENCODER, SAM_KIND, Bundle, open_bundle
 from clouds_deploy.bundles.bundle import KIND as BUNDLE
 from clouds_deploy.bundles.tensors import Array, TensorSpec
@@ -79,6 +79,18 @@ def write_repository(
         "models": made,
         "build": str(out / BUILD) if commands else None,
     }
+
+
+def check_repository(out: Path, backend: str, sam: Path | None) -> None:
+    """Checks what a repository is to be made with, before the long work of making its bundle.
+
+    Raises:
+        CloudsError: There is no such backend, the SAM's bundle does not hold, or `out` cannot be made.
+    """
+    TritonOptions(backend)
+    if sam is not None:
+        open_bundle(sam, SAM_KIND)
+    check_new(out)
 
 
 def _segmenter(

@@ -15,7 +15,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.checkpoints import CHECKPOINTS
 from clouds_deploy.models.clouds.store import FROZEN, TRAINED, load_run
 from clouds_deploy.training.journal import read_metrics
-from clouds_deploy.training.run import OPTIMIZER
+from clouds_deploy.training.run import OPTIMIZER, check_resumable
 from clouds_deploy.training.segmenter.loop import train
 from tests.deadly import kill, wait_until
 from tests.training.small import small_recipe, start_training
@@ -191,7 +191,9 @@ def test_a_finished_run_says_so(undisturbed: Path, capfd: pytest.CaptureFixture[
     assert outcome["steps"] == 12
     assert outcome["images_per_second"] is None
     assert sha256(undisturbed / "manifest.json") == before
-    with pytest.raises(CloudsError, match=r"is finished \(12 steps\); it was made with train.lr=0.001") as caught:
+    with pytest.raises(
+        CloudsError, match=r"is finished \(12 steps\); it was made with train.lr=0.001"
+    ) as caught:
         train(small_recipe("train.lr=0.01"), undisturbed, resume=True)
     assert f"--init {undisturbed}" in caught.value.hint
     assert sha256(undisturbed / "manifest.json") == before

@@ -77,7 +77,7 @@ def _free_space(path: Path) -> str:
     try:
         while not path.exists() and path != path.parent:
             path = path.parent
-        return f" ({shutil.disk_usage(path).free / 2**20:.0f} MiB free)"
+        return f" ({shutil.disk_usage(path).free / 2**20:.0f} MiB are free now)"
     except OSError:
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,9 @@ import typer
 
 from clouds_deploy.cli.options import Json
 from clouds_deploy.cli.output import deliver, table
+
+_SHOWN = 10
+"""Bad files that are printed of each kind of fault."""
 
 app = typer.Typer(help="Check datasets.", no_args_is_help=True)
 
@@ -46,6 +50,8 @@ def _render(result: dict[str, Any]) -> None:
     typer.echo(
         f"{result['images']} images, {result['labels']} label maps ({splits}; layout {result['layout']})"
     )
+    for name, encoding in result["labels_read_as"].items():
+        typer.echo(f"{name}: labels read as {encoding}")
     if result["left_out"]:
         typer.echo(f"{result['left_out']} images left out: known to be faulty in this release")
     typer.echo(f"sizes: {sizes}")
@@ -53,6 +59,15 @@ def _render(result: dict[str, Any]) -> None:
         [name, f"{entry['share']:.2%}", str(entry["images"])] for name, entry in result["classes"].items()
     ]
     table("labels", ["class", "pixels", "images"], rows)
+    kinds: dict[str, list[dict[str, str]]] = {}
     for bad in result["bad_files"]:
-        typer.echo(f"BAD {bad['path']}: {bad['fault']}\n    fix: {bad['fix']}")
+        kinds.setdefault(re.sub(r"\S*/\S*", "", bad["fix"]), []).append(bad)
+    for files in kinds.values():
+        for bad in files[:_SHOWN]:
+            typer.echo(f"BAD {bad['path']}: {bad['fault']}")
+        if len(files) > _SHOWN:
+            typer.echo(f"... and {len(files) - _SHOWN} more of this kind; --json lists all")
+        typer.echo(f"    fix: {files[0]['fix']}")
+    for warning in result["warnings"]:
+        typer.echo(f"WARNING {warning}")
     typer.echo(f"{len(result['bad_files'])} bad files" if result["bad_files"] else "no bad files")

@@ -92,6 +92,14 @@ def _figure(value: float | None) -> str:
 
 
 def _render(result: dict[str, Any]) -> None:
+    from clouds_deploy.data.labelled import told
+
+    _render_scores(result)
+    for facts in result["read"]:
+        typer.echo(told(facts))
+
+
+def _render_scores(result: dict[str, Any]) -> None:
     if "domains" in result:
         rows = [
             [name, *(_figure(one[key]) for key in _MEANS), str(one["images"])]

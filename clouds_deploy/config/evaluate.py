@@ -15,8 +15,8 @@ class EvaluateOptions(Section):
         data: A dataset's folder, `LAYOUT:ROOT` or `LAYOUT@SPLIT:ROOT`, or shards, also remote ones; several
             of them give each domain's figures and their average. None is for synthetic streets, or for what
             the run's recipe names.
-        layout: A folder's layout; None is the one that the run's recipe evaluates on, if the folder can be
-            read so, or the one that the folder looks like.
+        layout: A folder's layout; None is the one that the folder looks like, and of several the one that
+            the run's recipe evaluates on.
         split: The folder's split.
         domain: Synthetic streets only: `game`, `imagined` or `photo`.
         images: Evaluate on this many of each only.

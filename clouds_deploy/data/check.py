@@ -13,7 +13,9 @@ import numpy as np
 
 from clouds_deploy.console import progress
 from clouds_deploy.data.images import read_image
+from clouds_deploy.data.labelled import shared_images, shared_labels
 from clouds_deploy.data.layouts import Layout, Sample, detect, get_layout, label_stem, same_size
+from clouds_deploy.data.sources import LayoutSource
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import IGNORE, NAMES
 
@@ -42,6 +44,8 @@ class DataReport:
         pixels: Counted pixels of each train id, and of `IGNORE`.
         images_with: Images in which each train id occurs.
         bad_files: Every file with a fault.
+        labels_read_as: The encodings of the label maps of each split.
+        warnings: What is no fault of one file, such as images that are in two splits.
     """
 
     root: str
@@ -54,6 +58,8 @@ class DataReport:
     pixels: Counter[int]
     images_with: Counter[int]
     bad_files: tuple[BadFile, ...]
+    labels_read_as: dict[str, str]
+    warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `data check --json`; shares are of all labelled pixels, ignored ones included."""
@@ -74,7 +80,9 @@ class DataReport:
             "splits": self.splits,
             "sizes": dict(self.sizes.most_common()),
             "left_out": self.left_out,
+            "labels_read_as": self.labels_read_as,
             "classes": classes,
+            "warnings": list(self.warnings),
             "bad_files": [asdict(bad) for bad in self.bad_files],
         }
 
@@ -88,7 +96,8 @@ def check(
     """Decodes every image and label map of a dataset.
 
     Faults are collected, not raised: truncated or foreign files, sizes that differ, unknown label ids, and
-    orphans (an image without labels in a split where there are some, labels without an image), empty splits.
+    orphans (an image without labels in a split where there are some, labels without an image), empty splits,
+    two images with one label map, a dataset without any label or with none that holds a class.
 
     Args:
         root: Its folder.
@@ -105,6 +114,8 @@ def check(
     bad: list[BadFile] = []
     seen: set[Path] = set()
     left_out: set[Path] = set()
+    read_as: dict[str, str] = {}
+    warnings: list[str] = []
     for name in (split,) if split else chosen.splits(root):
         try:
             samples = chosen.scan(root, name)
@@ -118,9 +129,22 @@ def check(
             continue  # another name for a set that was counted already
         seen.update(s.image for s in samples)
         splits[name] = len(samples)
+        read_as[name] = chosen.read_as(samples)
+        bad += _shared(samples)
         todo += samples
         bad += _orphans(samples, chosen.list_labels(root, name))
         left_out.update(chosen.left_out(root, name))
+    if "train" in splits and "val" in splits:
+        parts = [LayoutSource(chosen.name, root, name) for name in ("train", "val")]
+        shared = shared_images(*parts)
+        if shared:
+            warnings.append(f"{len(shared)} images of `val` are in `train` too, such as {shared[0]}")
+    elif not split and "val" in chosen.splits(root) and len(splits) == 1:
+        warnings.append("train and val are the same images: name other images for validation, data.val_root")
+    if todo and not bad and all(sample.labels is None for sample in todo):
+        first = todo[0]
+        fix = f"{chosen.labels_hint(root)}put label maps there, or give the layout: --layout"
+        bad.append(BadFile(str(root), f"no image has labels: looked for {first.expected} and so on", fix))
     outcomes: list[_Outcome] = []
     with ThreadPoolExecutor() as pool:
         for outcome in pool.map(lambda sample: _look(chosen, sample), todo):
@@ -133,6 +157,9 @@ def check(
         bad += outcome.faults
         pixels.update(outcome.pixels or {})
         images_with.update((outcome.pixels or {}).keys())
+    if sum(pixels.values()) and not any(pixels[index] for index in range(len(NAMES))):
+        fault = f"no label map holds any class, only ignored pixels (read as {', '.join(read_as.values())})"
+        bad.append(BadFile(str(root), fault, "check how the label maps were made, and their layout"))
     return DataReport(
         root=str(root),
         layout=chosen.name,
@@ -144,6 +171,8 @@ def check(
         pixels=pixels,
         images_with=images_with,
         bad_files=tuple(sorted(bad, key=lambda entry: entry.path)),
+        labels_read_as=read_as,
+        warnings=tuple(warnings),
     )
 
 
@@ -166,7 +195,7 @@ def _look(layout: Layout, sample: Sample) -> _Outcome:
         faults.append(BadFile(str(sample.image), error.message, error.hint))
     if sample.labels is not None:
         try:
-            labels = layout.read_labels(sample.labels)
+            labels = layout.read_labels(sample.labels, sample.encoding)
             if image is not None:
                 same_size(sample, image, labels)
         except CloudsError as error:
@@ -180,13 +209,26 @@ def _look(layout: Layout, sample: Sample) -> _Outcome:
     return _Outcome(size, pixels, tuple(faults))
 
 
+def _shared(samples: list[Sample]) -> list[BadFile]:
+    """Images that have another image's label map."""
+    fix = "rename or remove one of the two images, so that each has labels of its own"
+    return [
+        BadFile(str(other.image), f"shares the labels {one.labels} with {one.image}", fix)
+        for one, other in shared_labels(samples)
+    ]
+
+
 def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
     """Label maps without an image, and images without labels in a split that has label maps."""
     if not label_maps:
         return []
     claimed = {label_stem(s.labels) for s in samples if s.labels is not None}
     return [
-        BadFile(str(s.image), "the image has no labels", "add its label map, or remove the image")
+        BadFile(
+            str(s.image),
+            "the image has no labels",
+            f"add its label map, {s.expected}, or remove the image",
+        )
         for s in samples
         if s.labels is None
     ] + [

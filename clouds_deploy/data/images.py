@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -201,13 +202,36 @@ def write_png(path: Path, pixels: Pixels) -> None:
 def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     """Sorted files of certain suffixes in a folder and below.
 
-    Hidden files are skipped: they are temporary ones, or `._` files of macOS, never images.
+    Hidden files are skipped: they are temporary ones, or `._` files of macOS, never images. Links to folders
+    are followed, but not back to a folder that holds the link.
+
+    Raises:
+        CloudsError: A folder below cannot be read.
     """
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
-    )
+    return [path for path in walk(folder) if path.suffix.lower() in suffixes]
+
+
+def walk(folder: Path) -> list[Path]:
+    """Sorted files in a folder and below, without hidden ones; see `files_inside`."""
+    found: list[Path] = []
+    todo: list[tuple[Path, tuple[Path, ...]]] = [(folder, ())]
+    while todo:
+        here, above = todo.pop()
+        real = here.resolve()
+        if real in above:
+            continue
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        todo.append((here / entry.name, (*above, real)))
+                    elif entry.is_file() and not entry.name.startswith("."):
+                        found.append(here / entry.name)
+        except OSError as error:
+            raise CloudsError(
+                f"{here} cannot be read: {error.strerror}", "check the folder's permissions, or move it away"
+            ) from error
+    return sorted(found)
 
 
 def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:

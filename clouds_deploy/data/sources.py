@@ -48,8 +48,8 @@ class LayoutSource:
     """
 
     def __init__(self, layout: str, root: Path, split: str) -> None:
-        self._layout = get_layout(layout)
-        self.samples = self._layout.scan(root, split)
+        self.layout, self.root, self.split = get_layout(layout), root, split
+        self.samples = self.layout.scan(root, split)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -60,7 +60,7 @@ class LayoutSource:
 
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Reads the sample; errors as `Layout.load`."""
-        return self._layout.load(self.samples[index])
+        return self.layout.load(self.samples[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Paths of image and labels."""
@@ -159,6 +159,19 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def parts(self) -> list[tuple[Source, list[int]]]:
+        """Sources, each with the indices of the images taken from it."""
+        taken: list[list[int]] = [[] for _ in self._sources]
+        for number, index in self._places:
+            taken[number].append(index)
+        found: list[tuple[Source, list[int]]] = []
+        for source, indices in zip(self._sources, taken, strict=True):
+            if isinstance(source, Selection):
+                found += Selection(source._sources, [source._places[index] for index in indices]).parts()
+            else:
+                found.append((source, indices))
+        return found
 
     def name(self, index: int) -> str:
         """Name of the image in its source, after the number of the source if there are several."""

@@ -59,14 +59,14 @@ def parse_domain(
 
     Args:
         text: `LAYOUT:ROOT`, `LAYOUT@SPLIT:ROOT`, or a folder.
-        layout: A folder's layout; None is `usual` where the folder can be read so, else what it looks like.
+        layout: A folder's layout; None means what it looks like, and `usual` where it looks like several.
         split: Its split, where the text names none.
         usual: The layout that the model's recipe evaluates on.
 
     Raises:
         CloudsError: The layout is unknown, or not recognised.
     """
-    from clouds_deploy.data.layouts import LAYOUTS, detect, get_layout
+    from clouds_deploy.data.layouts import LAYOUTS, claimants, detect, get_layout
 
     found = _SPEC.fullmatch(str(text))
     if found and not Path(text).exists():
@@ -79,7 +79,7 @@ def parse_domain(
     root = Path(text)
     if layout is not None:
         return Domain(get_layout(layout).name, root, split)
-    if usual in LAYOUTS and root.is_dir() and LAYOUTS[usual].list_splits(root):
+    if usual in LAYOUTS and root.is_dir() and usual in [one.name for one in claimants(root)]:
         return Domain(usual, root, split)
     return Domain(detect(root).name, root, split)
 

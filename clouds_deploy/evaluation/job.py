@@ -14,6 +14,7 @@ from clouds_deploy.bundles.bundle import KIND as BUNDLE
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.config.section import make_options
+from clouds_deploy.data.labelled import check_labelled, describe
 from clouds_deploy.data.sources import LayoutSource, Source, subset
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, Metric, summarize
@@ -210,7 +211,7 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
 
     Returns:
         `Evaluation.to_dict()` with `model` and `data`; for several datasets `evaluate.summarize` with
-        `model`.
+        `model`. Both with `backend`, `device` and `read`: root, layout, split and encoding of each dataset.
 
     Raises:
         CloudsError: The model or the data cannot be read, or an option is wrong.
@@ -224,10 +225,14 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
     path = unpacked(Path(model))
     segmenter = open_chosen(path, chosen)
     data = chosen_data(segmenter.recipe, chosen)
+    read = [facts for one in data.values() if not isinstance(one, list) for facts in describe(one)]
+    for one in data.values():
+        if not isinstance(one, list):
+            check_labelled(one, "images")
     work = EvaluateWork(path, chosen, data, segmenter)
     runner = None if chosen.runner == "local" else load_runner(chosen.runner)
     found = run_evaluate(work, chosen.out, runner=runner)
-    about = {"model": str(model), "backend": segmenter.backend}
+    about = {"model": str(model), "backend": segmenter.backend, "device": segmenter.device, "read": read}
     if len(chosen.given()) < 2:
         ((what, only),) = found.items()
         return {**about, "data": what, **only.to_dict()}

@@ -137,7 +137,7 @@ def test_shards(small_bundle: Path, tmp_path: Path) -> None:
     wanted = verb(small_bundle, data=f"folder@all:{tmp_path / 'data'}")
     for number, given in enumerate((shards, away.address)):
         found = verb(small_bundle, data=given, out=tmp_path / f"out{number}")
-        assert {**found, "data": wanted["data"]} == wanted
+        assert {**found, "data": wanted["data"], "read": wanted["read"]} == wanted
     several: Any = {"data": [f"folder@all:{tmp_path / 'data'}", str(shards)]}
     both = verb(small_bundle, **several, out=tmp_path / "both")
     assert {name: one["miou"] for name, one in both["domains"].items()} == {

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clouds_deploy.data.layouts.layout import Layout, Sample
-from clouds_deploy.data.layouts.tree import (
-    LABEL_IDS,
-    TRAIN_IDS,
-    encoding_by_name,
-    first_file,
-    images_inside,
-    label_maps_inside,
-    subfolders,
-)
+from clouds_deploy.data.layouts.layout import LABEL_IDS, TRAIN_IDS, Layout, Sample
+from clouds_deploy.data.layouts.tree import encoding_by_name, images_inside, label_maps_inside, subfolders
 
 _IMAGES, _LABELS = "rgb_anon", "gt"
 _SPLITS = ("train", "val", "test")
@@ -52,9 +44,9 @@ def _samples(root: Path, split: str) -> list[Sample]:
         for image in images_inside(root / _IMAGES / folder):
             stem = image.stem.removesuffix(f"_{_IMAGES}")
             labels = root / _LABELS / image.parent.relative_to(root / _IMAGES)
-            found = first_file([labels / f"{stem}_{_LABELS}{s}.png" for s in (TRAIN_IDS, LABEL_IDS)])
+            candidates = [labels / f"{stem}_{_LABELS}{s}.png" for s in (TRAIN_IDS, LABEL_IDS)]
             name = image.with_name(stem).relative_to(root / _IMAGES).as_posix()
-            samples.append(Sample(name, image, found))
+            samples.append(Sample.among(name, image, candidates))
     return samples
 
 

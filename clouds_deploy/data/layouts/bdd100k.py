@@ -6,13 +6,7 @@ from pathlib import Path
 
 from clouds_deploy.data.layouts.encodings import Encoding, train_ids
 from clouds_deploy.data.layouts.layout import Layout, Sample
-from clouds_deploy.data.layouts.tree import (
-    first_file,
-    images_inside,
-    label_maps_inside,
-    root_or_below,
-    subfolders,
-)
+from clouds_deploy.data.layouts.tree import images_inside, label_maps_inside, root_or_below, subfolders
 
 _TREES = {
     "images/10k": ("labels/sem_seg/masks", ""),
@@ -41,7 +35,7 @@ def _samples(root: Path, split: str) -> list[Sample]:
         return []
     images, labels, suffix = tree
     return [
-        Sample(p.stem, p, first_file([labels / split / f"{p.stem}{suffix}.png"]))
+        Sample.among(p.stem, p, [labels / split / f"{p.stem}{suffix}.png"])
         for p in images_inside(images / split)
     ]
 
@@ -63,4 +57,5 @@ BDD100K = Layout(
     _samples,
     _labels,
     _encoding,
+    by_content=True,
 )

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clouds_deploy.data.layouts.layout import Layout, Sample
-from clouds_deploy.data.layouts.tree import (
-    LABEL_IDS,
-    TRAIN_IDS,
-    encoding_by_name,
-    first_file,
-    images_inside,
-    label_maps_inside,
-    subfolders,
-)
+from clouds_deploy.data.layouts.layout import LABEL_IDS, TRAIN_IDS, Layout, Sample
+from clouds_deploy.data.layouts.tree import encoding_by_name, images_inside, label_maps_inside, subfolders
 
 _IMAGES, _LABELS = "leftImg8bit", "gtFine"
 
@@ -27,8 +19,8 @@ def _samples(root: Path, split: str) -> list[Sample]:
     for image in images_inside(root / _IMAGES / split):
         stem = image.stem.removesuffix(f"_{_IMAGES}")
         folder = root / _LABELS / split / image.parent.relative_to(root / _IMAGES / split)
-        labels = first_file([folder / f"{stem}_{_LABELS}{s}.png" for s in (TRAIN_IDS, LABEL_IDS)])
-        samples.append(Sample(stem, image, labels))
+        candidates = [folder / f"{stem}_{_LABELS}{s}.png" for s in (TRAIN_IDS, LABEL_IDS)]
+        samples.append(Sample.among(stem, image, candidates))
     return samples
 
 

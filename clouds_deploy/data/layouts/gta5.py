@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
+from clouds_deploy.data.layouts.content import recognise_encoding
 from clouds_deploy.data.layouts.encodings import Encoding, gta5_ids, train_ids
-from clouds_deploy.data.layouts.folder import folder_labels, folder_samples
-from clouds_deploy.data.layouts.layout import Layout, Sample
-from clouds_deploy.data.layouts.tree import ONE_SET, TRAIN_IDS, label_stem
+from clouds_deploy.data.layouts.folder import folder_labels, folder_samples, folder_splits
+from clouds_deploy.data.layouts.layout import TRAIN_IDS, Layout, Sample
+from clouds_deploy.data.layouts.tree import label_stem
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.labels import CLASSES
 
 LEFT_OUT = frozenset({15188, 17705, *range(20801, 20861)})
 """Numbers of the faulty pairs. Sources: two public readers of GTA5 list the same 62, and 24,966 - 62 is the
@@ -30,7 +28,7 @@ _MAT_SPLITS = {"mat-train": "trainIds", "mat-val": "valIds", "mat-test": "testId
 def _splits(root: Path) -> tuple[str, ...]:
     if not (root / "images").is_dir() or not (root / "labels").is_dir():
         return ()
-    return (*ONE_SET, *_MAT_SPLITS) if (root / _MAT).is_file() else ONE_SET
+    return (*folder_splits(root), *(_MAT_SPLITS if (root / _MAT).is_file() else ()))
 
 
 def _number(stem: str) -> int | None:
@@ -87,24 +85,16 @@ def _encoding(path: Path) -> Encoding:
 
 
 def _recognises(root: Path) -> bool:
-    """Distinguishes GTA5 from a plain folder: numbered files with the palette of GTA5 ids, not of train ids.
-
-    Confusing the two would give wrong classes without an error.
-    """
-    for path in folder_labels(root, "all"):
-        if _number(Path(label_stem(path)).name) is None:
-            return False
-        if path.stem.endswith(TRAIN_IDS):
-            continue
-        try:
-            with Image.open(path) as image:
-                colors = image.getpalette("RGB") if image.mode == "P" else None
-        except OSError:
-            continue  # a broken file proves nothing; `data check` names it
-        road = CLASSES[0]
-        at = 3 * road.cityscapes_id
-        return colors is not None and tuple(colors[at : at + 3]) == road.color
-    return False
+    """Distinguishes GTA5 from a plain folder: numbered files that hold GTA5 ids, not train ids."""
+    maps = folder_labels(root, "all")
+    numbers = {path: _number(Path(label_stem(path)).name) for path in maps}
+    numbered = [path for path, number in numbers.items() if number is not None]
+    if 2 * len(numbered) < len(maps):
+        return False
+    unnamed = [p for p in numbered if numbers[p] not in LEFT_OUT and not p.stem.endswith(TRAIN_IDS)]
+    unnamed = [path for path in maps if not path.stem.endswith(TRAIN_IDS)]
+    known = recognise_encoding(unnamed)
+    return known is not None and known is gta5_ids()
 
 
 GTA5 = Layout(
@@ -117,4 +107,5 @@ GTA5 = Layout(
     _encoding,
     _recognises,
     _left_out,
+    by_content=True,
 )

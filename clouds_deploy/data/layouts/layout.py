@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from clouds_deploy.data.images import Pixels, read_image
+from clouds_deploy.data.layouts.content import recognise_encoding
 from clouds_deploy.data.layouts.encodings import Encoding
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import UNKNOWN_ID
+
+TRAIN_IDS, LABEL_IDS = ENCODED = "_labelTrainIds", "_labelIds"
+"""Suffixes of the stems of label files that name their encoding."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,25 @@ class Sample:
         name: Unique within the split.
         image: The image file.
         labels: The label file, None when there is none.
+        expected: Where the label file was looked for.
+        encoding: How its ids are to be read, where the content decides; None means as the layout says.
     """
 
     name: str
     image: Path
     labels: Path | None
+    expected: Path | None = None
+    encoding: Encoding | None = None
+
+    @classmethod
+    def among(cls, name: str, image: Path, candidates: list[Path]) -> Sample:
+        """A sample whose label file is the first of several that exists; the last is the one expected."""
+        return cls(name, image, first_file(candidates), candidates[-1])
+
+
+def first_file(candidates: list[Path]) -> Path | None:
+    """First path that is a file, or None."""
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def nothing_left_out(root: Path, split: str) -> list[Path]:
@@ -47,6 +66,7 @@ class Layout:
         encoding: Label file -> how its ids are to be read.
         recognises: Root -> whether it has this layout for sure; None where `list_splits` suffices.
         left_out: (root, split) -> images that are there but no samples: known faults of the release.
+        by_content: Whether names don't tell train ids from other ids, so that the content has to.
     """
 
     name: str
@@ -57,6 +77,7 @@ class Layout:
     encoding: Callable[[Path], Encoding]
     recognises: Callable[[Path], bool] | None = None
     left_out: Callable[[Path, str], list[Path]] = nothing_left_out
+    by_content: bool = False
 
     def claims(self, root: Path) -> bool:
         """Whether the folder matches this layout and no similar one."""
@@ -77,7 +98,20 @@ class Layout:
         samples = self.list_samples(root, split)
         if not samples:
             raise CloudsError(f"split `{split}` of {root} holds no images", f"expected {self.expects}")
-        return samples
+        return self._with_encodings(samples)
+
+    def _with_encodings(self, samples: list[Sample]) -> list[Sample]:
+        """Samples that know how their labels are read, where names don't tell it and the content does."""
+        if not self.by_content:
+            return samples
+        unnamed = [s.labels for s in samples if s.labels is not None and not s.labels.stem.endswith(ENCODED)]
+        known = recognise_encoding(unnamed) if unnamed else None
+        chosen = set() if known is None else set(unnamed)
+        return [replace(s, encoding=known) if s.labels in chosen else s for s in samples]
+
+    def encoding_of(self, sample: Sample) -> Encoding | None:
+        """How a sample's labels are read; None without labels."""
+        return None if sample.labels is None else sample.encoding or self.encoding(sample.labels)
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Names of the splits; errors as `scan`."""
@@ -96,8 +130,27 @@ class Layout:
             hint = f"give the folder above it, {above}"
         raise CloudsError(f"{root} does not have layout `{self.name}`", hint)
 
-    def read_labels(self, path: Path) -> Pixels:
+    def read_as(self, samples: list[Sample]) -> str:
+        """How the labels of samples are read, in words."""
+        known = [(encoding, sample) for sample in samples if (encoding := self.encoding_of(sample))]
+        counts = Counter(f"{e.name}{', by content' if s.encoding else ''}" for e, s in known)
+        if len(counts) < 2:
+            return next(iter(counts), "none there")
+        return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+    def labels_hint(self, root: Path) -> str:
+        """Start of a hint about missing labels: a folder beside that may hold them under another name."""
+        for name in ("masks", "mask", "label", "annotations", "gt", "SegmentationClass"):
+            if (root / name).is_dir() and self.list_splits(root) and not (root / "labels").is_dir():
+                return f"{root / name} is not read: if it holds the label maps, rename it to labels; else "
+        return ""
+
+    def read_labels(self, path: Path, encoding: Encoding | None = None) -> Pixels:
         """Reads a label file and converts it to train ids.
+
+        Args:
+            path: The file.
+            encoding: How its ids are to be read; None means as the file's name says.
 
         Returns:
             (H, W) uint8: 0..18, and 255 for ignored pixels.
@@ -105,7 +158,7 @@ class Layout:
         Raises:
             CloudsError: The file is not a label map, or has an id that its encoding lacks.
         """
-        encoding = self.encoding(path)
+        encoding = encoding or self.encoding(path)
         ids = encoding.read(path)
         labels = encoding.table[ids]
         wrong = labels == UNKNOWN_ID
@@ -130,7 +183,7 @@ class Layout:
         image = read_image(sample.image)
         if sample.labels is None:
             return image, None
-        labels = self.read_labels(sample.labels)
+        labels = self.read_labels(sample.labels, sample.encoding)
         same_size(sample, image, labels)
         return image, labels
 

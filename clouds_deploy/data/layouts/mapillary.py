@@ -13,10 +13,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from clouds_deploy.artifacts import read_json
-from clouds_deploy.data.layouts.encodings import Encoding, table_of
+from clouds_deploy.data.layouts.content import recognise_encoding
+from clouds_deploy.data.layouts.encodings import Encoding, table_of, train_ids
 from clouds_deploy.data.layouts.folder import paired
-from clouds_deploy.data.layouts.layout import Layout, Sample
-from clouds_deploy.data.layouts.tree import first_file, label_maps_inside
+from clouds_deploy.data.layouts.layout import Layout, Sample, first_file
+from clouds_deploy.data.layouts.tree import label_maps_inside
 from clouds_deploy.errors import CloudsError
 
 _SPLITS = {"train": "training", "val": "validation", "test": "testing"}
@@ -149,6 +150,12 @@ def _labels(version: str, root: Path, split: str) -> list[Path]:
     return label_maps_inside(_label_folder(root, split, version))
 
 
+def _recognises(version: str, root: Path) -> bool:
+    """Distinguishes a release from a plain folder whose splits have the same names: no map of train ids."""
+    maps = [path for split in _SPLITS for path in _labels(version, root, split)]
+    return recognise_encoding(maps) is not train_ids()
+
+
 def _encoding(version: str, path: Path) -> Encoding:
     inside = path.parent.parent  # of `labels`
     return _encoding_of(inside.parent.parent if inside.name == version else inside.parent, version)
@@ -162,6 +169,7 @@ def _layout(name: str, version: str, expects: str) -> Layout:
         partial(_samples, version),
         partial(_labels, version),
         partial(_encoding, version),
+        partial(_recognises, version),
     )
 
 

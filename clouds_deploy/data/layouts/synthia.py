@@ -6,8 +6,8 @@ from pathlib import Path
 
 from clouds_deploy.data.layouts.encodings import Encoding, synthia_ids, train_ids
 from clouds_deploy.data.layouts.folder import paired
-from clouds_deploy.data.layouts.layout import Layout, Sample
-from clouds_deploy.data.layouts.tree import ONE_SET, TRAIN_IDS, label_maps_inside, root_or_below
+from clouds_deploy.data.layouts.layout import TRAIN_IDS, Layout, Sample
+from clouds_deploy.data.layouts.tree import ONE_SET, label_maps_inside, root_or_below
 
 _LABELS = "GT/LABELS"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from clouds_deploy.data.images import IMAGE_SUFFIXES, files_inside
 from clouds_deploy.data.layouts.encodings import Encoding, cityscapes_ids, train_ids
+from clouds_deploy.data.layouts.layout import LABEL_IDS, TRAIN_IDS
 
 ONE_SET = ("all", "train", "val")
 """Splits of a release that is not divided: each of them is the whole."""
 
-TRAIN_IDS, LABEL_IDS = "_labelTrainIds", "_labelIds"
 _NOT_LABELS = ("_color", "_labelColor", "_instanceIds", "_instanceTrainIds")
 
 
@@ -39,11 +39,6 @@ def images_inside(folder: Path) -> list[Path]:
 def label_maps_inside(folder: Path) -> list[Path]:
     """Sorted label maps in a folder and below, without coloured maps and instance maps."""
     return [p for p in images_inside(folder) if not p.stem.endswith(_NOT_LABELS)]
-
-
-def first_file(candidates: list[Path]) -> Path | None:
-    """First path that is a file, or None."""
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def root_or_below(root: Path, below: str, marker: str) -> Path:

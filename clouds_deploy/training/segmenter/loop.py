@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from clouds_deploy import seeds
@@ -27,6 +28,7 @@ from clouds_deploy.console import Advance, progress, say, warn
 from clouds_deploy.data import sources
 from clouds_deploy.data.dataset import training_batches
 from clouds_deploy.data.joint import joint_batches
+from clouds_deploy.data.labelled import check_labelled, describe, shared_images, told
 from clouds_deploy.data.sources import subset
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, Predict, evaluate
@@ -99,7 +101,7 @@ def train(
             raise CloudsError(
                 "--resume and --init exclude each other", "a resumed run has weights of its own"
             )
-        _check_inputs(recipe, refine)
+        read = _check_inputs(recipe, refine)
         found = processes.in_turn(lambda: folder.resume(tidy=processes.first)) if resume else None
         segmenter, state = resumed_segmenter(folder, found, recipe) if found else _initial(recipe, init)
         if state.backbone_weights == "random":
@@ -110,16 +112,36 @@ def train(
         elif processes.first:
             learner.start(folder, state)
         processes.wait()
-        return _train(folder, recipe, learner, state, refine, processes)
+        return {**_train(folder, recipe, learner, state, refine, processes), "data": read}
 
 
-def _check_inputs(recipe: Recipe, refine: Refine | None) -> None:
-    """Opens all data before any work, so that what is wrong with it shows first."""
-    sources.train_source(recipe), sources.val_source(recipe)
+def _check_inputs(recipe: Recipe, refine: Refine | None) -> dict[str, Any]:
+    """Opens all data before any work, so that what is wrong with it shows first.
+
+    Returns:
+        How the datasets on disk are read (see `labelled.describe`), and how many images are in both.
+
+    Raises:
+        CloudsError: Data are missing, or images have no labels; see also `check_labelled`.
+    """
+    training, validation = sources.train_source(recipe), sources.val_source(recipe)
+    check_labelled(training, "training images")
+    check_labelled(validation, "validation images", any_class=False)
+    read = {"train": describe(training), "val": describe(validation)}
+    for role, datasets in read.items():
+        for facts in datasets:
+            say(f"{role}: {escape(told(facts))}")
+    shared = shared_images(training, validation)
+    if shared:
+        warn(
+            f"{len(shared)} of {len(validation)} validation images are training images too, such as "
+            f"{escape(shared[0])}: the mIoU tells nothing about other images"
+        )
     if recipe.joint is not None and recipe.joint.trains_itself:
         sources.generated_source(recipe)
         if (recipe.joint.refine is None) != (refine is None):
             raise ValueError("a refiner belongs to a recipe with `joint.refine`, and to no other")
+    return {**read, "validation_images_in_training": len(shared)}
 
 
 def _train(

@@ -51,7 +51,7 @@ _PARAMETERS = """\
 A point is in pixels of the image, with 1 on the thing and 0 off it. `/v2` is the
 [KServe v2 protocol](https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) with
 the binary tensor extension: `image` UINT8 `[N, H, W, 3]` at the graph's size in, `labels` UINT8 `[N, H, W]`
-out.
+out. With `Inference-Header-Content-Length: 0` the body is the image's bytes alone.
 """
 _PYTHON = """\
 Every command is a function of `clouds_deploy` with the same options; `data check` is `data_check`, `import`
@@ -311,11 +311,14 @@ def http() -> str:
     nothing: Any = None
     lines = [
         "# HTTP API\n",
-        '`clouds-deploy serve` answers these. Refusals are JSON, `{"error": ..., "hint": ...}`; the',
-        "[guide](../guides/serve.md) has examples, limits and status codes.\n",
+        "`clouds-deploy serve` answers these; `/openapi.json` describes them with bodies and statuses.",
+        'Refusals are JSON, `{"error": ..., "hint": ...}`, and `error` ends with the hint; the',
+        "[guide](../guides/serve.md) has examples, limits and status codes. POST bodies may be",
+        "compressed with gzip or deflate (`Content-Encoding`).\n",
         "| | | |",
         "|---|---|---|",
         "| GET | `/` | The page. |",
+        "| GET | `/openapi.json` | The server's own description: OpenAPI 3.1. |",
         "| GET | `/metrics` | Metrics for Prometheus. |",
         "| GET | `/health`, `/ready` | As `/v2/health/live` and `/v2/health/ready`. |",
     ]

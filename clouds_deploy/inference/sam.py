@@ -27,6 +27,10 @@ from clouds_deploy.inference.masks import full_masks
 Picture = npt.NDArray[np.uint8]
 
 
+class UnfitImageError(CloudsError):
+    """An image that SAM cannot take: the fault of the image, not of the machine."""
+
+
 @dataclass(frozen=True)
 class Embedded:
     """Images that a SAM has seen, ready to be prompted.
@@ -294,12 +298,12 @@ def open_sam(
 
 def _check_image(image: Picture, side: int) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise CloudsError(
+        raise UnfitImageError(
             f"an image of shape {list(image.shape)} and type {image.dtype} is no RGB image",
             "give (height, width, 3) uint8",
         )
     if int(min(image.shape[:2]) * (side / max(image.shape[:2])) + 0.5) == 0:
-        raise CloudsError(
+        raise UnfitImageError(
             f"an image of {image.shape[0]} x {image.shape[1]} is too thin to be resized to a side of {side}",
             "cut it into parts",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,21 +13,25 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from clouds_deploy.errors import CloudsError
+from clouds_deploy.inference.sam import UnfitImageError
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.kserve import KServe
-from clouds_deploy.serving.limits import Limits, Refusal
+from clouds_deploy.serving.limits import Limits, Refusal, told
 from clouds_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from clouds_deploy.serving.model import ServedModel
+from clouds_deploy.serving.openapi import openapi
 from clouds_deploy.serving.pictures import Pictures
 from clouds_deploy.serving.promptable import Promptable
 from clouds_deploy.serving.uploads import Workshop
 
+_LOG = logging.getLogger("uvicorn.error")
 PAGE = Path(__file__).parent / "page"
 _FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:"
 _HINTS = {
-    404: "see docs/guides/serve.md for what there is",
-    405: "use the method that docs/guides/serve.md names",
+    404: "GET /openapi.json lists what is served",
+    405: "GET /openapi.json lists each path's methods",
 }
 
 
@@ -64,6 +69,9 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
     async def render_metrics(_: Request) -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
+    async def describe(_: Request) -> Response:
+        return JSONResponse(openapi(model, sam is not None, limits))
+
     async def page(request: Request) -> Response:
         headers = {
             "Content-Security-Policy": _POLICY,
@@ -77,12 +85,13 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
             *(Route(path, page, methods=["GET"]) for path in _FILES),
             Route("/health", kserve.live, methods=["GET"]),
             Route("/ready", kserve.ready, methods=["GET"]),
+            Route("/openapi.json", describe, methods=["GET"]),
             Route("/metrics", render_metrics, methods=["GET"]),
             *kserve.routes(),
             *Pictures(model, sam, workshop).routes(),
         ],
         lifespan=lifespan,
-        exception_handlers={Refusal: _refused, HTTPException: _http, Exception: _failed},
+        exception_handlers={CloudsError: _refused, HTTPException: _http, Exception: _failed},
     )
     gate = Gate(app, limits, metrics)
     kserve.gate = gate
@@ -90,17 +99,23 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+    """The answer to a request that is not served; other errors are the image's fault, or the machine's."""
+    assert isinstance(error, CloudsError)
+    if not isinstance(error, Refusal):
+        status = 422 if isinstance(error, UnfitImageError) else 503
+        if status == 503:
+            _LOG.error("a model failed", exc_info=error)
+        error = Refusal(status, error.message, error.hint)
     return JSONResponse(error.body, error.status, error.headers)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    hint = _HINTS.get(error.status_code, "see docs/guides/serve.md")
-    told = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return JSONResponse({"error": told, "hint": hint}, error.status_code, error.headers)
+    hint = _HINTS.get(error.status_code, "GET /openapi.json lists what is served")
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return JSONResponse(told(message, hint), error.status_code, error.headers)
 
 
 async def _failed(_: Request, __: Exception) -> Response:
     """An answer to a fault of the server, without detail; Starlette raises it again, and the gate logs it."""
-    return JSONResponse({"error": "the server failed on this request", "hint": "its log says why"}, 500)
+    return JSONResponse(told("the server failed on this request", "its log says why"), 500)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from dataclasses import asdict, dataclass
 
 import anyio
@@ -18,6 +19,10 @@ from clouds_deploy.serving.metrics import Metrics
 _LOG = logging.getLogger("uvicorn.error")
 _PATIENCE = 2.0
 """Seconds for which a refused body is still read, so that its sender can read the answer."""
+
+
+_ENCODINGS = ("", "gzip", "x-gzip", "deflate")
+"""Values of `Content-Encoding`; the first is a body as it is."""
 
 
 @dataclass
@@ -69,6 +74,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["path"] = scope["path"].rstrip("/") or "/"  # `/v2/` is `/v2`: not all clients follow redirects
         visit = _Visit(scope, receive, send, self.limits.body_bytes)
         start = time.perf_counter()
         try:
@@ -97,6 +103,12 @@ class Gate:
             return Refusal(429, f"{self.inside} requests are being served already", "try again later")
         if visit.length is not None and visit.length > self.limits.body_bytes:
             return _too_long(self.limits.body_bytes)
+        if visit.encoding not in _ENCODINGS:
+            return Refusal(
+                415,
+                f"the request's body is encoded as {visit.encoding[:40]}",
+                f"send it as it is, or as {' or '.join(filter(None, _ENCODINGS))}",
+            )
         return None
 
     async def _serve(self, visit: _Visit) -> None:
@@ -106,7 +118,7 @@ class Gate:
         try:
             with anyio.fail_after(self.limits.seconds):
                 async with self._bodies.take(
-                    self.limits.body_bytes if visit.length is None else visit.length
+                    self.limits.body_bytes if visit.length is None or visit.encoding else visit.length
                 ):
                     await self.app(visit.scope, visit.read, visit.answer)
         except TimeoutError:
@@ -133,12 +145,15 @@ class _Visit:
         self.scope, self._receive, self._send, self._largest = scope, receive, send, largest
         length = Headers(scope=scope).get("content-length", "")
         self.length = int(length[:20]) if length.isascii() and length.isdigit() else None
+        encoding = ",".join(Headers(scope=scope).getlist("content-encoding")).strip().lower()
+        self.encoding = "" if encoding == "identity" else encoding
+        self._inflater = _Inflater(largest) if self.encoding in _ENCODINGS and self.encoding else None
         self.status = 0
         self.complete = self.whole = self.asked = False
         self._got = 0
 
     async def read(self) -> Message:
-        """Receives, up to the limit."""
+        """Receives and decompresses, up to the limit."""
         self.asked = True
         message = await self._receive()
         if message["type"] == "http.request":
@@ -146,6 +161,9 @@ class _Visit:
             self.whole = not message.get("more_body", False)
             if self._got > self._largest:
                 raise _too_long(self._largest)
+            if self._inflater:
+                part, whole, inflater = message.get("body", b""), self.whole, self._inflater
+                message["body"] = await anyio.to_thread.run_sync(lambda: inflater.feed(part, whole))
         return message
 
     async def answer(self, message: Message) -> None:
@@ -173,6 +191,40 @@ class _Visit:
             while not self.whole:
                 message = await self._receive()
                 self.whole = message["type"] != "http.request" or not message.get("more_body", False)
+
+
+class _Inflater:
+    """A compressed body, decompressed as it arrives, up to `largest` bytes; gzip may have several members."""
+
+    def __init__(self, largest: int) -> None:
+        self._left = largest
+        self._largest = largest
+        self._stream: zlib._Decompress | None = None
+
+    def feed(self, data: bytes, last: bool) -> bytes:
+        """The next bytes.
+
+        Raises:
+            Refusal: 400, they are damaged or end too early; 413, there are too many.
+        """
+        parts = []
+        try:
+            while data:
+                if self._stream is None:  # gzip, zlib, or deflate without a header, which some clients send
+                    headed = data[0] == 0x1F or data[0] & 15 == zlib.DEFLATED
+                    self._stream = zlib.decompressobj(zlib.MAX_WBITS + 32 if headed else -zlib.MAX_WBITS)
+                parts.append(self._stream.decompress(data, self._left + 1))
+                self._left -= len(parts[-1])
+                if self._left < 0:
+                    raise _too_long(self._largest)
+                data = self._stream.unused_data
+                if self._stream.eof:
+                    self._stream = None
+        except zlib.error as error:
+            raise Refusal(400, f"the compressed body is damaged: {error}", "send it whole") from error
+        if last and self._stream is not None:
+            raise Refusal(400, "the compressed body ends too early", "send it whole")
+        return b"".join(parts)
 
 
 def _too_long(largest: int) -> Refusal:

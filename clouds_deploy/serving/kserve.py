@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+import math
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.model import ServedModel
-from clouds_deploy.serving.tensors import HEADER_LENGTH, Inference, metadata, parse, render
-from clouds_deploy.serving.uploads import Workshop
+from clouds_deploy.serving.tensors import DATATYPES, HEADER_LENGTH, Inference, metadata, parse, render
+from clouds_deploy.serving.uploads import Workshop, read_body
 
 VERSION = "1"
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "statistics"]
 PLATFORMS = {
     "onnxruntime": "onnxruntime_onnx",
     "openvino": "openvino_onnx",
@@ -41,6 +44,9 @@ class KServe:
         """The routes; every path with a model also exists with its version."""
         routes = [
             Route("/v2", self.server, methods=["GET"]),
+            Route("/v2/models", self.models, methods=["GET"]),
+            Route("/v2/models/stats", self.statistics, methods=["GET"]),
+            Route("/v2/repository/index", self.index, methods=["GET", "POST"]),
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
         ]
@@ -48,6 +54,8 @@ class KServe:
             routes += [
                 Route(model, self.about, methods=["GET"]),
                 Route(f"{model}/ready", self.ready, methods=["GET"]),
+                Route(f"{model}/config", self.config, methods=["GET"]),
+                Route(f"{model}/stats", self.statistics, methods=["GET"]),
                 Route(f"{model}/infer", self.infer, methods=["POST"]),
             ]
         return routes
@@ -58,7 +66,7 @@ class KServe:
             {
                 "name": "clouds_deploy",
                 "version": version("clouds-deploy"),
-                "extensions": ["binary_tensor_data"],
+                "extensions": EXTENSIONS,
             }
         )
 
@@ -80,25 +88,66 @@ class KServe:
             {
                 "name": self.model.name,
                 "versions": [VERSION],
-                "platform": PLATFORMS.get(self.model.session.backend, self.model.session.backend),
+                "platform": self._platform(),
                 "inputs": [metadata(self.model.image)],
                 "outputs": [metadata(spec) for spec in self.model.outputs],
             }
         )
 
+    async def models(self, _: Request) -> Response:
+        """Names of the models; there is one."""
+        return JSONResponse({"models": [self.model.name]})
+
+    async def index(self, request: Request) -> Response:
+        """Models of the repository; the body `{"ready": true}` asks for those that are ready."""
+        wanted: Any = {}
+        if body := await read_body(request):
+            try:
+                wanted = json.loads(body)
+            except (ValueError, RecursionError):
+                wanted = None
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("ready", False), bool):
+            raise Refusal(400, "the request is no JSON object", 'send {"ready": true}, or nothing')
+        ready = self.gate is not None and self.gate.open
+        about = {"name": self.model.name, "version": VERSION, "reason": ""}
+        state = "READY" if ready else "UNAVAILABLE"
+        return JSONResponse([{**about, "state": state}] if ready or not wanted.get("ready") else [])
+
+    async def config(self, request: Request) -> Response:
+        """Model configuration, as Triton describes models."""
+        self._check(request)
+        queue, limits = self.model.queue, self.workshop.limits
+        image = math.prod(size or 1 for size in self.model.image.shape)
+        return JSONResponse(
+            {
+                "name": self.model.name,
+                "platform": self._platform(),
+                "max_batch_size": max(1, min(queue.waiting, limits.body_bytes // image)),
+                "input": [_config(self.model.image)],
+                "output": [_config(spec) for spec in self.model.outputs],
+                "version_policy": {"latest": {"num_versions": 1}},
+                "dynamic_batching": {
+                    "preferred_batch_size": [queue.largest],
+                    "max_queue_delay_microseconds": round(queue.delay * 1e6),
+                },
+            }
+        )
+
+    async def statistics(self, request: Request) -> Response:
+        """Counts and times of the model's requests since the start."""
+        if "model" in request.path_params:
+            self._check(request)
+        return JSONResponse({"model_stats": [self.model.statistics.to_json(self.model.name, VERSION)]})
+
     async def infer(self, request: Request) -> Response:
         """Inference on tensors; the images of a request may go through different calls."""
         self._check(request)
-        try:
-            body = await request.body()
-        except ClientDisconnect as error:
-            raise Refusal(400, "the request was cut off", "send it whole") from error
+        body = await read_body(request)
         length = request.headers.get(HEADER_LENGTH)
         inference: Inference = await self.workshop.run(
             lambda: parse(body, length, [self.model.image], self.model.outputs)
         )
-        futures = self.model.submit(list(inference.inputs[self.model.image.name]))
-        rows = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        rows = await self.model.answer(list(inference.inputs[self.model.image.name]))
 
         def answer() -> tuple[bytes, dict[str, str]]:
             arrays: dict[str, Any] = {
@@ -110,9 +159,18 @@ class KServe:
         data, headers = await self.workshop.run(answer)
         return Response(data, headers=headers)
 
+    def _platform(self) -> str:
+        return PLATFORMS.get(self.model.session.backend, self.model.session.backend)
+
     def _check(self, request: Request) -> None:
         name, wanted = request.path_params["model"], request.path_params.get("version", VERSION)
         if name != self.model.name:
             raise Refusal(404, f"there is no model `{name[:100]}`", f"the model is `{self.model.name}`")
         if wanted != VERSION:
             raise Refusal(404, f"`{name}` has no version {wanted[:20]}", f"the version is {VERSION}")
+
+
+def _config(spec: TensorSpec) -> dict[str, Any]:
+    """A tensor in Triton's model configuration, without the batch axis."""
+    dims = [-1 if size is None else size for size in spec.shape[1:]]
+    return {"name": spec.name, "data_type": f"TYPE_{DATATYPES[spec.dtype]}", "dims": dims}

@@ -67,9 +67,22 @@ class Refusal(CloudsError):
     @property
     def body(self) -> dict[str, str]:
         """The JSON body of the answer."""
-        return {"error": self.message, "hint": self.hint}
+        return told(self.message, self.hint)
 
     @property
     def headers(self) -> dict[str, str]:
         """The answer's headers: when to repeat the request, where that makes sense."""
         return {"Retry-After": "1"} if self.status in (429, 503) else {}
+
+
+def told(message: str, hint: str) -> dict[str, str]:
+    """The JSON body of every refusal.
+
+    Clients of the KServe protocol show `error` alone, so it says what is expected too; `hint` is that part
+    by itself.
+    """
+    error = f"{message}; {hint}" if hint else message
+    return {
+        "error": error.encode(errors="replace").decode(),
+        "hint": hint,
+    }  # half of a surrogate pair is no UTF-8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.batcher import Batcher, Done
 from clouds_deploy.serving.metrics import Metrics
+from clouds_deploy.serving.statistics import Statistics
 
 Row = dict[str, Array]
 ENGINE = "segmenter"
@@ -73,13 +76,20 @@ class ServedModel:
         chosen = batching or Batching()
         counted = metrics or Metrics()
         fixed = self.image.shape[0]
+        self.statistics = Statistics()
+        count = counted.observer(ENGINE)
+
+        def observe(items: int, seconds: float) -> None:
+            count(items, seconds)
+            self.statistics.call(items, seconds)
+
         self.queue: Batcher[Array, Row] = Batcher(
             self._run,
             ENGINE,
             largest=chosen.largest if fixed is None else min(chosen.largest, fixed),
             delay=chosen.delay,
             waiting=chosen.waiting,
-            observe=counted.observer(ENGINE),
+            observe=observe,
         )
         counted.watch_queue(ENGINE, self.queue.__len__)
 
@@ -112,6 +122,17 @@ class ServedModel:
             Refusal: See `Batcher.submit`.
         """
         return self.queue.submit(images)
+
+    async def answer(self, images: Sequence[Array]) -> list[Done[Row]]:
+        """Labels the images of one request; see `submit`."""
+        start = time.perf_counter()
+        try:
+            done = await asyncio.gather(*map(asyncio.wrap_future, self.submit(images)))
+        except Exception:
+            self.statistics.failed.add(time.perf_counter() - start)
+            raise
+        self.statistics.answered(done, time.perf_counter() - start)
+        return done
 
     def warm_up(self) -> None:
         """Runs the smallest and the largest call once, so that no request waits for a first time."""

@@ -21,7 +21,7 @@ from clouds_deploy.inference.letterbox import Letterbox, fit
 from clouds_deploy.inference.sam import Picture
 from clouds_deploy.serving.batcher import Done
 from clouds_deploy.serving.limits import Refusal
-from clouds_deploy.serving.model import Row, ServedModel
+from clouds_deploy.serving.model import ServedModel
 from clouds_deploy.serving.promptable import Promptable
 from clouds_deploy.serving.uploads import Upload, Workshop, read_form, read_points, read_upload
 
@@ -194,7 +194,7 @@ class Pictures:
 
     async def _label(self, fitted: Picture, laps: Laps) -> tuple[Picture, float]:
         """Labels of the graph's size, and the time."""
-        done: Done[Row] = await asyncio.wrap_future(self.model.submit([fitted])[0])
+        (done,) = await self.model.answer([fitted])
         laps.engine(done)
         return done.result[self.model.outputs[0].name], time.perf_counter()
 

@@ -93,6 +93,18 @@ class Workshop:
         self._threads.shutdown()
 
 
+async def read_body(request: Request) -> bytes:
+    """A request's body; its length is the gate's business.
+
+    Raises:
+        Refusal: 400, it was cut off.
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect as error:
+        raise Refusal(400, "the request was cut off", "send it whole") from error
+
+
 @asynccontextmanager
 async def read_form(request: Request) -> AsyncIterator[FormData]:
     """A multipart form; its length is the gate's business.

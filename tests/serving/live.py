@@ -100,3 +100,4 @@ def refused(response: httpx.Response, status: int, word: str) -> None:
     assert set(told) == {"error", "hint"}
     assert word in told["error"], told
     assert told["hint"]
+    assert told["error"].endswith(told["hint"])  # clients of the protocol show `error` alone

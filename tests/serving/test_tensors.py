@@ -61,8 +61,14 @@ BLOB = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 3], "parameters": 
         ({"inputs": [1]}, None, None, 400, "no list `inputs`"),
         ({"inputs": []}, None, None, 422, "missing"),
         ({"inputs": [GOOD, GOOD]}, None, None, 422, "twice"),
-        ({"inputs": [{**GOOD, "name": "x"}]}, None, None, 422, "no input `x`"),
-        ({"inputs": [{**GOOD, "name": ["x"]}]}, None, None, 422, "no input"),
+        (
+            {"inputs": [{**GOOD, "name": "x"}]},
+            None,
+            None,
+            422,
+            "`x` is none of the model's; it takes `image` UINT8 [N, 2, 3]",
+        ),
+        ({"inputs": [{**GOOD, "name": ["x"]}]}, None, None, 422, "is none of the model's"),
         ({"inputs": [{**GOOD, "datatype": "FP32"}]}, None, None, 422, "FP32"),
         ({"inputs": [{**GOOD, "shape": [1, 2]}]}, None, None, 422, "shape"),
         ({"inputs": [{**GOOD, "shape": [1, 3, 2]}]}, None, None, 422, "shape"),
@@ -88,7 +94,31 @@ BLOB = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 3], "parameters": 
         ({"inputs": [BLOB]}, b"123456", "-3", 400, "Header-Content-Length"),
         ({"inputs": [BLOB]}, b"123456", "²", 400, "Header-Content-Length"),
         ({"inputs": [GOOD], "outputs": "labels"}, None, None, 400, "`outputs`"),
+        ({"inputs": [GOOD], "outputs": []}, None, None, 400, "name `labels`, `scores` there"),
+        ({"inputs": [GOOD], "outputs": [{"name": "labels"}] * 2}, None, None, 400, "twice"),
+        ({"inputs": [{**GOOD, "data": [[[1, 2], [3, 4], [5, 6]]]}]}, None, None, 400, "nested as [1, 3, 2]"),
+        ({"inputs": [{**GOOD, "data": [[1, 2, 3], [4, 5, 6]]}]}, None, None, 400, "nested as [2, 3]"),
+        ({"inputs": [GOOD], "parameters": [1]}, None, None, 400, "`parameters`"),
+        ({"inputs": [GOOD], "parameters": {"binary_data_output": "no"}}, None, None, 400, "true or false"),
+        ({"inputs": [{**GOOD, "parameters": {"shared_memory_region": "r"}}]}, None, None, 400, "not served"),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "labels", "parameters": {"classification": 3}}]},
+            None,
+            None,
+            400,
+            "not served",
+        ),
+        (b"", b"12345", "0", 422, "6 bytes per image: `image` UINT8 [N, 2, 3]"),
+        (b"", b"", "0", 422, "0 bytes"),
         ({"inputs": [GOOD], "outputs": [{"name": "x"}]}, None, None, 422, "no output `x`"),
+        (
+            json.dumps({"inputs": [{**GOOD, "name": 0}]}).replace("0}", "[" * 900 + "]" * 900 + "}").encode(),
+            None,
+            None,
+            422,
+            "is none of the model's",
+        ),
+        ({"inputs": [{**GOOD, "name": "\ud800"}]}, None, None, 422, "`?` is none"),
         ({"inputs": [GOOD], "id": 7}, None, None, 400, "`id`"),
     ],
 )
@@ -98,7 +128,7 @@ def test_what_is_wrong_is_said(
     with pytest.raises(Refusal) as caught:
         read(request_, tail, length)
     assert caught.value.status == status
-    assert word in caught.value.message
+    assert word in caught.value.body["error"]
     assert caught.value.hint
 
 
@@ -118,3 +148,12 @@ def test_answers_can_be_read_back(scores: np.ndarray, binary: bool) -> None:
 
 def test_metadata() -> None:
     assert metadata(INPUTS[0]) == {"name": "image", "datatype": "UINT8", "shape": [-1, 2, 3]}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_binary_data_alone(count: int) -> None:
+    """`Inference-Header-Content-Length: 0`: the body is the one input, the answer is binary."""
+    made = read(b"", bytes(range(6 * count)), "0")
+    assert made.inputs["image"].shape == (count, 2, 3)
+    assert made.inputs["image"].ravel().tolist() == list(range(6 * count))
+    assert made.outputs == (Wanted("labels", True), Wanted("scores", True))

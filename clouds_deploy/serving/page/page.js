@@ -26,7 +26,7 @@ async function ask(path, fields) {
   }
   if (!response.ok) {
     const told = await response.json().catch(() => ({}));
-    throw new Error(told.error ? `${told.error}. ${told.hint || ""}` : `The server answered ${response.status}.`);
+    throw new Error(told.error ? `${told.error}.` : `The server answered ${response.status}.`);
   }
   const bitmap = await createImageBitmap(await response.blob(), { colorSpaceConversion: "none" });
   showTime(response.headers.get("Server-Timing") || "", performance.now() - start);

@@ -197,7 +197,7 @@ def test_thin_images(small_bundle: Path, size: tuple[int, int]) -> None:
     """The SAM that the package has refuses what it cannot resize; labels are given at any size."""
     from clouds_deploy.serving.serve import _open_sam
 
-    _, refine = _open_sam("sam_tiny", None)
+    _, refine = _open_sam("sam_tiny", None, "cpu")
     thin = png(np.asarray(Image.new("RGB", size)))
     with live(small_bundle, refine=refine) as running:
         refused(running.post("/v1/refine", thin), 422, "too thin")

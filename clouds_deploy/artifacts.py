@@ -312,6 +312,8 @@ def _keep(temporary: Path, wanted: Path, path: Path) -> None:
     """Keeps a finished result beside what appeared in its place, and says so."""
     kept = free_name(wanted)
     os.rename(temporary, kept)
+    if kept == path:  # it is gone again
+        return
     raise CloudsError(
         f"something appeared at {path} while it was being made; it is left as it is",
         f"the finished result is {kept}",

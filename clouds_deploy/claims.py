@@ -93,6 +93,7 @@ def claimed(path: Path) -> Iterator[None]:
         path.lstat()  # a name that is too long is refused here, before any work
     handle = _take(lock, path)
     try:
+        os.ftruncate(handle, 0)
         _write_all(handle, json.dumps(_myself()).encode())
         yield
     finally:
@@ -121,7 +122,6 @@ def _take(lock: Path, path: Path) -> int:
             if holder and (_alive(holder["pid"], holder["start"]) if here else not works):
                 raise _refusal(path, lock, holder)
             if os.path.lexists(lock) and os.path.samestat(os.fstat(handle), os.stat(lock)):
-                os.ftruncate(handle, 0)
                 return handle
         except BaseException:
             os.close(handle)

@@ -71,6 +71,7 @@ class RunFolder:
                 f"{self.path} is finished ({manifest['steps']} steps); it was made with {key}",
                 f"go on from its weights in another --out: --init {self.path}, without --resume",
             )
+        remove_checkpoints(self.path)  # a kill may have left them
         say(f"{self.path} is finished already ({manifest['steps']} steps)")
         return manifest
 

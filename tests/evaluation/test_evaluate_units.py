@@ -185,7 +185,7 @@ def test_two_workers_count_the_same_though_one_dies(
 ) -> None:
     sources = {"photo": streets(70), "game": streets(35, "game")}
     for model in (small_run, small_bundle):
-        work = DeadlyEvaluate(model, "onnxruntime", None, sources)
+        work = DeadlyEvaluate(model, EvaluateOptions(), sources)
         work.marker = tmp_path / f"{model.name}-died"
         found = run_evaluate(work, tmp_path / model.name, runner=load_runner("ray"))
         assert work.marker.exists()

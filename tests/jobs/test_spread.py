@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 class Sums:
     """Labels by the colours, and counts what it labels."""
 
+    backend, device = "sums", "cpu"
+
     def __init__(self) -> None:
         self.count = 0
 

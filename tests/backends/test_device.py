@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clouds_deploy.backends import device, torch_session
+from clouds_deploy.backends.backends import open_session
 from clouds_deploy.errors import CloudsError
 
 
@@ -36,3 +39,15 @@ def test_other_devices_are_refused(asked: str, message: str, monkeypatch: pytest
     monkeypatch.setattr(torch_session, "gpu_count", lambda: 2 if ":" in asked else 0)
     with pytest.raises(CloudsError, match=message):
         device.resolve_device(asked, "torch")
+
+
+def test_onnxruntime_that_falls_back_to_the_cpu_says_so(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package that lists CUDA without finding its libraries does as this one does: it runs on the CPU."""
+    monkeypatch.setattr("clouds_deploy.backends.onnxruntime_session.lists_cuda", lambda: True)
+    monkeypatch.setattr("clouds_deploy.backends.device.gpu_count", lambda: 1)
+    with pytest.raises(CloudsError, match="asked for CUDAExecutionProvider but runs on CPUExecutionProvider"):
+        open_session(small_bundle, device="cuda")
+    assert open_session(small_bundle, device="auto").device == "cpu"
+    assert "the CPU computes" in capsys.readouterr().err

@@ -199,8 +199,8 @@ def test_classes_go_into_the_graph(tmp_path: Path) -> None:
         ({"device": "x"}, "no device `x`"),
         ({"backend": "tensorrt", "device": "cpu"}, "no CPU"),
         ({"backend": "openvino", "device": "gpu"}, "no NVIDIA GPU"),
-        ({"batch": 0}, "batch 0"),
-        ({"name": "a/b"}, "no model name"),
+        ({"batch": 0}, "batch is 0"),
+        ({"name": "a/b"}, "not a model name"),
     ],
 )
 def test_options_make_sense(given: dict[str, Any], word: str) -> None:

@@ -10,6 +10,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_LONGEST = 1600
+"""Characters of a message and of a hint: more than a screen of names helps nobody."""
+
+
+def shortened(names: Iterable[str], most: int = 10) -> str:
+    """List of names for a message: at most some of them, and the number of the others."""
+    known = list(names)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more
+
+
+def _bounded(text: str) -> str:
+    """Text without its middle where it is very long; how much was left out is said there."""
+    if len(text) <= _LONGEST:
+        return text
+    kept = _LONGEST // 2
+    return f"{text[:kept]} [... {len(text) - 2 * kept} characters left out ...] {text[-kept:]}"
+
+
 class CloudsError(Exception):
     """A fault in the input or the environment, with a hint how to fix it.
 
@@ -24,9 +43,9 @@ class CloudsError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "", *, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(_bounded(message))
+        self.message = _bounded(message)
+        self.hint = _bounded(hint)
         self.exit_code = exit_code
 
     def __str__(self) -> str:
@@ -60,7 +79,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     match = get_close_matches(word, words, n=1, cutoff=0.6)
     if match:
         return f"did you mean `{match[0]}`?"
-    return "known: " + ", ".join(f"`{w}`" for w in words)
+    return "known: " + shortened([f"`{w}`" for w in words], 30)
 
 
 EXTRAS = {

@@ -276,27 +276,36 @@ class TorchRun:
         self.weights = segmenter.backbone.weights
         self.scores = scorer(segmenter, self.recipe.evaluate.short_side, self.device)
 
-    def labels(self, image: Images) -> tuple[Images, Images]:
+    def labels(self, image: Images, *, shares: bool = False) -> tuple[Images, Images | None]:
         """Labels one image at its own size; scores are resized bilinearly before the argmax.
 
         Args:
             image: (H, W, 3) uint8 RGB.
+            shares: Whether to compute confidences.
 
         Returns:
-            (H, W) uint8 labels, and (H, W) uint8 of 255 times the best class's share of all scores.
+            (H, W) uint8 labels, and, if asked for, (H, W) uint8 of 255 times the best class's share of all
+            scores.
         """
         import torch
-        from torch.nn.functional import interpolate
 
-        from clouds_deploy.models.clouds.segmenter import label_and_trust
+        from clouds_deploy.models.clouds.segmenter import labels_at
 
         with torch.inference_mode():
-            scores = self.scores(image[None])
-            if scores.shape[-2:] != image.shape[:2]:
-                scores = interpolate(scores, size=image.shape[:2], mode="bilinear", align_corners=False)
-            labels, trust = label_and_trust(scores)
-            shares: Images = (255 * trust[0]).round().to("cpu").numpy().astype(np.uint8)
-            return labels[0].cpu().numpy(), shares
+            scores = self.scores(image[None])[0]
+            labels, trust = labels_at(scores, (image.shape[0], image.shape[1]), shares=shares)
+            return labels.cpu().numpy(), None if trust is None else trust.cpu().numpy()
+
+
+def upscaled_labels(scores: Tensor, size: tuple[int, int]) -> Images:
+    """Labels of one image's scores (C, h, w) at a size of its own; see `models.clouds.segmenter`."""
+    import torch
+
+    from clouds_deploy.models.clouds.segmenter import labels_at
+
+    with torch.inference_mode():
+        labels: Images = labels_at(scores.float(), size)[0].cpu().numpy()
+    return labels
 
 
 def scorer(segmenter: Segmenter, short_side: int | None, device: Any) -> Callable[[Images], Tensor]:

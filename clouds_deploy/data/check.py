@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.console import progress
-from clouds_deploy.data.images import read_image
+from clouds_deploy.data.images import passed_over, read_image
 from clouds_deploy.data.labelled import shared_images, shared_labels
 from clouds_deploy.data.layouts import Layout, Sample, detect, get_layout, label_stem, same_size
 from clouds_deploy.data.sources import LayoutSource
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, shortened
 from clouds_deploy.labels import IGNORE, NAMES
 
 
@@ -141,6 +141,12 @@ def check(
             warnings.append(f"{len(shared)} images of `val` are in `train` too, such as {shared[0]}")
     elif not split and "val" in chosen.splits(root) and len(splits) == 1:
         warnings.append("train and val are the same images: name other images for validation, data.val_root")
+    over = passed_over([root])
+    if over:
+        kinds = Counter(path.suffix.lower() for path in over)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        some = shortened([path.name for path in over])
+        warnings.append(f"{len(over)} files of formats that are not read were passed over ({counts}): {some}")
     if todo and not bad and all(sample.labels is None for sample in todo):
         first = todo[0]
         fix = f"{chosen.labels_hint(root)}put label maps there, or give the layout: --layout"

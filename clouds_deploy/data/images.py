@@ -6,21 +6,68 @@ import contextlib
 import io
 import os
 import struct
-from collections.abc import Iterable
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.markup import escape
 
 from clouds_deploy.artifacts import atomic_path
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.console import warn
+from clouds_deploy.errors import CloudsError, shortened
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pnm",
+        ".gif",
+    }
+)
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".3gp"}
+)
+PASSED_OVER = frozenset(
+    {
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".j2k",
+        ".svg",
+        ".eps",
+        ".psd",
+        ".exr",
+        ".hdr",
+        ".tga",
+        ".ico",
+    }
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".flv", ".ogv", ".vob", ".pdf", ".npy"}
+)
+"""Suffixes of pictures and videos that are not read, but counted and named where a folder holds them."""
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-"""Pillow's names of the formats of `IMAGE_SUFFIXES`, the only ones decoded from untrusted bytes."""
+"""Pillow's names of the formats that are decoded from untrusted bytes."""
+
+_FILE_FORMATS = (*FORMATS, "GIF", "MPO")
+LARGEST_PIXELS = 500_000_000
+"""Pixels of the largest image that is read: 1.5 GB. Pillow's own limit, meant for untrusted bytes, is 179
+million; who reads those checks `measure_image` first."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -36,28 +83,120 @@ def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> I
         data: The file's bytes, of one of `FORMATS`; None reads the file.
     """
     try:
-        image = Image.open(path) if data is None else Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _identify(path if data is None else io.BytesIO(data), FORMATS if data else _FILE_FORMATS)
+        if image.width * image.height > LARGEST_PIXELS:
+            raise CloudsError(
+                f"{path} is too large: {image.width}x{image.height} pixels; "
+                f"at most {LARGEST_PIXELS // 10**6} million are read",
+                "cut it into tiles, or make it smaller",
+            )
+        deep = any(_swapped(tile.args) != tile.args for tile in image.tile)
         if lower_bytes and image.mode in ("RGB", "RGBA"):
-            image.tile = [
-                tile._replace(args=f"{image.mode};16L") if tile.args == f"{image.mode};16B" else tile
-                for tile in image.tile
-            ]
+            image.tile = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]
         image.load()
+        image.info[_DEEP] = deep
     except FileNotFoundError as error:
         raise CloudsError(f"there is no file {path}", "check the path") from error
     except UnidentifiedImageError as error:
-        raise CloudsError(f"{path} is not an image", "remove it, or replace it by the original") from error
+        raise _unsupported(path, data) from error
     except (PermissionError, IsADirectoryError) as error:
         raise CloudsError(
             f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise CloudsError(f"{path} is a damaged image: {error}", "copy or download it again") from error
     return image
 
 
+def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+    """Opens an image of certain formats as `Image.open` does, without its limit of pixels.
+
+    The limit is a setting of the whole process, which a library leaves alone.
+    """
+    Image.init()
+    file = source.open("rb") if isinstance(source, Path) else source
+    try:
+        start = file.read(16)
+        for name in formats:
+            factory, accepts = Image.OPEN.get(name, (None, None))
+            known = accepts is None or accepts(start)
+            if factory is None or not known or isinstance(known, str):
+                continue
+            file.seek(0)
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+                image = factory(file, str(source) if isinstance(source, Path) else "")
+                if isinstance(source, Path):
+                    image._exclusive_fp = True  # closes the file once it is decoded
+                return image
+        raise UnidentifiedImageError
+    except BaseException:
+        file.close()
+        raise
+
+
+def _swapped(arguments: Any) -> Any:
+    """Decoder's arguments with 16-bit samples in the other byte order, whose lower bytes are kept then."""
+    if isinstance(arguments, tuple):
+        return (_swapped(arguments[0]), *arguments[1:]) if arguments else arguments
+    if isinstance(arguments, str) and arguments.endswith((";16B", ";16L", ";16N")):
+        little = arguments[-1] == "L" or (arguments[-1] == "N" and sys.byteorder == "little")
+        return arguments[:-1] + ("B" if little else "L")
+    return arguments
+
+
+_STARTS = {
+    b"%!PS": "PostScript",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xm": "XML or SVG",
+    b"8BPS": "Photoshop",
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cJXL": "JPEG XL",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\x93NUMPY": "NumPy array",
+    b"v/1\x01": "OpenEXR",
+    b"II*\x00": "TIFF of a kind",
+    b"MM\x00*": "TIFF of a kind",
+    b"II+\x00": "BigTIFF",
+    b"GIF8": "GIF",
+}
+
+
+def _unsupported(path: Path, data: bytes | None) -> CloudsError:
+    """Error for a file that no reader takes: of a known format, or no image at all."""
+    try:
+        start = (path.open("rb").read(32) if data is None else data[:32]).lstrip(b"\xef\xbb\xbf \n\r\t")
+    except OSError:
+        start = b""
+    name = next((name for mark, name in _STARTS.items() if start.startswith(mark)), None)
+    if start[4:8] == b"ftyp":
+        brand = start[8:12]
+        still = {b"avif": "AVIF", b"avis": "AVIF"}
+        video = brand in (b"isom", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ", b"iso2", b"iso5", b"iso6")
+        name = "MP4 or MOV video" if video else still.get(brand, "HEIF (HEIC)")
+    if name is None:
+        return CloudsError(f"{path} is not an image", "remove it, or replace it by the original")
+    extra = ", such as colours as floating-point numbers" if name.startswith("TIFF") else ""
+    return CloudsError(
+        f"{path} is a {name} file{extra}, which is not supported",
+        "convert it to PNG or JPEG, 8 bits a channel",
+    )
+
+
+_told: set[str] = set()
+
+
+def _tell_once(kind: str, text: str) -> None:
+    """Prints how a kind of image is read, for the first of its kind."""
+    if kind not in _told:
+        _told.add(kind)
+        warn(escape(text))
+
+
 def read_image(path: Path) -> Pixels:
-    """Reads an image as RGB; grey, palette, transparent and 16-bit files are converted.
+    """Reads an image as RGB; grey, palette, transparent, CMYK and 16-bit files are converted.
+
+    Values of 10, 12 or 14 bits in a file of 16 are scaled by their own range, and this is printed.
 
     Args:
         path: The file; its EXIF orientation is applied, unless the EXIF block itself is damaged.
@@ -68,7 +207,7 @@ def read_image(path: Path) -> Pixels:
     Raises:
         CloudsError: There is no such file, or it is not an image, or damaged.
     """
-    return _to_rgb(_open(path))
+    return _to_rgb(_open(path), str(path), lambda: _open(path, lower_bytes=True))
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
@@ -78,7 +217,7 @@ def decode_image(data: bytes, name: str) -> Pixels:
         data: The file's bytes, of one of `FORMATS`.
         name: For messages.
     """
-    return _to_rgb(_open(Path(name), data=data))
+    return _to_rgb(_open(Path(name), data=data), name, lambda: _open(Path(name), lower_bytes=True, data=data))
 
 
 def measure_image(data: bytes, name: str) -> tuple[int, int]:
@@ -93,27 +232,80 @@ def measure_image(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         CloudsError: It is not an image.
     """
-    largest = Image.MAX_IMAGE_PIXELS
     try:
-        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+        width, height = _identify(io.BytesIO(data), FORMATS).size
     except UnidentifiedImageError as error:
         raise CloudsError(f"{name} is not an image", f"send one of {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError:
-        return 2**31, largest or 1  # more than Pillow decodes
     except (OSError, SyntaxError, ValueError) as error:
         raise CloudsError(f"{name} is a damaged image: {error}", "send it again, whole") from error
     return height, width
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
+def _to_rgb(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> Pixels:
+    """RGB pixels of a decoded image.
+
+    Args:
+        image: The image.
+        name: For messages.
+        lower: Decodes it again, with the lower bytes of 16-bit colour channels.
+    """
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        _tell_once(f"frames {image.format}", f"{name} holds {image.n_frames} pictures: the first is read")
+    if image.info.get(_DEEP) and image.mode in ("RGB", "RGBA"):
+        image = _scaled_colors(image, name, lower)
     with contextlib.suppress(SyntaxError, ValueError, OSError, KeyError, struct.error):
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # else a copy would be made for nothing
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scaling
         values = np.nan_to_num(np.asarray(image, np.float32))
-        most = values.max(initial=0)
-        top = 65535.0 if most > 255 else 1.0 if image.mode == "F" and most <= 1 else 255.0
+        most = float(values.max(initial=0))
+        top = 1.0 if image.mode == "F" and most <= 1 else _top(most, name) if most > 255 else 255.0
         image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
-    return np.array(image.convert("RGB"))
+    try:
+        return _array(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:
+        raise CloudsError(
+            f"{name} has the colour mode {image.mode}, which is not supported", "convert it to RGB"
+        ) from error
+
+
+_ORIENTATION, _DEEP = 0x0112, "clouds_deploy: 16 bits a channel"
+
+
+def _scaled_colors(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> Image.Image:
+    """An image of 16-bit colours, of which Pillow keeps the upper bytes, if only the lower ones hold much."""
+    most = max(high for _, high in image.convert("RGB").getextrema())
+    if most >= 1 << 6:
+        return image
+    exif = image.getexif()
+    values = np.asarray(image.convert("RGB"), np.float32) * 256 + np.asarray(lower().convert("RGB"))
+    largest = float(values.max(initial=0))
+    top = _top(largest, name) if largest > 255 else 255.0
+    scaled = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+    scaled.info["exif"] = exif.tobytes()
+    return scaled
+
+
+def _top(most: float, name: str) -> float:
+    """White of a 16-bit file with values up to `most`: cameras of 10, 12 and 14 bits leave the rest empty."""
+    bits = next((bits for bits in (10, 12, 14) if most < 2**bits), 16)
+    if bits < 16:
+        _tell_once(
+            f"{bits} bits",
+            f"{name} holds values of {bits} bits in 16: scaled by {2**bits - 1} (so are others)",
+        )
+    return float(2**bits - 1)
+
+
+def _array(image: Image.Image) -> Pixels:
+    """An RGB image's pixels, copied in strips: Pillow would hold the whole twice more meanwhile."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    step = max(1, (1 << 20) // image.width)
+    for row in range(0, image.height, step):
+        pixels[row : row + step] = np.asarray(
+            image.crop((0, row, image.width, min(row + step, image.height)))
+        )
+    return pixels
 
 
 def read_label_ids(path: Path) -> Pixels:
@@ -208,7 +400,21 @@ def files_inside(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     Raises:
         CloudsError: A folder below cannot be read.
     """
-    return [path for path in walk(folder) if path.suffix.lower() in suffixes]
+    return [
+        path
+        for path in walk(folder)
+        if (suffix := path.suffix.lower()) in suffixes and (suffix != ".ts" or _is_transport_stream(path))
+    ]
+
+
+def _is_transport_stream(path: Path) -> bool:
+    """Whether a file named .ts is a video, not TypeScript: its packets of 188 bytes begin with 0x47."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(189)
+    except OSError:
+        return False
+    return start[:1] == b"G" and start[188:] in (b"G", b"")
 
 
 def walk(folder: Path) -> list[Path]:
@@ -252,7 +458,11 @@ def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
         if path.is_dir():
             inside = files_inside(path, suffixes)
             if not inside:
-                raise CloudsError(f"{path} holds no images", f"looked for {', '.join(sorted(suffixes))}")
+                over = [file.name for file in files_inside(path, PASSED_OVER)]
+                unread = f", only files of formats that are not read: {shortened(over)}" if over else ""
+                raise CloudsError(
+                    f"{path} holds no images{unread}", f"looked for {', '.join(sorted(suffixes))}"
+                )
             found.extend(inside)
         elif path.is_file():
             found.append(path)
@@ -261,9 +471,28 @@ def list_files(paths: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
     return found
 
 
+def passed_over(paths: Iterable[Path]) -> list[Path]:
+    """Pictures and videos in folders that are of no format that is read; see `PASSED_OVER`."""
+    return [file for path in paths if path.is_dir() for file in files_inside(path, PASSED_OVER)]
+
+
+def tell_passed_over(files: Sequence[str | Path]) -> None:
+    """Prints how many files were passed over, and some of their names."""
+    if files:
+        kinds = Counter(Path(file).suffix.lower() for file in files)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        some = shortened([Path(file).name for file in files])
+        warn(escape(f"passed over {len(files)} files of formats that are not read ({counts}): {some}"))
+
+
 def list_images(paths: Iterable[Path]) -> list[Path]:
     """Images; see `list_files`."""
     return list_files(paths, IMAGE_SUFFIXES)
+
+
+THIN = 16
+"""Longest side in shortest sides of an image that is resized by its shorter one: a strip of 1x2000 pixels
+would have a million pixels a row otherwise."""
 
 
 def fit_size(
@@ -277,9 +506,11 @@ def fit_size(
     Args:
         height: The image's own, in pixels.
         width: The image's own, in pixels.
-        short: Pixels of the shorter side afterwards.
+        short: Pixels of the shorter side afterwards; the longer one then has at most `THIN` times as many.
         long: Pixels of the longer side afterwards; with `short`, an upper bound. Neither: the size stays.
     """
+    if short and not long:
+        long = THIN * short
     scales = [side / of for side, of in ((short, min(height, width)), (long, max(height, width))) if side]
     scale = min(scales, default=1.0)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

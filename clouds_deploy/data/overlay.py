@@ -9,6 +9,12 @@ from clouds_deploy.data.images import Pixels
 from clouds_deploy.labels import CLASSES, IGNORE, NUM_CLASSES, palette
 
 OPACITY = 0.55
+_STRIP = 1 << 20
+"""Pixels that are blended together, so that large images need little more than the overlay itself."""
+_WIDE, _LONGEST = 640, 8192
+"""Pixels of width that small images are enlarged to, and of the longest side that this may lead to."""
+_ROOM = 1 << 24
+"""Most pixels of an overlay with a margin beside it."""
 _EDGE = 0.55
 _INK, _PAPER, _QUIET = (24, 26, 31), (255, 255, 255), (110, 116, 128)
 
@@ -24,6 +30,16 @@ def overlay(image: Pixels, labels: Pixels, opacity: float = OPACITY) -> Pixels:
     Returns:
         (H, W, 3) uint8 RGB.
     """
+    blend = np.empty(image.shape, np.uint8)
+    step = max(1, _STRIP // image.shape[1])
+    for row in range(0, len(image), step):
+        above = max(0, row - 1)  # for the borders to the row before
+        part = _blend(image[above : row + step], labels[above : row + step], opacity)
+        blend[row : row + step] = part[row - above :]
+    return blend
+
+
+def _blend(image: Pixels, labels: Pixels, opacity: float) -> Pixels:
     share = round(opacity * 256)  # whole 256ths: integer arithmetic is fast enough for videos
     added = palette().astype(np.uint16) * share + 128
     kept = np.full(256, 256 - share, np.uint16)
@@ -42,7 +58,9 @@ def shares(labels: Pixels) -> list[tuple[int, float]]:
     Returns:
         (train id, share of all pixels 0..1) of each class that occurs.
     """
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts, flat = np.zeros(256, np.int64), labels.ravel()
+    for start in range(0, flat.size, _STRIP):  # `bincount` makes 8 bytes of each pixel
+        counts += np.bincount(flat[start : start + _STRIP], minlength=256)
     order = np.argsort(-counts[:NUM_CLASSES], kind="stable")
     return [(int(c), float(counts[c]) / labels.size) for c in order if counts[c]]
 
@@ -87,13 +105,20 @@ def overlay_with_legend(image: Pixels, labels: Pixels, opacity: float = OPACITY)
     """Overlay with the legend below; small images are enlarged to make it readable.
 
     Returns:
-        (h, w, 3) uint8 RGB, at least 640 pixels wide.
+        (h, w, 3) uint8 RGB, 640 pixels wide at least, unless the image is very long and thin.
     """
-    picture = Image.fromarray(overlay(image, labels, opacity))
-    times = -(-640 // picture.width)
+    picture = overlay(image, labels, opacity)
+    height, width = labels.shape
+    times = max(1, min(-(-_WIDE // width), _LONGEST // max(height, width)))
     if times > 1:
-        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-    return np.vstack([np.asarray(picture), legend(labels, picture.width)])
+        picture = picture.repeat(times, 0).repeat(times, 1)
+    height, width = picture.shape[:2]
+    if width < _WIDE and height * _WIDE <= _ROOM:  # thin: a margin makes room for the legend
+        picture = np.pad(picture, ((0, 0), (0, _WIDE - width), (0, 0)), constant_values=255)
+    below = legend(labels, picture.shape[1])
+    whole = np.empty((len(picture) + len(below), *picture.shape[1:]), np.uint8)
+    whole[: len(picture)], whole[len(picture) :] = picture, below
+    return whole
 
 
 def before_and_after(image: Pixels, before: Pixels, after: Pixels) -> Pixels:
@@ -109,8 +134,9 @@ def before_and_after(image: Pixels, before: Pixels, after: Pixels) -> Pixels:
     Returns:
         (h, w, 3) uint8 RGB: the image, before and after from left to right.
     """
-    width = image.shape[1]
-    times, step = max(1, -(-480 // width)), max(1, width // 640)
+    height, width = image.shape[:2]
+    times = max(1, min(-(-480 // width), _LONGEST // max(height, width)))
+    step = max(1, width // _WIDE, height // _LONGEST)
     parts = [
         np.ascontiguousarray(part[::step, ::step]).repeat(times, 0).repeat(times, 1)
         for part in (image, overlay(image, before), overlay(image, after))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clouds_deploy.backends.torch_session import upscaled_labels
 from clouds_deploy.console import Advance
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
@@ -122,6 +123,7 @@ def evaluate(
     done = 0
     for images, targets in _batches(source):
         outcome = predict(images)
+        del images  # large ones need the room
         for number, target in enumerate(targets):
             guess, truth = _compared(outcome[number], target, metric)
             matrix.update(guess, truth)
@@ -142,12 +144,24 @@ def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8
         if labels is None:
             raise CloudsError(f"{source.name(index)} has no labels", "evaluate on a split that has them")
         room = min(_BATCH, max(1, _BATCH_PIXELS // (image.shape[0] * image.shape[1])))
-        if images and (index % BLOCK == 0 or len(images) >= room or images[0].shape != image.shape):
-            yield np.stack(images), targets
-            images, targets = [], []
+        if images and (index % BLOCK == 0 or images[0].shape != image.shape):
+            yield _stacked(images), targets
+            targets = []
         images.append(image)
         targets.append(labels)
-    yield np.stack(images), targets
+        del image
+        if len(images) >= room:
+            yield _stacked(images), targets
+            targets = []
+    if images:
+        yield _stacked(images), targets
+
+
+def _stacked(images: list[Images]) -> Images:
+    """Images as one array, without a copy of a single one; the list is emptied, so that it keeps none."""
+    batch = images[0][None] if len(images) == 1 else np.stack(images)
+    images.clear()
+    return batch
 
 
 def _compared(
@@ -160,11 +174,8 @@ def _compared(
             target = np.asarray(Image.fromarray(target).resize(size[::-1], Image.Resampling.NEAREST))
     elif size != target.shape and outcome.ndim == 2:
         outcome = outcome[np.ix_(*(_nearest(*sides) for sides in zip(size, target.shape, strict=True)))]
-    elif size != target.shape:
-        from torch.nn.functional import interpolate
-
-        maps = outcome[None].float()
-        outcome = interpolate(maps, size=target.shape, mode="bilinear", align_corners=False)[0]
+    if outcome.ndim == 3 and not isinstance(outcome, np.ndarray):
+        return upscaled_labels(outcome, (target.shape[0], target.shape[1])), target
     labels = outcome.argmax(0) if outcome.ndim == 3 else outcome
     return np.asarray(labels if isinstance(labels, np.ndarray) else labels.cpu(), np.uint8), target
 

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from clouds_deploy.labels import IGNORE, NUM_CLASSES
 
+_PART = 1 << 20
+"""Pixels that are counted together: an image's own size costs no more memory."""
+
 
 class ConfusionMatrix:
     """Pixel counts by true and predicted class; every score derives from them.
@@ -36,12 +39,17 @@ class ConfusionMatrix:
         """
         if prediction.shape != target.shape:
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
-        counted = target != IGNORE
-        truth, guess = target[counted].astype(np.int64), prediction[counted]
-        if truth.size and max(int(truth.max()), int(guess.max())) >= self.num_classes:
-            raise ValueError(f"a label is not one of the {self.num_classes} classes")
-        pairs = np.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
-        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+        found = np.zeros_like(self.counts)
+        guesses, truths = np.ascontiguousarray(prediction).ravel(), np.ascontiguousarray(target).ravel()
+        for start in range(0, truths.size, _PART):
+            part = slice(start, start + _PART)
+            counted = truths[part] != IGNORE
+            truth, guess = truths[part][counted].astype(np.int64), guesses[part][counted]
+            if truth.size and max(int(truth.max()), int(guess.max())) >= self.num_classes:
+                raise ValueError(f"a label is not one of the {self.num_classes} classes")
+            pairs = np.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
+            found += pairs.reshape(self.num_classes, self.num_classes)
+        self.counts += found
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Adds the counts of another matrix."""

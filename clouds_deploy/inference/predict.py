@@ -10,7 +10,7 @@ from typing import Any
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.section import make_options
-from clouds_deploy.data.images import Pixels, read_image, write_png
+from clouds_deploy.data.images import Pixels, passed_over, read_image, tell_passed_over, write_png
 from clouds_deploy.data.overlay import overlay, overlay_with_legend
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.segmenter import Segmenter, open_model
@@ -175,13 +175,15 @@ def run_predict(
         runner: What executes the units; None is this process, image by image where all files are local.
 
     Returns:
-        `out`, the numbers of `images` and `frames` labelled, and `failed`: `path`, `fault` and `fix` of every
-        file that could not be labelled. The caller's exit code is 1 when any failed.
+        `out`, the numbers of `images` and `frames` labelled, `failed`: `path`, `fault` and `fix` of every
+        file that could not be labelled, `passed_over`: pictures and videos of formats that are not read,
+        `backend` and `device`. The caller's exit code is 1 when any failed.
 
     Raises:
         CloudsError: A path is not there, a folder holds nothing to label, no file could be labelled; see also
             `find_units` and `run_job`.
     """
+    over: list[str] = []
     by_unit = bool(shards) or runner is not None or is_spread(paths, out)
     units: Sequence[Any]
     if by_unit:
@@ -191,8 +193,10 @@ def run_predict(
     else:
         own = Path(out).resolve()
         items = list_items([Path(path) for path in paths])
+        over = [str(path) for path in passed_over([Path(path) for path in paths])]
         units = [item for item in items if not item.path.resolve().is_relative_to(own)]
         results = Results(Place(out), None)
+    tell_passed_over(over)
     report = run_job(work, units, results, runner)
     told = {"images": report.total("images"), "frames": report.total("frames"), "failed": report.failed}
     inputs = (
@@ -201,7 +205,9 @@ def run_predict(
         else {unit.name: unit.told() for unit in units}
     )
     results.seal(KIND, report.records, predictor=work.predictor.describe(), inputs=inputs, **told)
-    return {"out": str(out), **told}
+    model = work.predictor.describe()
+    where = {key: model.get(key) for key in ("backend", "device")}
+    return {"out": str(out), **told, "passed_over": over, **where}
 
 
 def predict(

@@ -171,7 +171,9 @@ class _RunSegmenter:
 
     def predict_with_trust(self, image: Picture) -> tuple[Picture, Picture]:
         """See `Segmenter.predict_with_trust`."""
-        return self._opened().labels(image)
+        labels, trust = self._opened().labels(image, shares=True)
+        assert trust is not None
+        return labels, trust
 
     def batch(self, images: Picture) -> Any:
         """See `Segmenter.batch`."""

@@ -188,6 +188,52 @@ def label_and_trust(scores: Tensor) -> tuple[Tensor, Tensor]:
     return labels.to(torch.uint8), best / scores.sum(1).clamp(min=1e-6)
 
 
+_STRIP = 1 << 20
+"""Pixels that are handled together where a map of an image's size is written."""
+
+
+def labels_at(scores: Tensor, size: tuple[int, int], *, shares: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Label map of one image at a size of its own, with few bytes a pixel.
+
+    Scores are resized class by class, so that two float32 maps of the image's size exist instead of 19; the
+    labels are those of `label_and_trust` on all resized scores.
+
+    Args:
+        scores: (C, h, w) float32, not negative.
+        size: (H, W) to resize to, bilinearly.
+        shares: Whether to compute confidences too, at 4 more bytes a pixel.
+
+    Returns:
+        (H, W) uint8 labels, and, if asked for, (H, W) uint8 of 255 times the best class's share of scores.
+    """
+
+    def plane(index: int) -> Tensor:
+        own = scores[index]
+        if own.shape == size:
+            return own
+        return F.interpolate(own[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+
+    best = plane(0).clone() if scores.shape[1:] == size else plane(0)
+    total = best.clone() if shares else None
+    labels = torch.zeros(size, dtype=torch.uint8, device=scores.device)
+    step = max(1, _STRIP // size[1])
+    strips = [slice(row, row + step) for row in range(0, size[0], step)]
+    for index in range(1, len(scores)):
+        one = plane(index)
+        for rows in strips:
+            labels[rows].masked_fill_(one[rows] > best[rows], index)
+            torch.maximum(best[rows], one[rows], out=best[rows])
+        if total is not None:
+            total += one
+        del one  # before the next is made
+    if total is None:
+        return labels, None
+    trust = torch.empty(size, dtype=torch.uint8, device=scores.device)
+    for rows in strips:
+        trust[rows] = (255 * (best[rows] / total[rows].clamp(min=1e-6))).round().to(torch.uint8)
+    return labels, trust
+
+
 def build_segmenter(config: ModelConfig) -> Segmenter:
     """Builds the model a recipe describes; the decoders start random, the backbone with its weights.
 

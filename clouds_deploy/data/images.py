@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from rich.markup import escape
 
 from clouds_deploy.artifacts import atomic_path
@@ -108,7 +109,7 @@ def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> I
     return image
 
 
-def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> ImageFile:
     """Opens an image of certain formats as `Image.open` does, without its limit of pixels.
 
     The limit is a setting of the whole process, which a library leaves alone.
@@ -249,8 +250,9 @@ def _to_rgb(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> 
         name: For messages.
         lower: Decodes it again, with the lower bytes of 16-bit colour channels.
     """
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        _tell_once(f"frames {image.format}", f"{name} holds {image.n_frames} pictures: the first is read")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        _tell_once(f"frames {image.format}", f"{name} holds {frames} pictures: the first is read")
     if image.info.get(_DEEP) and image.mode in ("RGB", "RGBA"):
         image = _scaled_colors(image, name, lower)
     with contextlib.suppress(SyntaxError, ValueError, OSError, KeyError, struct.error):
@@ -274,7 +276,7 @@ _ORIENTATION, _DEEP = 0x0112, "clouds_deploy: 16 bits a channel"
 
 def _scaled_colors(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> Image.Image:
     """An image of 16-bit colours, of which Pillow keeps the upper bytes, if only the lower ones hold much."""
-    most = max(high for _, high in image.convert("RGB").getextrema())
+    most = int(np.asarray(image.convert("RGB")).max(initial=0))
     if most >= 1 << 6:
         return image
     exif = image.getexif()

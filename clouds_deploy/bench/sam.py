@@ -127,8 +127,7 @@ def _official(bundle: Bundle, plan: Plan, device: str) -> dict[str, Runner]:
 
 def _limit(bundle: Bundle, backend: str) -> float:
     """The mask IoU that a backend must reach."""
-    low = backend == BF16 or bundle.precision != "fp32"
-    return float(bundle.facts["limits"]["fp16" if low else "fp32"]["mask_iou"])
+    return bundle.limit("mask_iou", "bf16" if backend == BF16 else "fp32")
 
 
 def _agreement(arrays: Mapping[str, Array], encoder: Runner, decoder: Runner) -> float:

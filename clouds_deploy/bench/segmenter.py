@@ -45,10 +45,13 @@ def bench_segmenter(bundle: Bundle, plan: Plan) -> dict[str, Any]:
         labels = {name: run_batched(one, images, batch)[LABELS] for name, one in sessions.items()}
         live = REFERENCE in labels
         truth = labels[REFERENCE] if live else packed[LABELS]
-        limit = bundle.label_agreement
-        low = min(limit, bundle.recipe.export.fp16.label_agreement)
         agreements = {
-            name: judge(label_agreement(found, truth), low if name == BF16 else limit, name, live)
+            name: judge(
+                label_agreement(found, truth),
+                bundle.limit("label_agreement", "bf16" if name == BF16 else "fp32"),
+                name,
+                live,
+            )
             for name, found in labels.items()
         }
         runners = {name: runner(session) for name, session in sessions.items()}

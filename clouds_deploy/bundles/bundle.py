@@ -105,10 +105,22 @@ class Bundle:
         """The recipe that a segmenter's run was trained with."""
         return Recipe.model_validate(self.facts["recipe"])
 
-    @property
-    def label_agreement(self) -> float:
-        """Share of pixels whose label must equal PyTorch's, in the graph's precision."""
-        return float(self.facts.get("label_agreement", self.recipe.export.label_agreement))
+    def limit(self, name: str, computing: str = "fp32") -> float:
+        """The least agreement with PyTorch: that of the graph's precision, or of the coarser one it runs in.
+
+        Args:
+            name: `label_agreement` of a segmenter; `mask_iou` or `worst_mask_iou` of a SAM.
+            computing: What the graph is computed in: `fp32` as it is written, or `bf16`.
+        """
+        if self.kind == SAM_KIND:
+            limits = {**self.facts["limits"]}
+            limits.setdefault("bf16", limits["fp16"])  # bundles of before 2026-11 know no bfloat16
+            own, other = limits[self.precision][name], limits[computing][name]
+        else:
+            export = self.recipe.export
+            own = self.facts.get(name, getattr(export.limits(self.precision), name))
+            other = getattr(export.limits(computing), name)
+        return float(own if computing == "fp32" else min(own, other))
 
     @property
     def source(self) -> Path | None:

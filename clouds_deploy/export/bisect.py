@@ -19,8 +19,9 @@ from clouds_deploy.errors import CloudsError
 GRAPH = "region.onnx"
 ARRAYS = "region.npz"
 FINDING = "finding.json"
-FLOATS = (1, 10)
-"""ONNX's type numbers of float and float16."""
+FLOAT, BFLOAT16 = 1, 16
+FLOATS = (FLOAT, 10, BFLOAT16)
+"""ONNX's type numbers of float, float16 and bfloat16; numpy lacks the last, it is read as float."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,18 @@ def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[
     model = shape_inference.infer_shapes(onnx.load(str(graph)), data_prop=True)
     given = {value.name for value in model.graph.output}
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    order = []
+    order, rounded, casts = [], {}, []
     for node in model.graph.node:
         for name in node.output:
             if kinds.get(name) in FLOATS and name not in given:
-                model.graph.output.append(helper.make_tensor_value_info(name, kinds[name], None))
+                seen, kind = name, kinds[name]
+                if kind == BFLOAT16:
+                    seen, kind = f"{name} in float", FLOAT
+                    casts.append(helper.make_node("Cast", [name], [seen], to=FLOAT))
+                    rounded[seen] = name
+                model.graph.output.append(helper.make_tensor_value_info(seen, kind, None))
                 order.append(name)
+    model.graph.node.extend(casts)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         onnx.save(model, str(path), save_as_external_data=True, location="probe.data")
@@ -143,7 +150,16 @@ def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[
             found = session.run({spec.name: feeds[spec.name] for spec in session.inputs})
         finally:
             session.close()
+    found = {rounded.get(name, name): array for name, array in found.items()}
     return found, order + [name for name in given if found[name].dtype.kind == "f"]
+
+
+def _kinds(model: Any) -> dict[str, int]:
+    """The type of every tensor that shape inference finds, as ONNX numbers it."""
+    from onnx import shape_inference
+
+    values = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def _apart(found: Array, right: Array) -> float:
@@ -172,9 +188,20 @@ def _cut(
             name, helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
         )
 
+    kinds = _kinds(model)
+    before: list[Any] = []
+    after: list[Any] = []
+    one = onnx.NodeProto()
+    one.CopyFrom(node)
+    for names, casts, to in ((one.input, before, BFLOAT16), (one.output, after, FLOAT)):
+        for i, name in enumerate(names):
+            if kinds.get(name) == BFLOAT16 and name in {**inputs, **outputs}:
+                names[i] = f"{name} in bfloat16"
+                ends = (name, names[i]) if to == BFLOAT16 else (names[i], name)
+                casts.append(helper.make_node("Cast", ends[:1], ends[1:], to=to))
     weights = [tensor for tensor in model.graph.initializer if tensor.name in set(node.input) & constants]
     graph = helper.make_graph(
-        [node],
+        [*before, one, *after],
         "region",
         [described(name, array) for name, array in inputs.items()],
         [described(name, array) for name, array in outputs.items() if not name.endswith(" wanted")],

@@ -63,7 +63,7 @@ def share_gate(engine: str, name: str, value: float, limit: float, detail: str) 
 def error_gate(engine: str, name: str, value: float, limit: float, detail: str) -> Gate:
     """A gate that passes up to `limit`; an error that is not finite fails."""
     passed = bool(np.isfinite(value)) and value <= limit
-    return Gate(engine, name, value, limit, passed, detail, f"{value:.1e}", f"<= {limit:.0e}")
+    return Gate(engine, name, value, limit, passed, detail, f"{value:.3g}", f"<= {limit:g}")
 
 
 @dataclass(frozen=True)

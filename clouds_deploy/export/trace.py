@@ -199,6 +199,23 @@ def drop_scores(model: ir.Model) -> ir.Model:
     return labels_only
 
 
+_NEWER_TYPES = {"FLOAT8": 9, "INT4": 10, "UINT4": 10, "FLOAT4": 11, "INT2": 13, "UINT2": 13}
+"""The IR version that brought a type, by how its name begins; the others are older than what is written."""
+
+
+def lowest_ir_version(model: ir.Model) -> int:
+    """The lowest IR version that a graph's operator sets and types need: older runtimes refuse newer ones."""
+    from onnx import helper
+
+    imports = [helper.make_opsetid(domain, number) for domain, number in model.opset_imports.items()]
+    least = int(helper.find_min_ir_version_for(imports, True))
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in model.graph for value in node.outputs]
+    names = {value.dtype.name for value in values if value.dtype is not None}
+    newer = [version for name in names for word, version in _NEWER_TYPES.items() if name.startswith(word)]
+    return max(least, *newer, 8)
+
+
 def save(model: ir.Model, path: Path, metadata: dict[str, str], name: str = "segmenter") -> int:
     """Writes a graph and has the ONNX checker read it.
 
@@ -230,6 +247,7 @@ def save(model: ir.Model, path: Path, metadata: dict[str, str], name: str = "seg
     tensors = [v.const_value for v in model.graph.initializers.values()]
     weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     apart = weights > LARGEST_FILE
+    model.ir_version = lowest_ir_version(model)
     ir.save(model, path, external_data=f"{path.name}.data" if apart else None)
     try:
         onnx.checker.check_model(str(path), full_check=not apart)

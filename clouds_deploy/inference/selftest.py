@@ -61,7 +61,7 @@ def selftest(
             compared with its sha256 first.
         backends: The backends that have to agree; none means all that read the bundle's graphs.
         device: Where they compute; see `backends.device.resolve_device`.
-        precision: What they compute in; `bf16` for those that can, with an FP16 graph's tolerance.
+        precision: What they compute in; `bf16` for those that can, with a BF16 graph's limits.
 
     Returns:
         `bundle`, `kind`, `precision`, `checks` (each `Check.to_json`), `passed`, `images`, `machine`.
@@ -100,9 +100,7 @@ def _segmenter(
     bundle: Bundle, arrays: Mapping[str, Array], sessions: Sequence[Session], precision: str
 ) -> Iterator[Check]:
     (session,), images, name = sessions, arrays[IMAGE], bundle.outputs[0].name
-    limit = bundle.label_agreement
-    if precision != "fp32":
-        limit = min(limit, bundle.recipe.export.fp16.label_agreement)
+    limit = bundle.limit("label_agreement", precision)
     labels = run_batched(session, images, BATCH)[name]
     same = session.run({session.inputs[0].name: np.repeat(images[:1], 2, axis=0)})[name]
     yield Check(session.backend, "labels equal", label_agreement(labels, arrays[name]), limit)
@@ -113,9 +111,6 @@ def _sam(
     bundle: Bundle, arrays: Mapping[str, Array], sessions: Sequence[Session], precision: str
 ) -> Iterator[Check]:
     encoder, decoder = sessions
-    half = bundle.precision != "fp32" or precision != "fp32"
-    low = bundle.precision if bundle.precision != "fp32" else "fp16"
-    limits = bundle.facts["limits"][low if half else "fp32"]
     rows = [
         encoder.run({spec.name: arrays[spec.name][i : i + 1] for spec in encoder.inputs})[EMBEDDINGS]
         for i in range(len(arrays[IMAGE]))
@@ -123,7 +118,7 @@ def _sam(
     feeds = {spec.name: arrays[spec.name] for spec in decoder.inputs}
     masks = decoder.run({**feeds, EMBEDDINGS: np.concatenate(rows)})[MASKS]
     overall, overlaps, sizable = mask_overlaps(masks, arrays[MASKS], arrays[SCORES])
-    yield Check(encoder.backend, "mask IoU", overall, limits["mask_iou"])
+    yield Check(encoder.backend, "mask IoU", overall, bundle.limit("mask_iou", precision))
     if sizable.any():
         worst = float(overlaps[sizable].min())
-        yield Check(encoder.backend, "mask IoU, worst", worst, limits["worst_mask_iou"])
+        yield Check(encoder.backend, "mask IoU, worst", worst, bundle.limit("worst_mask_iou", precision))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -75,3 +76,37 @@ def test_the_sentence_of_a_failed_gate(tmp_path: Path) -> None:
         assert "`layer2/product` (MatMul)" in said
         assert str(tmp_path / "bundle.failed") in said
     assert (tmp_path / "bundle.failed" / GRAPH).is_file()
+
+
+def rounded(path: Path, broken: int | None = None) -> Path:
+    """The same products in bfloat16, between two casts, as `--bf16` types a graph."""
+    chain(path, broken)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    nodes = list(model.graph.node)
+    nodes[0].input[0], nodes[-1].output[0] = "x low", "y low"
+    del model.graph.node[:]
+    first = helper.make_node("Cast", ["x"], ["x low"], name="in", to=TensorProto.BFLOAT16)
+    last = helper.make_node("Cast", ["y low"], ["y"], name="out", to=TensorProto.FLOAT)
+    model.graph.node.extend([first, *nodes, last])
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("broken", [0, 2])
+def test_bfloat16_is_looked_into(tmp_path: Path, broken: int) -> None:
+    """Without its tensors the last cast would be blamed, which is right."""
+    right = chain(tmp_path / "right.onnx")
+    out = tmp_path / "failed"
+    assert bisect((right, "onnxruntime"), (rounded(tmp_path / "a.onnx"), "openvino"), FEEDS, out,
+                  tolerance=0.02) is None  # fmt: skip
+    wrong = rounded(tmp_path / "wrong.onnx", broken)
+    found = bisect((right, "onnxruntime"), (wrong, "openvino"), FEEDS, out, tolerance=0.02)
+    assert found is not None
+    assert found.node == f"layer{broken}/product"
+    assert found.inputs_error < 0.02 < found.error
+    onnx.checker.check_model(str(out / GRAPH), full_check=True)
+    arrays = np.load(out / ARRAYS)
+    assert np.abs(arrays[found.output] - arrays[f"{found.output} wanted"]).max() > 0.01

@@ -365,3 +365,29 @@ def test_compose_file_is_yaml() -> None:
     assert (
         ROOT / "engines" / "triton" / service["build"]["context"] / service["build"]["dockerfile"]
     ).is_file()
+
+
+def test_weights_beside_a_graph_come_along(
+    tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph over 2 GB has a second file; the limit is lowered here."""
+    import onnx_ir as ir
+
+    from clouds_deploy.export import trace
+
+    monkeypatch.setattr(trace, "LARGEST_FILE", 1000)
+    bundle = tmp_path / "bundle"
+    shutil.copytree(small_bundle, bundle)
+    graph = bundle / "segmenter.onnx"
+    model = ir.load(graph)
+    ir.external_data.load_to_model(model)
+    graph.unlink()
+    trace.save(model, graph, {})
+    write_manifest(bundle, "bundle")
+    write_repository(bundle, tmp_path / "repository")
+    place = tmp_path / "repository" / "models" / "clouds" / "1" / "model.onnx"
+    assert {path.name for path in place.parent.iterdir()} == {"model.onnx", "segmenter.onnx.data"}
+    images = np.zeros((1, 64, 128, 3), np.uint8)
+    (labels, expected) = (open_graph(path, "onnxruntime").run({"image": images})["labels"] for path in
+                          (place, small_bundle / "segmenter.onnx"))  # fmt: skip
+    assert np.array_equal(labels, expected)

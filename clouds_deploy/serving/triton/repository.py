@@ -116,7 +116,7 @@ def _segmenter(
     if others:
         _fix_classes(bundle, place, fix)
     else:
-        shutil.copyfile(bundle.file(), place)
+        _copy(bundle.file(), place)
     if options.backend == "tensorrt":
         commands.append(_command(options, place, [image] if batched else [], bundle.precision))
     return options.backend
@@ -135,7 +135,7 @@ def _sam(
             models, name, graph_config(name, spec.inputs, spec.outputs, options, batched=part == "encoder")
         )
         place = _place(folder, directory, options)
-        shutil.copyfile(opened.file(part), place)
+        _copy(opened.file(part), place)
         if options.backend == "tensorrt":
             commands.append(_command(options, place, spec.inputs, opened.precision))
         made[name] = options.backend
@@ -180,6 +180,14 @@ def _place(folder: Path, directory: Path, options: TritonOptions) -> Path:
         return folder / BACKENDS[options.backend]
     (directory / "onnx").mkdir(exist_ok=True)
     return directory / "onnx" / f"{folder.parent.name}.onnx"
+
+
+def _copy(graph: Path, place: Path) -> None:
+    """Copies a graph with its weights; those over 2 GB lie beside it, under the name that the graph has."""
+    shutil.copyfile(graph, place)
+    weights = graph.with_name(f"{graph.name}.data")
+    if weights.is_file():
+        shutil.copyfile(weights, place.with_name(weights.name))
 
 
 def _command(options: TritonOptions, graph: Path, inputs: Sequence[TensorSpec], precision: str) -> str:

@@ -50,6 +50,18 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, container.streams.video[0]
 
 
+def _upright(pixels: Pixels, frame: Any) -> Pixels:
+    """A frame as its display matrix demands: rotated by quarters, mirrored, or both."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        quarters = round(getattr(frame, "rotation", 0) / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+    if abs(b) + abs(c) > abs(a) + abs(d):  # x and y are swapped: shown x is c times y, shown y is b times x
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
 def read_frames(path: Path) -> Iterator[Pixels]:
     """Reads a video frame by frame.
 
@@ -65,8 +77,7 @@ def read_frames(path: Path) -> Iterator[Pixels]:
         try:
             for frame in container.decode(stream):
                 pixels = frame.to_ndarray(format="rgb24")
-                quarters = round(getattr(frame, "rotation", 0) / 90) % 4
-                yield np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
+                yield _upright(pixels, frame)
         except av.FFmpegError as error:
             raise CloudsError(f"{path} is a damaged video: {error}", "copy it again") from error
 

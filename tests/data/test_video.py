@@ -61,3 +61,29 @@ def test_a_video_without_frames_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="without frames"), write_video(tmp_path / "a.mp4", Fraction(10)):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("across", [1, -1])
+@pytest.mark.parametrize("down", [1, -1])
+def test_all_eight_orientations(tmp_path: Path, swapped: bool, across: int, down: int) -> None:
+    """A point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, matrix {a, b, u, c, d, v, ...}."""
+    path = tmp_path / "a.mp4"
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:32, :48] = 255  # top left
+    with write_video(path, Fraction(10)) as writer:
+        writer.write(pixels)
+    a, b, c, d = (0, down, across, 0) if swapped else (across, 0, 0, down)
+    width, height = (64, 96) if swapped else (96, 64)
+    move = (width if across < 0 else 0, height if down < 0 else 0)
+    values = [a << 16, b << 16, 0, c << 16, d << 16, 0, move[0] << 16, move[1] << 16, 1 << 30]
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    content[matrix : matrix + 36] = struct.pack(">9i", *values)
+    path.write_bytes(content)
+    (shown,) = read_frames(path)
+    assert shown.shape == (height, width, 3)
+    left, top = across > 0, down > 0
+    white = shown[:: 1 if top else -1, :: 1 if left else -1][: height // 2 - 4, : width // 2 - 4]
+    assert white.min() > 200
+    assert np.mean(shown > 128) < 0.3

@@ -29,6 +29,23 @@ def frame_rate(path: Path) -> Fraction:
         return Fraction(stream.average_rate or 25)
 
 
+def frame_times(path: Path) -> list[Fraction] | None:
+    """Times of a video's frames in seconds, where they differ from those of a constant rate, else None.
+
+    Nothing is decoded; errors as `read_frames`.
+    """
+    rate = frame_rate(path)
+    with _container(path) as (container, stream):
+        try:
+            stamps = sorted(p.pts for p in container.demux(stream) if p.pts is not None)
+        except _av().FFmpegError:
+            return None  # whoever decodes it names the fault
+        base = Fraction(stream.time_base)
+    times = [(stamp - stamps[0]) * base for stamp in stamps]
+    steady = all(abs(t - n / rate) <= max(base, 1 / (4 * rate)) for n, t in enumerate(times))
+    return None if steady or len(set(times)) < len(times) else times
+
+
 def frame_count(path: Path) -> int:
     """Number of frames according to the file's header, 0 if unknown; errors as `read_frames`."""
     with _container(path) as (_, stream):
@@ -95,13 +112,22 @@ class VideoWriter:
         self._stream: Any = None
         self.frames = 0
 
-    def write(self, pixels: Pixels) -> None:
-        """Appends a frame, (H, W, 3) uint8 RGB; odd sides lose their last row or column."""
+    def write(self, pixels: Pixels, time: Fraction | None = None) -> None:
+        """Appends a frame; odd sides lose their last row or column.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            time: When it is shown, in seconds; None means at the constant rate. The same for all frames.
+        """
         height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
         if self._stream is None:
             self._stream = self._container.add_stream(_codec(), rate=self._rate)
+            if time is not None:
+                self._stream.codec_context.time_base = _FINE
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         frame = _av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+        if time is not None:
+            frame.pts, frame.time_base = round(time / _FINE), _FINE
         self._container.mux(self._stream.encode(frame))
         self.frames += 1
 
@@ -109,6 +135,10 @@ class VideoWriter:
         """Flushes what the encoder still holds."""
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
+
+
+_FINE = Fraction(1, 90_000)
+"""Time base of videos of a variable rate."""
 
 
 def _codec() -> str:

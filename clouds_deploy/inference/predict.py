@@ -116,12 +116,13 @@ class PredictWork:
 
         Of a damaged video nothing is kept: half of its label maps would look like all of them.
         """
-        from clouds_deploy.data.video import frame_rate, read_frames, write_video
+        from clouds_deploy.data.video import frame_rate, frame_times, read_frames, write_video
 
         movie = out / OVERLAYS / f"{item.name}.mp4"
         files = {f"{OVERLAYS}/{item.name}.mp4": movie} if self.options.overlays else {}
         count = 0
         try:
+            times = frame_times(item.path) if self.options.overlays else None
             rate = frame_rate(item.path)  # opens it, so that a damaged one leaves no folder
             with contextlib.ExitStack() as stack:
                 writer = stack.enter_context(write_video(movie, rate)) if self.options.overlays else None
@@ -131,7 +132,9 @@ class PredictWork:
                     write_png(out / LABELS / name, labels)
                     files[f"{LABELS}/{name}"] = out / LABELS / name
                     if writer is not None:
-                        writer.write(overlay(frame, labels))
+                        late = max(0, count - len(times or ()) + 1)  # more frames than packets
+                        time = times[count - late] + late / rate if times else None
+                        writer.write(overlay(frame, labels), time)
                     count += 1
                     yield f"{item.path.name} frame {count}"
                 if not count:

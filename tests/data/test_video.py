@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clouds_deploy.data.video import frame_count, frame_rate, read_frames, write_video
+from clouds_deploy.data.video import frame_count, frame_rate, frame_times, read_frames, write_video
 from clouds_deploy.errors import CloudsError
 
 
@@ -87,3 +87,15 @@ def test_all_eight_orientations(tmp_path: Path, swapped: bool, across: int, down
     white = shown[:: 1 if top else -1, :: 1 if left else -1][: height // 2 - 4, : width // 2 - 4]
     assert white.min() > 200
     assert np.mean(shown > 128) < 0.3
+
+
+def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path) -> None:
+    times = [Fraction(n, 100) for n in (0, 4, 8, 50, 54, 120)]
+    with write_video(tmp_path / "a.mp4", Fraction(10)) as writer:
+        for number, time in enumerate(times):
+            writer.write(np.full((32, 48, 3), 40 * number, np.uint8), time)
+    assert frame_times(tmp_path / "a.mp4") == times
+    with write_video(tmp_path / "b.mp4", Fraction(30000, 1001)) as writer:
+        for number in range(9):
+            writer.write(np.full((32, 48, 3), 20 * number, np.uint8))
+    assert frame_times(tmp_path / "b.mp4") is None

@@ -161,14 +161,19 @@ def atomic_directory(path: Path, *, replace: bool = False, shared: str = "") -> 
             raise
 
 
-def check_new(path: Path, *, replace: bool = False) -> None:
+def check_new(path: Path, *, replace: bool = False, what: str = "") -> None:
     """Checks that an output can be made at a path, before any work is done for it; see `atomic_directory`.
+
+    Args:
+        path: Where.
+        replace: See `atomic_directory`.
+        what: For a message: what would be gone on with, if it were there.
 
     Raises:
         CloudsError: Something is there, another process is making it, or the place cannot be written.
     """
     path = _resolved(path)
-    with _told(path), _new(path, replace):
+    with _told(path), _new(path, replace, what):
         pass
 
 
@@ -203,15 +208,15 @@ def _told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _new(path: Path, replace: bool = False) -> Iterator[None]:
+def _new(path: Path, replace: bool = False, what: str = "") -> Iterator[None]:
     """Claims a path at which nothing is, or an empty directory, or one that may be replaced."""
-    _check_free(path, replace)
+    _check_free(path, replace, what)
     with claimed(path):
-        _check_free(path, replace)
+        _check_free(path, replace, what)
         yield
 
 
-def _check_free(path: Path, replace: bool) -> None:
+def _check_free(path: Path, replace: bool, what: str) -> None:
     if not os.path.lexists(path):
         return
     if replace and (path / MANIFEST).is_file():
@@ -225,7 +230,8 @@ def _check_free(path: Path, replace: bool) -> None:
         return
     if path.is_dir() and all(is_temporary(one) or one.name == "lost+found" for one in path.iterdir()):
         return
-    raise CloudsError(f"{path} exists already", "choose another --out")
+    told = f"{path} exists and is not {what}" if what else f"{path} exists already"
+    raise CloudsError(told, "choose another --out")
 
 
 def _place(temporary: Path, path: Path) -> None:
@@ -414,7 +420,8 @@ def write_manifest(
     files = {}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
-        if path.is_file() and name.as_posix() != MANIFEST and name.parts[0] not in ignore:
+        named = name.as_posix() != MANIFEST and name.parts[0] not in ignore and not is_temporary(path)
+        if named and path.is_file():
             files[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     manifest = make_manifest(kind, files, facts)
     write_json(directory / MANIFEST, manifest)

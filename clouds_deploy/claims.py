@@ -110,19 +110,23 @@ def _take(lock: Path, path: Path) -> int:
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            works = True
+            locked, works = True, True
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _refusal(path, lock, _holder(handle)) from None
+            except BlockingIOError:  # by a living process, or by the children that a dead one left
+                locked = False
             except OSError:  # a file system without locks: what the file says must do
                 works = False
             holder = _holder(handle)
-            here = holder.get("id") == _host()
-            if holder and (_alive(holder["pid"], holder["start"]) if here else not works):
+            if holder.get("id") == _host():
+                free = not _alive(holder["pid"], holder["start"])
+            else:
+                free = locked and (works or not holder)
+            if not free:
                 raise _refusal(path, lock, holder)
-            if os.path.lexists(lock) and os.path.samestat(os.fstat(handle), os.stat(lock)):
-                return handle
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                    return handle
         except BaseException:
             os.close(handle)
             raise

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -147,6 +148,23 @@ def test_a_claim_without_locks_is_judged_by_its_process(
     with pytest.raises(CloudsError, match=r"on far since") as caught, claimed(tmp_path / "out"):
         pass
     assert f"delete {claim}" in caught.value.hint
+
+
+def test_children_of_a_dead_process_hold_no_claim(tmp_path: Path) -> None:
+    forking = HOLDER.replace("import sys, time", "import os, sys, time").replace(
+        "    time.sleep", "    print(os.fork(), flush=True)\n    time.sleep"
+    )
+    process = subprocess.Popen([sys.executable, "-c", forking, tmp_path / "out"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    children = [int(process.stdout.readline()) for _ in range(2)]
+    kill(process)
+    try:
+        with atomic_directory(tmp_path / "out") as made:
+            (made / "result").write_text("new")
+    finally:
+        os.kill(max(children), signal.SIGKILL)
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:

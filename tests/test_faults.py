@@ -23,6 +23,7 @@ import pytest
 from clouds_deploy.artifacts import CACHE_VARIABLE, write_json, write_manifest
 from clouds_deploy.bundles.packed import pack, packing, unpacked
 from clouds_deploy.config.joint import RefineConfig
+from clouds_deploy.data.images import write_png
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.predict import PredictWork, run_predict
 from clouds_deploy.refinement.refine import RefineWork, run_refine
@@ -196,11 +197,24 @@ def test_predict(tmp_path: Path) -> None:
     folder(tmp_path, 2)
 
     def stage(out: Path) -> None:
-        work = PredictWork(tmp_path)
-        work.__dict__.update(_predictor=_Flat(), _segmenter=_Flat())
+        work = PredictWork(tmp_path, predictor=_Flat())  # type: ignore[arg-type]
         assert run_predict(work, [tmp_path / "images"], out)["images"] == 2
 
     check(stage, tmp_path, 14)
+
+
+def test_a_name_that_is_too_long_fails_alone(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "n" * 251 + ".jpg", "n" * 251 + ".png"):  # the last two share a name without suffix
+        write_png(tmp_path / "x.png", np.zeros((8, 8, 3), np.uint8))
+        (tmp_path / "x.png").rename(images / name)
+    work = PredictWork(tmp_path, predictor=_Flat())  # type: ignore[arg-type]
+    result = run_predict(work, [images], tmp_path / "out")
+    assert result["images"] == 2
+    assert [Path(one["path"]).name[-4:] for one in result["failed"]] == [".png"]
+    assert "File name too long" in result["failed"][0]["fault"]
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 2
 
 
 def test_refine(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ def main() -> None:
         if error.hint:
             console().print(f"  [cyan]hint:[/] {escape(error.hint)}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        print(f"error: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; finished results are kept", file=sys.stderr)  # noqa: T201
         sys.exit(130)

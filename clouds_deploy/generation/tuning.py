@@ -161,7 +161,7 @@ def tune(
 
 def _write(denoiser: Denoiser, run: LoraRun) -> None:
     """Writes the LoRA into its run atomically."""
-    with tempfile.TemporaryDirectory(prefix=f".{WEIGHTS}.tmp-", dir=run.out) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         denoiser.save(Path(folder))
         with atomic_path(run.out / WEIGHTS) as temporary:
             shutil.copyfile(Path(folder) / WEIGHTS, temporary)  # safetensors makes its files private

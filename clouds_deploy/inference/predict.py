@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.bundles.packed import unpacked
+from clouds_deploy.claims import remove
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.data.images import Pixels, passed_over, read_image, tell_passed_over, write_png
@@ -141,7 +142,7 @@ class PredictWork:
                     raise CloudsError(f"{item.path} holds no frame", "give a video with pictures in it")
         except CloudsError as fault:
             for path in files.values():
-                path.unlink(missing_ok=True)
+                remove(path)
             with contextlib.suppress(OSError):
                 (out / LABELS / item.name).rmdir()
             yield Failed(item.told(), fault)

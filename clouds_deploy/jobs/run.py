@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import time
 from collections import deque
@@ -236,34 +237,42 @@ def pipeline(
         items: The images; `told()` of each names it in errors.
         prepare: Reads one, in a thread; a `CloudsError` passes over it.
         compute: Runs the model on up to `batch` prepared ones, in the caller's thread.
-        finish: Writes the results of one, in a thread; an error ends the whole.
+        finish: Writes the results of one, in a thread; an error ends the whole, but for a name that is too
+            long.
         batch: Images that `compute` gets together.
 
     Yields:
         What became of each, in order, failures a little early.
     """
 
-    def read(item: I) -> P | Failed:
+    def read(item: I) -> tuple[I, P] | Failed:
         try:
-            return prepare(item)
+            return item, prepare(item)
         except CloudsError as fault:
             return Failed(item.told(), fault)  # type: ignore[attr-defined]
 
-    def write(one: P, answer: A) -> Done:
-        done = finish(one, answer)
+    def write(item: I, one: P, answer: A) -> Done | Failed:
+        try:
+            done = finish(one, answer)
+        except CloudsError as fault:
+            cause = fault.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:  # its own fault alone
+                return Failed(item.told(), fault)  # type: ignore[attr-defined]
+            raise
         done.outputs  # noqa: B018 - hashed in this thread
         return done
 
-    writing: deque[Future[Done]] = deque()
+    writing: deque[Future[Done | Failed]] = deque()
     with _pool() as pool:
         for group in _groups(_ahead(pool, read, items, 2 * batch), batch):
             yield from (one for one in group if isinstance(one, Failed))
             ready = [one for one in group if not isinstance(one, Failed)]
-            for one, answer in zip(ready, compute(ready) if ready else (), strict=True):
+            answers = compute([one for _, one in ready]) if ready else ()
+            for (item, one), answer in zip(ready, answers, strict=True):
                 if isinstance(answer, Failed):
                     yield answer
                 else:
-                    writing.append(pool.submit(write, one, answer))
+                    writing.append(pool.submit(write, item, one, answer))
             while len(writing) > 2 * batch:
                 yield writing.popleft().result()
         while writing:

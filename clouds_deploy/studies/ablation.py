@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import clouds_deploy
-from clouds_deploy.artifacts import MANIFEST, environment, read_json, sha256, write_json, write_text
+from clouds_deploy.artifacts import (
+    MANIFEST,
+    check_new,
+    environment,
+    read_json,
+    sha256,
+    write_json,
+    write_text,
+)
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.reports.charts import Bar, BarChart, LineChart, Series
@@ -85,8 +94,8 @@ def ablate(
     if seeds < 1 or not backbones:
         raise CloudsError("nothing to train", "choose at least one seed and one backbone")
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise CloudsError(f"{folder} exists and is not an ablation", "choose another --out")
+    if not os.path.isfile(folder / _MARK):
+        check_new(folder, what="an ablation")
     if not (folder / _MARK).is_file():
         write_json(folder / _MARK, {})
     target = {"data": list(data), "domain": None if data else domain, "images": images}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clouds_deploy
-from clouds_deploy.artifacts import MANIFEST, read_json, read_manifest, write_json, write_text
+from clouds_deploy.artifacts import MANIFEST, check_new, read_json, read_manifest, write_json, write_text
 from clouds_deploy.console import say
-from clouds_deploy.errors import CloudsError
 
 if TYPE_CHECKING:
     from clouds_deploy.bench.timing import Stopwatch
@@ -47,8 +47,8 @@ def quickstart(*, out: str | Path = "quickstart", overrides: Sequence[str] = ())
     from clouds_deploy.config.shipped import load_recipe
 
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise CloudsError(f"{folder} exists and is not a quickstart", "choose another --out")
+    if not os.path.isfile(folder / _MARK):
+        check_new(folder, what="a quickstart")
     watch = Stopwatch()
     if (folder / _MARK).is_file():
         watch.seconds.update(read_json(folder / _MARK).get("seconds", {}))

@@ -7,7 +7,9 @@ because every draw in training is a function of seed and step (see `seeds`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from torch import Tensor
 from clouds_deploy.artifacts import (
     MANIFEST,
     atomic_directory,
+    check_new,
     read_manifest,
     sha256,
+    storage_error,
     write_manifest,
     write_text,
 )
+from clouds_deploy.claims import claimed
 from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.sam import SamRecipe
@@ -75,6 +80,36 @@ class RunFolder:
         say(f"{self.path} is finished already ({manifest['steps']} steps)")
         return manifest
 
+    def check_new(self) -> None:
+        """Checks that the directory can be made, before any long work.
+
+        Raises:
+            CloudsError: Something is there already, or it cannot be written.
+        """
+        try:
+            check_new(self.path)
+        except CloudsError as error:
+            begun = os.path.isfile(self.path / RECIPE) and not os.path.isfile(self.path / MANIFEST)
+            more = "; an interrupted training goes on with --resume" if begun else ""
+            raise CloudsError(error.message, f"{error.hint}{more}") from error
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other processes from training in the directory; one that is not there is not made.
+
+        Raises:
+            CloudsError: Another process trains in it, or it cannot be written.
+        """
+        if not os.path.isdir(self.path):
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(claimed(self.path))
+            except OSError as error:
+                raise storage_error(self.path, error) from error
+            yield
+
     def start(
         self,
         tensors: Mapping[str, Mapping[str, Tensor]],
@@ -91,13 +126,6 @@ class RunFolder:
         Raises:
             CloudsError: Something is there already, or it cannot be written.
         """
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            finished = (self.path / MANIFEST).is_file()
-            raise CloudsError(
-                f"{self.path} exists already",
-                "choose another --out"
-                + ("" if finished else "; an interrupted training goes on with --resume"),
-            )
         with atomic_directory(self.path) as directory:
             write_text(directory / RECIPE, self.recipe.to_yaml())
             for name, named in (shared or {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.checkpoints import CHECKPOINTS
 from clouds_deploy.models.clouds.store import FROZEN, TRAINED, load_run
 from clouds_deploy.training.journal import read_metrics
-from clouds_deploy.training.run import OPTIMIZER, check_resumable
+from clouds_deploy.training.run import OPTIMIZER, RunFolder, check_resumable
+from clouds_deploy.training.segmenter import loop
 from clouds_deploy.training.segmenter.loop import train
 from tests.deadly import kill, wait_until
 from tests.training.small import small_recipe, start_training
@@ -197,6 +199,24 @@ def test_a_finished_run_says_so(undisturbed: Path, capfd: pytest.CaptureFixture[
         train(small_recipe("train.lr=0.01"), undisturbed, resume=True)
     assert f"--init {undisturbed}" in caught.value.hint
     assert sha256(undisturbed / "manifest.json") == before
+
+
+def test_the_place_is_checked_before_the_model_is_built(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_initial", lambda *_: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("mine")
+    for out, told in ((stopped, "exists already"), (tmp_path / "file" / "p", "is a file, not a folder")):
+        with pytest.raises(CloudsError, match=told):
+            train(small_recipe(), out)
+
+
+def test_a_run_is_trained_by_one_process(stopped: Path) -> None:
+    run = RunFolder(stopped, small_recipe(), "run", keep=2)
+    before = sorted(stopped.rglob("*"))
+    with run.claimed(), pytest.raises(CloudsError, match=rf"being made by process {os.getpid()} on"):
+        train(small_recipe(), stopped, resume=True)
+    assert sorted(stopped.rglob("*")) == before
 
 
 def test_the_data_may_have_moved(stopped: Path) -> None:

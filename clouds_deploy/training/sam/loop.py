@@ -92,6 +92,8 @@ def train_sam(
     finished = folder.finished() if resume else None
     if finished is not None:
         return {"run": str(out), "images_per_second": None, **finished["outcome"]}
+    if not resume:
+        folder.check_new()
     place = torch.device(own_device(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.SAM_STEP))
@@ -107,10 +109,19 @@ def train_sam(
     pupil = nn.ModuleDict({"sam": sam, "dense": head}).to(place).train()
     learner = _Learner(pupil, make_optimizers(pupil, recipe.train), torch.zeros(5, device=place))
     step = 0
-    if resume:
-        step = learner.restore(folder.resume())
-    else:
+    if not resume:
         folder.start(learner.tensors(), learner.facts())
+    with folder.claimed():
+        if resume:
+            step = learner.restore(folder.resume())
+        return _go_on(recipe, folder, learner, sam, step, place)
+
+
+def _go_on(
+    recipe: SamRecipe, folder: RunFolder, learner: _Learner, sam: nn.Module, step: int, place: torch.device
+) -> dict[str, Any]:
+    """Trains the steps that are left, evaluates and seals the run."""
+    out = folder.path
     say(f"training on {device_name(place)}")
     with Journal(out, step, trained=step == recipe.train.steps) as journal:
         speed = _train(recipe, folder, learner, journal, step)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def train(
     processes = open_processes(device, whole_model=trains_more_than_the_head(recipe))
     processes.share(recipe.train.batch_size, recipe.train.accumulate)
     folder = RunFolder(out, recipe, KIND, keep=recipe.train.keep_checkpoints)
-    with processes.one_voice(), kept_memory():
+    with processes.one_voice(), kept_memory(), ExitStack() as claims:
         finished = folder.finished() if resume else None
         if finished is not None:
             return _summary(out, read_json(out / EVALUATION), finished["steps"], None)
@@ -101,6 +101,10 @@ def train(
             raise CloudsError(
                 "--resume and --init exclude each other", "a resumed run has weights of its own"
             )
+        if processes.first and resume:
+            claims.enter_context(folder.claimed())
+        elif processes.first:
+            folder.check_new()
         read = _check_inputs(recipe, refine)
         found = processes.in_turn(lambda: folder.resume(tidy=processes.first)) if resume else None
         segmenter, state = resumed_segmenter(folder, found, recipe) if found else _initial(recipe, init)
@@ -111,6 +115,7 @@ def train(
             learner.restore(found)
         elif processes.first:
             learner.start(folder, state)
+            claims.enter_context(folder.claimed())
         processes.wait()
         return {**_train(folder, recipe, learner, state, refine, processes), "data": read}
 

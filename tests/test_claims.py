@@ -152,18 +152,19 @@ def test_a_claim_without_locks_is_judged_by_its_process(
 
 def test_children_of_a_dead_process_hold_no_claim(tmp_path: Path) -> None:
     forking = HOLDER.replace("import sys, time", "import os, sys, time").replace(
-        "    time.sleep", "    print(os.fork(), flush=True)\n    time.sleep"
+        "    time.sleep",
+        "    child = os.fork()\n    if child:\n        print(child, flush=True)\n    time.sleep",
     )
     process = subprocess.Popen([sys.executable, "-c", forking, tmp_path / "out"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    children = [int(process.stdout.readline()) for _ in range(2)]
+    child = int(process.stdout.readline())
     kill(process)
     try:
         with atomic_directory(tmp_path / "out") as made:
             (made / "result").write_text("new")
     finally:
-        os.kill(max(children), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
     assert names(tmp_path) == ["out"]
 
 

@@ -64,8 +64,13 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._board is not None:
+        if self._board is None:
+            return
+        try:
             self._board.close()
+        except OSError as fault:
+            if error is None:  # the first cause is told
+                raise storage_error(self._path, fault) from fault
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
@@ -73,4 +78,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    try:
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    except OSError as error:
+        raise storage_error(folder, error) from error

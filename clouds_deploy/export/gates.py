@@ -203,13 +203,14 @@ def require_passed(gates: Sequence[Gate], where: Callable[[Gate], str] | None = 
         where: Finds, for the first failed gate, where the graph goes wrong; an empty text says nothing.
 
     Raises:
-        CloudsError: A gate failed; exit code 1, with the whole table.
+        CloudsError: A gate failed; exit code 1, with the table of gates, the failed ones first.
     """
     failed = [gate for gate in gates if not gate.passed]
     if failed:
         found = where(failed[0]) if where is not None else ""
         raise CloudsError(
-            f"{len(failed)} of {len(gates)} gates failed, no bundle was written\n{table(gates)}",
+            f"{len(failed)} of {len(gates)} gates failed, no bundle was written\n"
+            + table(sorted(gates, key=lambda gate: gate.passed)),
             "the graph does not compute what PyTorch computes; see the failed lines"
             + (f"; {found}" if found else ""),
             exit_code=1,

@@ -186,7 +186,7 @@ def test_faults_are_named(half: Path, tmp_path: Path) -> None:
         export(tmp_path / "b", height=64, int8=True)
     with pytest.raises(CloudsError, match="no backend `torch`"):
         open_sam(half, backend="torch")
-    with pytest.raises(CloudsError, match="only a bundle runs on other runtimes"):
+    with pytest.raises(CloudsError, match="only a bundle runs on other backends"):
         open_sam("sam_tiny", backend="openvino")
     with pytest.raises(CloudsError, match="it has its weights"):
         open_sam(half, weights="random")

@@ -26,9 +26,7 @@ def recipes(tmp_path: Path) -> dict[str, str]:
 def test_every_row_and_again(
     recipes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clouds_deploy.refinement import build
-
-    monkeypatch.setattr(build, "online_refiner", lambda recipe, _: _refiner(recipe))
+    monkeypatch.setattr("clouds_deploy.refinement.refiner.online_refiner", lambda recipe, _: _refiner(recipe))
     out = tmp_path / "out"
     given = {**recipes, "out": out, "overrides": SMALL, "seeds": 2, "images": 3, "generated": (1, 2)}
     first = ablate(**given)

@@ -46,7 +46,7 @@ def test_what_is_not_said_is_asked_for() -> None:
         [ROOT / LAUNCH / "several_nodes.sh"], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
     )
     assert done.returncode != 0
-    assert "how many machines" in done.stderr
+    assert "number of machines" in done.stderr
 
 
 @pytest.mark.parametrize("restart", ["", "1"])

@@ -20,8 +20,8 @@ import pytest
 
 from clouds_deploy import claims
 from clouds_deploy.artifacts import CACHE_VARIABLE, atomic_directory, atomic_path, check_new, write_manifest
+from clouds_deploy.artifacts.claims import claimed, remove_dead, temporary_path
 from clouds_deploy.bundles.packed import pack, packing, unpacked
-from clouds_deploy.claims import claimed, remove_dead, temporary_path
 from clouds_deploy.errors import CloudsError
 from tests.deadly import kill, wait_until
 

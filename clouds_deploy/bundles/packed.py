@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, atomic_path, cache_folder, sha256
-from clouds_deploy.claims import remove, temporary_path
+from clouds_deploy.artifacts.claims import remove, temporary_path
 from clouds_deploy.errors import CloudsError
 
 SUFFIX = ".clouds"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import atomic_directory, write_json
+from clouds_deploy.artifacts.claims import free_name
 from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.bundles.tensors import Array
-from clouds_deploy.claims import free_name
 from clouds_deploy.errors import CloudsError
 
 GRAPH = "region.onnx"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from clouds_deploy.artifacts.claims import remove
 from clouds_deploy.bundles.packed import unpacked
-from clouds_deploy.claims import remove
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.data.images import Pixels, passed_over, read_image, tell_passed_over, write_png

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TextIO
 
 from clouds_deploy.artifacts import MANIFEST, make_manifest, sha256, storage_error
-from clouds_deploy.claims import remove_dead
+from clouds_deploy.artifacts.claims import remove_dead
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.shards import pack
 from clouds_deploy.jobs.storage import Place

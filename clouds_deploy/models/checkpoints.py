@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_directory, discard, sha256, write_json
-from clouds_deploy.claims import free_name, remove_dead
+from clouds_deploy.artifacts.claims import free_name, remove_dead
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.clouds.store import read_tensors, write_tensors

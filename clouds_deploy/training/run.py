@@ -26,7 +26,7 @@ from clouds_deploy.artifacts import (
     write_manifest,
     write_text,
 )
-from clouds_deploy.claims import claimed
+from clouds_deploy.artifacts.claims import claimed
 from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.sam import SamRecipe

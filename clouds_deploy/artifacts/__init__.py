@@ -20,7 +20,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.claims import claimed, free_name, is_temporary, remove, remove_dead, temporary_path
+from clouds_deploy.artifacts.claims import (
+    claimed,
+    free_name,
+    is_temporary,
+    remove,
+    remove_dead,
+    temporary_path,
+)
 from clouds_deploy.errors import CloudsError
 
 MANIFEST = "manifest.json"

@@ -18,8 +18,14 @@ from typing import Any
 
 import pytest
 
-from clouds_deploy import claims
-from clouds_deploy.artifacts import CACHE_VARIABLE, atomic_directory, atomic_path, check_new, write_manifest
+from clouds_deploy.artifacts import (
+    CACHE_VARIABLE,
+    atomic_directory,
+    atomic_path,
+    check_new,
+    claims,
+    write_manifest,
+)
 from clouds_deploy.artifacts.claims import claimed, remove_dead, temporary_path
 from clouds_deploy.bundles.packed import pack, packing, unpacked
 from clouds_deploy.errors import CloudsError

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.backends.options import INSTALL, Options
+from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.precision import Precision
-from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.errors import CloudsError, first_line, install
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DTYPES = {
@@ -30,7 +30,7 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise CloudsError("onnxruntime is not installed", INSTALL) from error
+        raise CloudsError("onnxruntime is not installed", install("cpu")) from error
     return onnxruntime
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from clouds_deploy.config.precision import Precision
 
-INSTALL = 'pip install "clouds-deploy[cpu]"'
-
 
 @dataclass(frozen=True)
 class Options:

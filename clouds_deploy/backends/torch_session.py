@@ -26,7 +26,7 @@ from clouds_deploy.bundles.sam_specs import sam_specs
 from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
 from clouds_deploy.config.precision import Precision
 from clouds_deploy.data.images import fit_size, resize
-from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.errors import CloudsError, first_line, install
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +54,7 @@ def require_torch(what: str) -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise CloudsError(f"{what} needs PyTorch", 'pip install "clouds-deploy[train]"') from error
+        raise CloudsError(f"{what} needs PyTorch", install("train")) from error
 
 
 def gpu_count() -> int:

@@ -29,7 +29,7 @@ from clouds_deploy.bundles.bundle import SAM_KIND, Bundle, open_bundle
 from clouds_deploy.config.bench import BenchOptions, Suite
 from clouds_deploy.config.section import make_options
 from clouds_deploy.console import busy, say
-from clouds_deploy.errors import CloudsError, installed, nearest
+from clouds_deploy.errors import CloudsError, install, installed, nearest
 
 KIND = "bench"
 GROWTHS: dict[str, Callable[[Bundle, Plan], dict[str, Any]]] = growth.SEGMENTER | growth.SAM
@@ -103,7 +103,7 @@ def _check_backends(chosen: BenchOptions) -> Suite:
         missing = [name for name in names if not installed(name.partition("-")[0])]
         names = tuple(name for name in names if name not in missing)
         if not names:
-            raise CloudsError("no backend is installed", 'pip install "clouds-deploy[cpu]"')
+            raise CloudsError("no backend is installed", install("cpu"))
         if missing:
             say(f"  bench        without {', '.join(missing)}, not installed here")
     return replace(suite, backends=names)

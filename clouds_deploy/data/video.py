@@ -12,14 +12,14 @@ import numpy as np
 
 from clouds_deploy.artifacts import atomic_path
 from clouds_deploy.data.images import Pixels
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, install
 
 
 def _av() -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise CloudsError("reading video needs PyAV", 'pip install "clouds-deploy[video]"') from error
+        raise CloudsError("reading video needs PyAV", install("video")) from error
     return av
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from clouds_deploy.bundles.tensors import Array
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, install
 from clouds_deploy.export.simplify import clean
 
 HEADROOM = 8.0
@@ -332,7 +332,7 @@ def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict
     except ImportError as error:
         raise CloudsError(
             "onnxruntime, which finds the values that overflow, is not installed",
-            'pip install "clouds-deploy[cpu]"',
+            install("cpu"),
         ) from error
     probe = model.clone()
     _know_types(probe)

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from clouds_deploy.backends.options import INSTALL
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.config.export import Int8Config
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, install
 from clouds_deploy.export.simplify import clean
 from clouds_deploy.models.clouds.names import INPUT
 
@@ -67,7 +66,9 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     except ImportError as error:
-        raise CloudsError("onnxruntime, which quantises the graph, is not installed", INSTALL) from error
+        raise CloudsError(
+            "onnxruntime, which quantises the graph, is not installed", install("cpu")
+        ) from error
     chosen = _chosen(model, limits.nodes)
 
     class Images(CalibrationDataReader):  # type: ignore[misc]

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.errors import CloudsError, install, nearest
 from clouds_deploy.jobs.results import Failed, Record, Results, Work
 from clouds_deploy.jobs.run import Runner, do_unit, run_here
 
@@ -32,7 +32,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise CloudsError("--runner ray needs Ray", 'pip install "clouds-deploy[ray]"') from error
+        raise CloudsError("--runner ray needs Ray", install("ray")) from error
     return ray
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_path, sha256
-from clouds_deploy.errors import CloudsError, first_line
-
-_CLOUD = 'pip install "clouds-deploy[cloud]"'
+from clouds_deploy.errors import CloudsError, first_line, install
 
 _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
 
@@ -44,7 +42,7 @@ class Place:
         try:
             fs, root = url_to_fs(self.address)
         except ImportError as error:
-            raise CloudsError(f"{address} needs a package: {error}", _CLOUD) from error
+            raise CloudsError(f"{address} needs a package: {error}", install("cloud")) from error
         except ValueError as error:
             raise CloudsError(
                 f"{address} cannot be read: {error}", "use a path, or s3://, gs://, memory://, file://"

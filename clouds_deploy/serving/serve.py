@@ -11,7 +11,7 @@ from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.section import make_options
 from clouds_deploy.config.serve import DEFAULT_SAM, ServeOptions
 from clouds_deploy.console import warn
-from clouds_deploy.errors import CloudsError, installed
+from clouds_deploy.errors import CloudsError, install, installed
 
 if TYPE_CHECKING:
     from clouds_deploy.serving.limits import Limits
@@ -51,7 +51,7 @@ def serve(
     # Starlette misses python-multipart only when a form comes in: all are checked before anything starts
     missing = [name for module, name in PACKAGES.items() if not installed(module)]
     if missing:
-        raise CloudsError(f"serving needs {', '.join(missing)}", 'pip install "clouds-deploy[serve]"')
+        raise CloudsError(f"serving needs {', '.join(missing)}", install("serve"))
     from clouds_deploy.serving.limits import Limits
     from clouds_deploy.serving.server import run_server
 
@@ -66,7 +66,7 @@ def _sam_opener(options: ServeOptions) -> Callable[[], tuple[PointSam, Refine]] 
     if options.sam == DEFAULT_SAM and not installed("torch"):
         warn(
             f"no SAM is served: {DEFAULT_SAM} by its name needs PyTorch (pass a SAM's bundle by --sam, or "
-            '--sam none); pip install "clouds-deploy[train]"'
+            f"--sam none); {install('train')}"
         )
         return None
     return partial(_open_sam, options.sam, options.sam_weights, options.device)

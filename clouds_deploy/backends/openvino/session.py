@@ -11,10 +11,10 @@ import numpy as np
 
 from clouds_deploy.backends.openvino.attention import cut_attention
 from clouds_deploy.backends.openvino.sums import sum_gathered_rows
-from clouds_deploy.backends.options import INSTALL, Options
+from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.tensors import Array, TensorSpec
-from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.errors import CloudsError, first_line, install
 
 
 class OpenVinoSession:
@@ -37,7 +37,7 @@ class OpenVinoSession:
         try:
             import openvino
         except ImportError as error:
-            raise CloudsError("openvino is not installed", INSTALL) from error
+            raise CloudsError("openvino is not installed", install("cpu")) from error
         core = openvino.Core()
         device = options.device.upper()
         if device not in core.available_devices:

@@ -42,7 +42,7 @@ from clouds_deploy.inference.sam import Sam, images_at_once, torch_sam
 from clouds_deploy.models.libraries import library
 from clouds_deploy.models.sam.build import SamModel, load_sam
 from clouds_deploy.refinement.pairs import find_pairs
-from clouds_deploy.refinement.prompts import full_masks
+from clouds_deploy.refinement.prompts import each_mask
 from clouds_deploy.refinement.refine import RefineWork, run_refine
 from clouds_deploy.refinement.refiner import Refiner
 from tests.parity import authors_refinement
@@ -162,7 +162,7 @@ def compare(root: Path, out: Path, refiner: Refiner, predictor: Any) -> dict[str
         plan = refiner.plan(labels, key=zlib.crc32(pair.name.encode()))
         if not plan.components:
             continue
-        mine = full_masks(refiner.sam, refiner.propose([image], [plan])[0], plan.size)
+        mine = np.stack(list(each_mask(refiner.sam, refiner.propose([image], [plan])[0], plan.size)))
         resized = predictor.transform.apply_image(image)
         predictor.set_torch_image(torch.as_tensor(resized).permute(2, 0, 1)[None].contiguous(), labels.shape)
         places = torch.as_tensor(predictor.transform.apply_coords(plan.points, labels.shape)).float()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import cc3d
 import edt
@@ -13,6 +14,8 @@ from clouds_deploy.labels import NUM_CLASSES
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+_STRIP = 1 << 22
+"""Pixels that are counted together: counting makes 8 bytes of each."""
 _GRID = 96
 """Larger regions are sampled on a grid of about this many rows and columns, which is fine enough."""
 
@@ -24,14 +27,21 @@ class Component:
     Attributes:
         label: Its train id, 0..18.
         box: The rows and the columns that it spans.
-        mask: (h, w) bool, where in the box it is.
         area: Its pixels.
+        numbered: (H, W) whole numbers, shared by all components of a label map.
+        index: This component's number there.
     """
 
     label: int
     box: tuple[slice, slice]
-    mask: Mask
     area: int
+    numbered: npt.NDArray[Any] = field(repr=False, compare=False)
+    index: int
+
+    @property
+    def mask(self) -> Mask:
+        """Where in the box it is, (h, w) bool; made anew each time, for boxes may be large."""
+        return np.asarray(self.numbered[self.box] == self.index, np.bool_)
 
     def corners(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """X and y of the upper left and the lower right corner in pixels, the latter just outside."""
@@ -55,29 +65,52 @@ def find_components(labels: Labels, above: float) -> list[Component]:
     )
     if not count:
         return []
-    statistics = cc3d.statistics(numbered)
-    areas, boxes = statistics["voxel_counts"], statistics["bounding_boxes"]
+    areas = _count(numbered, count)
+    kept = np.flatnonzero(areas[1:] > above) + 1
+    if not len(kept):
+        return []
+    # The others are left out first: a noisy map has millions, and each would cost hundreds of bytes
+    table = np.zeros(count + 1, np.min_scalar_type(len(kept)))
+    table[kept] = np.arange(1, len(kept) + 1)
+    numbered = table[numbered]
+    boxes = cc3d.statistics(numbered)["bounding_boxes"]
+    classes = np.zeros(len(kept) + 1, np.uint8)
+    classes[numbered] = labels
     found = []
-    for index in np.flatnonzero(areas[1:] > above) + 1:
-        box = tuple(slice(int(side.start), int(side.stop)) for side in boxes[index][:2])
-        mask = numbered[box] == index
-        label = int(labels[box][mask][0])
-        found.append(Component(label, (box[0], box[1]), mask, int(areas[index])))
+    for index, area in enumerate(areas[kept], start=1):
+        rows, columns = (slice(int(side.start), int(side.stop)) for side in boxes[index][:2])
+        found.append(Component(int(classes[index]), (rows, columns), int(area), numbered, index))
     return sorted(found, key=lambda component: component.label)
 
 
-def distance_outside(mask: Mask, *, closed: bool = False) -> npt.NDArray[np.float64]:
+def _count(numbered: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Pixels of each number, 0 to `count`."""
+    areas, flat = np.zeros(count + 1, np.int64), numbered.ravel()
+    for start in range(0, flat.size, _STRIP):
+        part = np.bincount(flat[start : start + _STRIP])
+        areas[: len(part)] += part
+    return areas
+
+
+def distance_outside(
+    mask: Mask, kind: type[np.floating] = np.float64, *, closed: bool = False
+) -> npt.NDArray[Any]:
     """Euclidean distance of each pixel of a mask to the nearest pixel outside it.
 
     Args:
         mask: (H, W) bool.
+        kind: Type of the result; roots are taken in float64.
         closed: Whether what lies beyond the array is outside.
 
     Returns:
-        (H, W) float64, exact up to 4096 pixels; 0 outside the mask.
+        (H, W), exact up to 4096 pixels in float64; 0 outside the mask.
     """
     squares = edt.edtsq(np.ascontiguousarray(mask), black_border=closed)
-    return np.asarray(np.sqrt(squares.astype(np.float64)))
+    distances = np.empty(squares.shape, kind)
+    step = max(1, _STRIP // squares.shape[1])
+    for row in range(0, len(squares), step):  # float64 takes eight times the room of the mask
+        distances[row : row + step] = np.sqrt(squares[row : row + step].astype(np.float64))
+    return distances
 
 
 def interior_points(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,26 @@ from clouds_deploy.refinement.components import Component, Mask
 Floats = npt.NDArray[np.float32]
 PROMPTS_AT_ONCE = 64
 """Bounds the memory for masks: three of 256 x 256 for each of these are 48 MiB."""
+_PIXELS_AT_ONCE = 1 << 22
+"""Bounds the memory for masks of an image's own size."""
+
+
+class Pace:
+    """What work on one image asks of whoever ordered it; this one lets everything pass at once."""
+
+    def admit(self, prompts: int, pixels: int) -> None:
+        """Called when it is known how much there is to do, before it is done; may raise.
+
+        Args:
+            prompts: Prompts for SAM.
+            pixels: Pixels of the image.
+        """
+
+    def pause(self) -> None:
+        """Called between units of work of some tenths of a second at most; may wait, or raise to stop."""
+
+
+FREE = Pace()
 
 
 class Promptable(Protocol):
@@ -81,7 +101,11 @@ Choose = Callable[[Plan, slice, Floats, Floats], npt.NDArray[np.intp]]
 
 
 def propose(
-    sam: Promptable, images: Sequence[Picture], plans: Sequence[Plan], choose: Choose
+    sam: Promptable,
+    images: Sequence[Picture],
+    plans: Sequence[Plan],
+    choose: Choose,
+    pace: Pace = FREE,
 ) -> list[Proposals]:
     """Encodes each image once, decodes the prompts of all together, and keeps one mask per prompt.
 
@@ -92,6 +116,7 @@ def propose(
         images: (H, W, 3) uint8 RGB, of any sizes.
         plans: One for each image, all with the same number of points a prompt.
         choose: Picks one of SAM's three proposals.
+        pace: Of the work; it may stop it.
 
     Returns:
         Proposals of each image, in order.
@@ -109,6 +134,7 @@ def propose(
     masks: list[list[Floats]] = [[] for _ in asked]
     ratings: list[list[Floats]] = [[] for _ in asked]
     for start in range(0, len(index), PROMPTS_AT_ONCE):
+        pace.pause()
         stop = min(start + PROMPTS_AT_ONCE, len(index))
         low_res, scores = sam.prompt(embedded, index[start:stop], points[start:stop], labels[start:stop])
         for place in range(index[start], index[stop - 1] + 1):
@@ -124,8 +150,21 @@ def propose(
     return answers
 
 
-def full_masks(sam: Promptable, proposals: Proposals, size: tuple[int, int]) -> Mask:
-    """Masks of an image at its own size: (P, H, W) bool."""
-    if not len(proposals.scores):
-        return np.zeros((0, *size), np.bool_)
-    return np.asarray(sam.masks(proposals.low_res, size), np.bool_)
+def each_mask(
+    sam: Promptable, proposals: Proposals, size: tuple[int, int], pace: Pace = FREE
+) -> Iterator[Mask]:
+    """Masks of an image at its own size, one after the other; only a few are held at once.
+
+    Args:
+        sam: What made the proposals.
+        proposals: Of one image.
+        size: Its height and width.
+        pace: Of the work; it may stop it.
+
+    Yields:
+        (H, W) bool, one of each prompt.
+    """
+    step = max(1, min(PROMPTS_AT_ONCE, _PIXELS_AT_ONCE // (size[0] * size[1])))
+    for start in range(0, len(proposals.scores), step):
+        pace.pause()
+        yield from np.asarray(sam.masks(proposals.low_res[start : start + step], size), np.bool_)

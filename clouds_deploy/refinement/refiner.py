@@ -16,7 +16,17 @@ from clouds_deploy.inference.sam import Picture, open_sam
 from clouds_deploy.models.sam.names import RANDOM
 from clouds_deploy.refinement.changes import Refined
 from clouds_deploy.refinement.components import Labels
-from clouds_deploy.refinement.prompts import Choose, Floats, Plan, Promptable, Proposals, full_masks, propose
+from clouds_deploy.refinement.prompts import (
+    FREE,
+    Choose,
+    Floats,
+    Pace,
+    Plan,
+    Promptable,
+    Proposals,
+    each_mask,
+    propose,
+)
 from clouds_deploy.refinement.rules_official import best_rated, merge_official, plan_official
 from clouds_deploy.refinement.rules_robust import merge_robust, most_agreeing, plan_robust
 
@@ -44,24 +54,30 @@ class Refiner:
         """Facts for manifests: the SAM and the settings."""
         return {"sam": self.sam.describe(), "refine": self.config.model_dump(mode="json")}
 
-    def plan(self, labels: Labels, confidence: Floats | None = None, key: int = 0) -> Plan:
+    def plan(self, labels: Labels, confidence: Floats | None = None, key: int = 0, pace: Pace = FREE) -> Plan:
         """Prompts for SAM about an image.
 
         Args:
             labels: (H, W) uint8 train ids or 255.
             confidence: (H, W) float32 in 0..1, the teacher's in the label; `robust` uses it.
             key: Tells the image from others of the same seed; `official` draws its points from both.
+            pace: Of the work; it may stop it.
         """
         if self.config.mode == "robust":
-            return plan_robust(labels, confidence, self.config.robust)
-        return plan_official(labels, self.config, seeds.generator(self.config.seed, key))
+            return plan_robust(labels, confidence, self.config.robust, pace)
+        return plan_official(labels, self.config, seeds.generator(self.config.seed, key), pace)
 
-    def propose(self, images: Sequence[Picture], plans: Sequence[Plan]) -> list[Proposals]:
+    def propose(self, images: Sequence[Picture], plans: Sequence[Plan], pace: Pace = FREE) -> list[Proposals]:
         """Runs SAM; see `prompts.propose`."""
-        return propose(self.sam, images, plans, self._choose)
+        return propose(self.sam, images, plans, self._choose, pace)
 
     def merge(
-        self, labels: Labels, plan: Plan, proposals: Proposals, confidence: Floats | None = None
+        self,
+        labels: Labels,
+        plan: Plan,
+        proposals: Proposals,
+        confidence: Floats | None = None,
+        pace: Pace = FREE,
     ) -> Refined:
         """Merges the masks of an image with its labels.
 
@@ -70,8 +86,9 @@ class Refiner:
             plan: What `plan` gave.
             proposals: What `propose` gave.
             confidence: As given to `plan`.
+            pace: Of the work; it may stop it.
         """
-        masks = full_masks(self.sam, proposals, plan.size)
+        masks = each_mask(self.sam, proposals, plan.size, pace)
         if self.config.mode == "official":
             return merge_official(labels, plan, masks, self.config)
         return merge_robust(labels, confidence, plan, masks, proposals.scores, self.config.robust)
@@ -82,6 +99,7 @@ class Refiner:
         labels: Sequence[Labels],
         confidences: Sequence[Floats | None] | None = None,
         keys: Sequence[int] | None = None,
+        pace: Pace = FREE,
     ) -> list[Refined]:
         """Refines the labels of a batch.
 
@@ -90,6 +108,7 @@ class Refiner:
             labels: (H, W) uint8 train ids or 255, one of each image.
             confidences: (H, W) float32 in 0..1 each.
             keys: A number for each image; None numbers them from 0.
+            pace: Of the work; it may stop it.
 
         Returns:
             The refined labels, in order.
@@ -105,10 +124,10 @@ class Refiner:
                     f"an image of {image.shape[:2]} has labels of {own.shape}",
                     "give labels of the image's own size",
                 )
-        plans = [self.plan(*given) for given in zip(labels, sure, named, strict=True)]
-        proposals = self.propose(images, plans)
+        plans = [self.plan(*given, pace) for given in zip(labels, sure, named, strict=True)]
+        proposals = self.propose(images, plans, pace)
         given = zip(labels, plans, proposals, sure, strict=True)
-        return [self.merge(*one) for one in given]
+        return [self.merge(*one, pace) for one in given]
 
 
 @dataclass(frozen=True)

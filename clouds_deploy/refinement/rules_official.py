@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
@@ -10,16 +12,19 @@ from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.refinement.changes import Refined, unchanged
 from clouds_deploy.refinement.components import Component, Labels, Mask, find_components
-from clouds_deploy.refinement.prompts import Floats, Plan
+from clouds_deploy.refinement.prompts import FREE, Floats, Pace, Plan
 
 
-def plan_official(labels: Labels, config: RefineConfig, random: np.random.Generator) -> Plan:
+def plan_official(
+    labels: Labels, config: RefineConfig, random: np.random.Generator, pace: Pace = FREE
+) -> Plan:
     """Prompts for every large component: random points of it, all foreground, without a box.
 
     Args:
         labels: (H, W) uint8 train ids or 255.
         config: `min_area` (in proportion to the image), `points`, `erosion`.
         random: Chooses the points, without replacement.
+        pace: Of the work; it may stop it.
 
     Returns:
         The plan. A component that has fewer pixels than `points` (after erosion) is not asked about.
@@ -27,7 +32,10 @@ def plan_official(labels: Labels, config: RefineConfig, random: np.random.Genera
     height, width = config.reference_size
     above = config.min_area * labels.size / (height * width)
     kept, points = [], []
-    for component in find_components(labels, above):
+    components = find_components(labels, above)
+    pace.admit(len(components), labels.size)
+    for component in components:
+        pace.pause()
         drawn = _draw(component, config, random)
         if drawn is not None:
             kept.append(component)
@@ -62,7 +70,7 @@ def erode(mask: Mask, side: int) -> Mask:
     return mask
 
 
-def merge_official(labels: Labels, plan: Plan, masks: Mask, config: RefineConfig) -> Refined:
+def merge_official(labels: Labels, plan: Plan, masks: Iterable[Mask], config: RefineConfig) -> Refined:
     """Labels that follow SAM's masks: what a mask covers is its class, the rest is no class.
 
     Pixels in the masks of several components, even of one class, are removed from all of them
@@ -72,7 +80,7 @@ def merge_official(labels: Labels, plan: Plan, masks: Mask, config: RefineConfig
     Args:
         labels: (H, W) uint8 train ids or 255.
         plan: The prompts.
-        masks: (P, H, W) bool, one per prompt.
+        masks: (H, W) bool, one per prompt; each is needed only once, and not held.
         config: `remove_intersections`.
 
     Returns:
@@ -81,18 +89,21 @@ def merge_official(labels: Labels, plan: Plan, masks: Mask, config: RefineConfig
     prompts = len(plan.components)
     if not prompts:
         return unchanged(labels, negative=True)
-    claims = masks.sum(0, dtype=np.uint16)
-    single = claims == 1
+    claims = np.zeros(labels.shape, np.uint8)  # 0, 1, or 2 for several
     out = np.full(labels.shape, IGNORE, np.uint8)
+    united: dict[int, Mask] = {}
     for component, mask in zip(plan.components, masks, strict=True):
-        out[mask & single] = component.label
+        out[mask] = component.label
+        claims += mask & (claims < 2)
+        if not config.remove_intersections:
+            own = united.setdefault(component.label, np.zeros(labels.shape, np.bool_))
+            own |= mask
+    single = claims == 1
+    out[~single] = IGNORE
     if config.remove_intersections:
         return Refined(out, ~single, prompted=prompts, accepted=prompts)
-    overlaps: dict[int, Mask] = {}
     several = claims > 1
-    for component, mask in zip(plan.components, masks, strict=True):
-        shared = mask & several
-        overlaps[component.label] = overlaps.get(component.label, np.zeros_like(shared)) | shared
+    overlaps = {label: own & several for label, own in united.items()}
     classes = sum((m.astype(np.uint8) for m in overlaps.values()), np.zeros(labels.shape, np.uint8))
     for label, mask in overlaps.items():
         out[mask & (classes == 1)] = label  # claimed by several components, but of one class

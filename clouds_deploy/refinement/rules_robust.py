@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from clouds_deploy.refinement.components import (
     find_components,
     interior_points,
 )
-from clouds_deploy.refinement.prompts import Floats, Plan
+from clouds_deploy.refinement.prompts import FREE, Floats, Pace, Plan
 
 _MISTAKEN = (("car", "truck", "bus", "train"), ("person", "rider"), ("motorcycle", "bicycle"))
 """Things with similar outlines whose classes a teacher confuses, often within one object."""
@@ -48,7 +49,7 @@ BOUNDED = np.array([c.thing or c.name in _SMALL for c in CLASSES])
 SMALL = np.append(np.isin(NAMES, _SMALL), np.zeros(256 - NUM_CLASSES, np.bool_))
 
 
-def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig) -> Plan:
+def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig, pace: Pace = FREE) -> Plan:
     """Prompts for every component that is not tiny: points deep inside, where the teacher is certain, and a
     box.
 
@@ -56,14 +57,17 @@ def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig)
         labels: (H, W) uint8 train ids or 255.
         confidence: (H, W) float32 in 0..1, or None.
         config: `smallest`, `points`.
+        pace: Of the work; it may stop it.
 
     Returns:
         The plan: prompts of `points` points (fewer are padded) and two corners.
     """
     components = find_components(labels, config.smallest * labels.size)
+    pace.admit(len(components), labels.size)
     points = np.zeros((len(components), config.points + 2, 2), np.float32)
     kinds = np.full(points.shape[:2], -1.0, np.float32)
     for i, component in enumerate(components):
+        pace.pause()
         rows, columns = component.box
         weight = None if confidence is None else confidence[component.box]
         inside = interior_points(component.mask, config.points, weight)
@@ -110,12 +114,11 @@ def most_agreeing(
 
 @dataclass(frozen=True)
 class _Taken:
-    """An accepted mask with its class, SAM's predicted IoU, and its area."""
+    """An accepted mask: its class, SAM's predicted IoU, and which of two such masks counts where both are."""
 
-    mask: Mask
     label: int
     rating: float
-    area: int
+    rank: tuple[int, float]
 
 
 def reliability(labels: Labels, confidence: Floats | None, border: float) -> Floats:
@@ -142,7 +145,7 @@ def reliability(labels: Labels, confidence: Floats | None, border: float) -> Flo
     if not edge.any():
         right = np.ones(labels.shape, np.float32)
     else:
-        depth = distance_outside(~edge).astype(np.float32)
+        depth = distance_outside(~edge, np.float32)
         right = 1 - _BORDER_ERROR * np.exp(depth / (-border * max(labels.shape)))
     if confidence is not None:
         right = right * np.sqrt(confidence)
@@ -154,7 +157,7 @@ def merge_robust(
     labels: Labels,
     confidence: Floats | None,
     plan: Plan,
-    masks: Mask,
+    masks: Iterable[Mask],
     scores: Floats,
     config: RobustConfig,
 ) -> Refined:
@@ -173,7 +176,7 @@ def merge_robust(
         labels: (H, W) uint8 train ids or 255.
         confidence: (H, W) float32 in 0..1, or None.
         plan: The prompts.
-        masks: (P, H, W) bool, one per prompt.
+        masks: (H, W) bool, one per prompt; each is needed only once, and not held.
         scores: (P,) float32, predicted IoUs.
         config: The limits.
 
@@ -185,19 +188,22 @@ def merge_robust(
     if confidence is not None:
         kept &= confidence >= _SURE
     doubt = np.zeros(labels.shape, np.float32)
+    winner = np.zeros(labels.size, np.int32)  # by pixel, the number of the mask that counts; 0 for none
     for component, mask, score in zip(plan.components, masks, scores, strict=True):
-        kept[component.box] &= ~component.mask
-        found = _judge(labels, confidence, component, mask, float(score), config)
+        own = component.mask
+        kept[component.box] &= ~own
+        found = _judge(labels, confidence, component, own, mask, float(score), config)
         if found is not None:
-            doubt[component.box][component.mask] = found.rating
+            doubt[component.box][own] = found.rating
+            beaten = np.array([True, *(other.rank <= found.rank for other in taken)])
             taken.append(found)
+            where = np.flatnonzero(mask)
+            winner[where[beaten[winner[where]]]] = len(taken)
         elif score < config.rating:
-            kept[component.box] |= component.mask
-    painted = np.full(labels.shape, IGNORE, np.uint8)
-    rating = np.zeros(labels.shape, np.float32)
-    for found in sorted(taken, key=lambda t: (-int(np.log(t.area) / np.log(_LIKE)), t.rating)):
-        painted[found.mask] = found.label
-        rating[found.mask] = found.rating
+            kept[component.box] |= own
+    painted = np.array([IGNORE, *(found.label for found in taken)], np.uint8)[winner]
+    rating = np.array([0, *(found.rating for found in taken)], np.float32)[winner]
+    painted, rating = painted.reshape(labels.shape), rating.reshape(labels.shape)
     right = reliability(labels, confidence, config.border)
     claimed = painted != IGNORE
     out = np.where(claimed & ~kept & (rating > right), painted, labels)
@@ -211,6 +217,7 @@ def _judge(
     labels: Labels,
     confidence: Floats | None,
     component: Component,
+    own: Mask,
     mask: Mask,
     score: float,
     config: RobustConfig,
@@ -219,7 +226,7 @@ def _judge(
     if score < config.rating:
         return None
     area = int(np.count_nonzero(mask))
-    covered = np.count_nonzero(mask[component.box] & component.mask)
+    covered = np.count_nonzero(mask[component.box] & own)
     if covered < max(config.coverage * component.area, 1):
         return None
     bounded = bool(BOUNDED[component.label])
@@ -231,4 +238,6 @@ def _judge(
     peers = np.flatnonzero(PEERS[component.label])
     if votes[peers].sum() < purity * votes.sum():
         return None
-    return _Taken(mask, int(peers[votes[peers].argmax()]), min(score, 1.0), area)
+    rating = min(score, 1.0)
+    rank = -int(np.log(area) / np.log(_LIKE)), rating
+    return _Taken(int(peers[votes[peers].argmax()]), rating, rank)

@@ -41,6 +41,22 @@ def run(command: list[str], **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 
+_MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60)
+sys.stdout.buffer.write(done.stdout)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(done.returncode % 256)
+"""
+
+
+def run_measured(command: list[str]) -> tuple[int, str, float]:
+    """Run within a minute; its code (modulo 256), what it printed, and the most memory it held in MB."""
+    # by a small process: a child's peak begins with that of the process that forked it
+    done = run([sys.executable, "-c", _MEASURED, *command])
+    return done.returncode, done.stdout, int(done.stderr.split()[-1]) / 1024
+
+
 def succeed(command: list[str], **options: object) -> str:
     """Run what has to succeed; its output."""
     done = run(command, **options)

@@ -40,7 +40,9 @@ def library(cpp_build: Path, binding: Any) -> Any:
 def internals(cpp_build: Path) -> ctypes.CDLL:
     """What tests/internals.cpp exposes."""
     inside = ctypes.CDLL(str(cpp_build / "clouds_internals.so"))
-    for name in ("check_directory", "open_segmenter_bundle", "read_vocabulary", "check_engine"):
+    for name in (
+        "check_directory", "open_segmenter_bundle", "read_vocabulary", "check_engine", "check_weights",
+    ):  # fmt: skip
         getattr(inside, name).restype = ctypes.c_char_p
     return inside
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256, write_json
@@ -102,12 +106,204 @@ def test_files_outside_of_the_bundle_are_never_read(
     assert "outside of its directory" in got[0]
 
 
+@pytest.mark.parametrize("name", [GRAPH, "more/weights.bin", "pipe"])
+def test_links_out_and_what_is_no_file_are_never_opened(
+    tmp_path: Path, toy: Path, internals: Any, name: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy, bundle)
+    outside = tmp_path / "outside"
+    outside.write_bytes((toy / GRAPH).read_bytes())
+    if name == "pipe":
+        os.mkfifo(bundle / name)  # opening it would wait for ever
+        want = "is missing from the bundle"
+    elif name == GRAPH:
+        (bundle / name).unlink()
+        (bundle / name).symlink_to(outside)
+        want = "is a link that leads out of its directory"
+    else:
+        (bundle / "more").symlink_to(tmp_path)  # a folder
+        outside.rename(tmp_path / "weights.bin")
+        want = "is not in the manifest of the bundle"
+    size = outside.stat().st_size if outside.is_file() else 0
+    edit(bundle, lambda m: m["files"].update({name: {"bytes": size, "sha256": sha256(toy / GRAPH)}}))
+    got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
+    assert got is not None
+    assert want in got[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "want"),
+    [
+        ('{"format": ' + "[" * 200_000, "it is nested over 64 deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "it is nested over 64 deep"),
+        ('{"format": ' + "9" * 5000 + "}", "a number has over 400 digits"),
+        ('{"format": [' + "1," * 1_000_001 + "1]}", "it has over 1000000 values"),
+        (" " * (16 << 20) + "{}", "has 16777218 bytes, at most 16777216 are read"),
+    ],
+    ids=["brackets", "objects", "digits", "values", "bytes"],
+)
+def test_documents_have_limits(tmp_path: Path, toy: Path, internals: Any, content: str, want: str) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy, bundle)
+    (bundle / MANIFEST).write_text(content)
+    got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
+    assert got is not None
+    assert want in got[0]
+    if (
+        "digits" not in want and "bytes" not in want
+    ):  # within the limits it is read: brackets in a text are none
+        (bundle / MANIFEST).write_text(json.dumps({"format": 1, "kind": "[" * 300 + '"' + "9" * 900}))
+        got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
+        assert got is not None
+        assert " is a [[[[" in got[0]
+
+
+@pytest.mark.parametrize(
+    ("location", "listed", "refused"),
+    [
+        ("weights.bin", "weights.bin", False),
+        ("more/weights.bin", "segmenter.onnx more/weights.bin", False),
+        ("weights.bin", "segmenter.onnx", True),
+        ("../weights.bin", "weights.bin", True),
+        ("/etc/passwd", "weights.bin", True),
+        ("*/_ORT_MEM_ADDR_/*", "weights.bin", True),
+        ("", "weights.bin", True),
+    ],
+)
+@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph", "sparse", "function"])
+def test_weights_are_taken_from_the_bundle_only(
+    tmp_path: Path, internals: Any, location: str, listed: str, refused: bool, place: str
+) -> None:
+    from onnx import TensorProto, helper
+
+    tensor = helper.make_tensor("weights", TensorProto.FLOAT, [4], np.zeros(4, np.float32))
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("length", "16"), ("location", location)):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    constant = helper.make_node("Constant", [], ["y"], value=tensor)
+    inner = helper.make_graph([constant], "inner", [], [out])
+    large = helper.make_tensor("large", TensorProto.UINT8, [100_000], bytes(100_000), raw=True)
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    if place == "constant":
+        nodes.append(constant)
+    elif place == "subgraph":
+        nodes.append(helper.make_node("If", ["x"], ["z"], then_branch=inner, else_branch=inner))
+    elif place == "sparse":
+        indices = helper.make_tensor("indices", TensorProto.INT64, [4], np.arange(4))
+        sparse = helper.make_sparse_tensor(tensor, indices, [4])
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])], [out], [large]
+    )
+    if place == "initializer":
+        graph.initializer.append(tensor)
+    if place == "sparse":
+        graph.sparse_initializer.append(sparse)
+    opsets = [helper.make_opsetid("", 17)]
+    functions = [helper.make_function("own", "f", [], ["y"], [constant], opsets)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions if place == "function" else [])
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    got = told(internals.check_weights(str(path).encode(), listed.encode()))
+    if refused:
+        assert got is not None
+        assert got[0] == f"{path} takes weights from `{location}`, which is no file of the bundle's manifest"
+    else:
+        assert got is None
+    whole = path.read_bytes()
+    for cut in (1, 7, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:cut])
+        answer = internals.check_weights(str(path).encode(), listed.encode())
+        assert answer == b"" or b"takes weights from" in answer, cut
+
+
+def zip_by_hand(*entries: tuple[bytes, bytes, int]) -> bytes:
+    """A zip of deflated entries: name, packed bytes, and the size they claim to have.
+
+    An entry that lies within another one's bytes is found there.
+    """
+    body, directory = b"", b""
+    for name, packed, size in entries:
+        fields = struct.pack("<HHHIIIHH", 8, 0, 0, 0, len(packed), size, len(name), 0)
+        local = struct.pack("<IHH", 0x04034B50, 20, 0) + fields + name + packed
+        at = body.find(local)
+        if at < 0:
+            at, body = len(body), body + local
+        head = struct.pack("<IHHH", 0x02014B50, 20, 20, 0) + fields
+        directory += head + struct.pack("<HHHII", 0, 0, 0, 0, at) + name
+    count = len(entries)
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, count, count, len(directory), len(body), 0)
+    return body + directory + end
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["nothing", "overlap", "many", "twice", "checksum", "sizes", "shape", "header", "bomb", "trailing"],
+)
+def test_arrays_are_what_the_directory_says(tmp_path: Path, internals: Any, fault: str) -> None:
+    path = tmp_path / FILE
+    vectors, share = np.eye(2, 3, dtype=np.float32)[:, None], np.array([0.0, 1.0], np.float32)
+    Vocabulary(("road", "sky"), vectors, share).save(path)
+    made = bytearray(path.read_bytes())
+    end = made.rindex(b"PK\5\6")
+    (directory,) = struct.unpack_from("<I", made, end + 16)
+    first = bytes(made[directory : made.index(b"PK\1\2", directory + 4)])
+    want = ""
+    if fault == "overlap":  # one array within the other's bytes
+        inner = zip_by_hand((b"b.npy", bytes(9), 9))[: 30 + 5 + 9]
+        made = bytearray(zip_by_hand((b"a.npy", bytes(5) + inner + bytes(5), 99), (b"b.npy", bytes(9), 9)))
+        want = "its entries overlap"
+    elif fault == "many":  # the directory names one array again and again
+        more = b"".join(first.replace(b"names.npy", b"%05d.npy" % i) for i in range(3000))
+        entries = len(more) // len(first) + 3
+        tail = struct.pack(
+            "<IHHHHIIH", 0x06054B50, 0, 0, entries, entries, end - directory + len(more), directory, 0
+        )
+        made = made[:end] + more + tail
+        want = "it has over 64 entries"
+    elif fault == "twice":
+        made = made.replace(b"share.npy", b"names.npy")
+        want = "two of its entries have one name"
+    elif fault == "checksum":
+        made[made.index(vectors.tobytes())] ^= 1
+        want = "its checksum differs"
+    elif fault == "sizes":  # of the first entry, in the directory only
+        struct.pack_into("<II", made, directory + 20, 1 << 20, 1 << 20)
+        want = "an entry is not what the directory says"
+    elif fault in ("shape", "header"):  # checksums are right, the array claims 4 TB or a header of 40 kB
+        buffer = io.BytesIO()
+        head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1048576, 1048576), }"
+        head += b" " * (117 if fault == "shape" else 40_000 - len(head) % 8) + b"\n"
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("names.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head)
+        made = bytearray(buffer.getvalue())
+        want = "it ends too early" if fault == "shape" else "an array's header is too long"
+    elif fault == "bomb":
+        made = bytearray(zip_by_hand(*((b"%d.npy" % i, bytes(4 << 17), 400 << 20) for i in range(3))))
+        want = "its arrays are too large"
+    elif fault == "trailing":
+        made += b"after the end"
+        want = "it is no zip file"
+    path.write_bytes(bytes(made))
+    got = told(internals.read_vocabulary(str(path).encode()))
+    if fault == "nothing":
+        assert got is None
+    else:
+        assert got is not None
+        assert want in got[0]
+
+
 @pytest.mark.parametrize(
     "facts",
     [
         {"height": None}, {"height": -1}, {"width": 1 << 40}, {"height": 32.5},
         {"mean_color": [1, 2]}, {"mean_color": [1, 2, 300]},
         {"inputs": []}, {"outputs": {}}, {"inputs": [{"name": "image"}]}, {"classes": 5}, {"engines": [{}]},
+        {"outputs": [{"name": "labels", "dtype": "uint8", "shape": [None, 1 << 30, 1 << 30]}]},
+        {"outputs": [{"name": "labels", "dtype": "uint8", "shape": 60 * [2]}]}, {"height": "x" * 100_000},
     ],
     ids=str,
 )  # fmt: skip
@@ -190,8 +386,6 @@ def test_an_engine_of_another_version_is_refused(tmp_path: Path, internals: Any)
 
 @pytest.mark.parametrize("fault", ["nothing", "names", "nan", "share", "shape", "no zip"])
 def test_vocabularies_are_checked_as_in_python(tmp_path: Path, internals: Any, fault: str) -> None:
-    import numpy as np
-
     names: tuple[str, ...] = ("road", "sky")
     vectors, share = np.eye(2, 3, dtype=np.float32)[:, None], np.array([0.0, 1.0], np.float32)
     if fault == "names":

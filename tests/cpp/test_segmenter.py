@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,67 @@ def test_every_backend_agrees_with_its_python_session(
             for path in sorted(streets.rglob("*.png")):
                 image = read_image(path)
                 assert np.array_equal(segmenter.segment(image), python.predict(image)), (backend, path.name)
+
+
+def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(
+    cpp_build: Path, toy: Path, tmp_path: Path
+) -> None:
+    sample = cpp_build / "clouds_segment"
+    if not sample.is_file():
+        pytest.skip("no libpng: the sample was not built")
+    folder = tmp_path / "in"
+    folder.mkdir()
+
+    def png(width: int, height: int) -> bytes:
+        def chunk(kind: bytes, data: bytes) -> bytes:
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
+        return b"\x89PNG\r\n\x1a\n" + head + rows + chunk(b"IEND", b"")
+
+    (folder / "wide.png").write_bytes(png(50_000, 50_000))
+    (folder / "hollow.png").write_bytes(png(20_000, 20_000))  # 1.2 GB that these bytes cannot hold
+    (folder / "claim.ppm").write_bytes(b"P6 99999 99999 255\n")
+    jpeg = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(jpeg, "JPEG")
+    at = jpeg.getvalue().index(b"\xff\xc0") + 5
+    (folder / "tall.jpg").write_bytes(
+        jpeg.getvalue()[:at] + struct.pack(">HH", 65_000, 65_000) + jpeg.getvalue()[at + 4 :]
+    )
+    os.mkfifo(folder / "pipe.png")
+    code, text, most = builder.run_measured(
+        [str(sample), str(toy), str(folder), "--out", str(tmp_path / "out")]
+    )
+    assert code == 1, text
+    assert most < 500
+    for name, why in {
+        "wide.png": "is too large: 50000x50000 pixels; at most 500 million are read",
+        "hollow.png": "is a damaged image: it ends too early",
+        "claim.ppm": "is too large: 99999x99999 pixels",
+        "tall.jpg": "is too large: 65000x65000 pixels",
+    }.items():
+        jpegs = "is a JPEG file, and this build reads none"
+        assert any(f"{folder / name} {what}" in text for what in (why, jpegs)), text
+
+
+def test_onnx_runtime_tells_nobody(library: Any, cpp_build: Path, toy: Path, tmp_path: Path) -> None:
+    if b"onnxruntime" not in library.clouds_backends():
+        pytest.skip("this build has no ONNX Runtime (give ONNXRUNTIME_ROOT in CLOUDS_CPP_CMAKE_ARGS)")
+    for telemetry in (None, "0"):
+        home = tmp_path / str(telemetry)
+        home.mkdir()
+        places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR"), str(home))
+        environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | places
+        if telemetry is not None:  # as the caller wants; shows that the folder is where it would write
+            environment["ORT_DISABLE_TELEMETRY"] = telemetry
+        command = [str(cpp_build / "clouds_selftest"), str(toy), "--backend", "onnxruntime"]
+        builder.succeed(command, env=environment)
+        left = [path for path in home.rglob("*") if path.is_file()]
+        if telemetry is None:
+            assert left == []
+        elif not left:
+            pytest.skip("this ONNX Runtime has no telemetry")
 
 
 def test_files_of_many_kinds(cpp_build: Path, toy: Path, tmp_path: Path) -> None:
@@ -272,6 +336,12 @@ def test_the_c_api_survives_what_it_is_given(library: Any, binding: Any, toy: Pa
     with binding.Segmenter(library, toy) as segmenter:
         assert library.clouds_segmenter_class(segmenter._handle, 19) is None
         assert library.clouds_segment(segmenter._handle, None, None, None, 0) == binding.OK
+        for stride in (2**63 - 1, -(2**63), 2**40):  # would be read far outside of the image
+            image, out = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
+            view, map_ = binding.Image(image.ctypes.data, 4, 4, stride, 0), binding.map_of(out)
+            given = segmenter._handle, ctypes.byref(view), ctypes.byref(map_), None, 1
+            assert library.clouds_segment(*given) == binding.REFUSED
+            assert b"overlap or lie too far apart" in library.clouds_message()
         with pytest.raises(binding.Refused, match="labels of 5 x 5 are for an image of 4 x 4"):
             segmenter.segment(np.zeros((4, 4, 3), np.uint8), np.zeros((5, 5), np.uint8))
         assert library.clouds_version().decode().count(".") == 2

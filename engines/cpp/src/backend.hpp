@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,14 +48,19 @@ struct GraphFile {
   std::filesystem::path path;
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
-  std::int64_t batch = 0;  // what nearly every call has, to plan for; 0: not known
+  std::int64_t batch = 0;        // what nearly every call has, to plan for; 0: not known
+  std::set<std::string> beside;  // files of the bundle, from which an ONNX file may take weights
 };
 
 // Loads a graph: an ONNX file, or an engine for the backends that run engines. Throws Error.
 std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& file, const Options& options);
 
-// The name that `options` asks for, or the first built in. Throws Error when it is unknown or not built in.
-std::string chosen_backend(const Options& options);
+// The options with the backend that they ask for, or the first built in, and the precision by its one name. Throws Error
+// when something in them is unknown or absurd; whether the backend is built in is asked when a graph is opened.
+Options checked(const Options& options);
+
+// The GPU that `cuda` or `cuda:N` means; -1 for every other device.
+int cuda_index(const std::string& device);
 
 // Whether a backend runs engines that were built ahead, and the version of each such library that is built in.
 bool runs_engines(const std::string& backend);
@@ -65,6 +71,10 @@ std::unique_ptr<Graph> open_openvino(const GraphFile& file, const Options& optio
 std::unique_ptr<Graph> open_onnxruntime(const GraphFile& file, const Options& options);
 std::unique_ptr<Graph> open_tensorrt(const GraphFile& file, const Options& options);
 std::string tensorrt_version();
+
+// Whether a graph's own sizes are those that bundle.json names: what is allocated for them is then no more than the graph
+// itself asks for. Free sizes are negative.
+void check_shape(const TensorSpec& spec, const Shape& own);
 
 std::string first_line(const std::string& text);
 

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <cstdlib>
 
 #include "backend.hpp"
 #include "clouds/error.hpp"
+#include "onnx_model.hpp"
 
 namespace clouds {
 namespace {
@@ -39,6 +41,8 @@ std::vector<std::string> backends() {
   return out;
 }
 
+namespace {
+
 std::string chosen_backend(const Options& options) {
   const std::vector<std::string> built = backends();
   if (options.backend.empty()) {
@@ -49,6 +53,44 @@ std::string chosen_backend(const Options& options) {
     throw Error("there is no backend `" + options.backend + "`", "known: " + quoted(kKnown));
   }
   return options.backend;  // whether it is built in is asked when the graph is opened: a missing engine is told first
+}
+
+constexpr int kMostThreads = 1024;
+
+}  // namespace
+
+Options checked(const Options& options) {
+  Options out = options;
+  if (out.precision == "f32") out.precision = "fp32";  // its name of before
+  if (out.precision != "fp32" && out.precision != "bf16") {
+    throw Error("there is no precision `" + options.precision + "`", "known: `bf16`, `fp32`");
+  }
+  const std::string most = std::to_string(kMostThreads);
+  if (out.threads < 0 || out.threads > kMostThreads) {
+    throw Error("threads " + std::to_string(out.threads) + " are not in 0.." + most, "0 leaves it to the backend");
+  }
+  if (out.workers > static_cast<std::size_t>(kMostThreads)) {
+    throw Error(std::to_string(out.workers) + " workers are too many", "give at most " + most);
+  }
+  if (out.batch < 0) throw Error("a batch of " + std::to_string(out.batch) + " is none", "give 0 or more");
+  out.backend = chosen_backend(out);
+  return out;
+}
+
+int cuda_index(const std::string& device) {
+  if (device == "cuda") return 0;
+  if (device.rfind("cuda:", 0) != 0 || device.size() > 5 + 4) return -1;
+  const std::string digits = device.substr(5);
+  const bool number = !digits.empty() && digits.find_first_not_of("0123456789") == std::string::npos;
+  return number ? std::atoi(digits.c_str()) : -1;
+}
+
+void check_shape(const TensorSpec& spec, const Shape& own) {
+  bool same = spec.shape.size() == own.size();
+  for (std::size_t i = 0; same && i < own.size(); ++i) {
+    same = own[i] < 0 || spec.shape[i] < 0 || spec.shape[i] == own[i];
+  }
+  if (!same) throw Error("`" + spec.name + "` is of another shape in the graph than in bundle.json", "export the run again");
 }
 
 bool runs_engines(const std::string& backend) { return backend.rfind("tensorrt", 0) == 0; }
@@ -65,6 +107,9 @@ std::map<std::string, std::string> engine_versions() {
 }
 
 std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& file, const Options& options) {
+  if (!runs_engines(backend) && !check_weights(file.path, file.beside)) {
+    throw Error(backend + " refuses " + file.path.string() + ": it is no ONNX file", "export the run again");
+  }
 #if defined(CLOUDS_OPENVINO)
   if (backend == "openvino") return open_openvino(file, options);
 #endif

@@ -15,23 +15,61 @@ namespace fs = std::filesystem;
 
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kFacts = "bundle.json";
+constexpr std::size_t kLargestVocabulary = std::size_t{64} << 20;  // bytes
 constexpr std::size_t kLargest = 255;  // classes that uint8 labels tell apart, 255 kept for "ignore"
 
-bool stays_inside(const fs::path& name) {
-  return !name.empty() && name.is_relative() &&
-         std::none_of(name.begin(), name.end(), [](const fs::path& part) { return part == ".."; }) &&
-         name.string().find('\0') == std::string::npos;
+constexpr std::size_t kLongestName = 255;  // bytes of one part of a path
+
+// Whether a name from a manifest is that of a file below its directory, on every system.
+bool stays_inside(const std::string& name) {
+  if (name.empty() || name.front() == '/' || name.back() == '/') return false;
+  if (name.size() > 1 && name[1] == ':') return false;  // a drive
+  for (const char c : name) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f' || c == '\\') return false;
+  }
+  for (std::size_t from = 0; from <= name.size();) {
+    const std::size_t to = std::min(name.find('/', from), name.size());
+    const std::string part = name.substr(from, to - from);
+    if (part.empty() || part == "." || part == ".." || part.size() > kLongestName) return false;
+    from = to + 1;
+  }
+  return true;
 }
 
-void check_file(const fs::path& path, const FileEntry& entry, const std::string& kind, bool verify) {
+// Whether a path is what it seems to be: no link in it leads out of the directory.
+bool leads_inside(const fs::path& path, const fs::path& directory) {
+  std::error_code error;
+  const fs::path root = fs::canonical(directory, error);
+  if (error) return false;
+  const fs::path found = fs::canonical(path, error);
+  if (error) return false;
+  return std::mismatch(root.begin(), root.end(), found.begin(), found.end()).first == root.end();
+}
+
+void check_file(const fs::path& path, const fs::path& directory, const FileEntry& entry, const std::string& kind,
+                bool verify) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) {
     throw Error(path.string() + " is missing from the " + kind, "copy the directory again, whole");
+  }
+  if (!leads_inside(path, directory)) {
+    throw Error(path.string() + " is a link that leads out of its directory", "don't use it: it was tampered with");
   }
   const bool same = fs::file_size(path, error) == entry.bytes && !error && (!verify || sha256_of(path) == entry.sha256);
   if (!same) {
     throw Error(path.string() + " is not the file its manifest names (size or sha256 differ)",
                 "copy the directory again, or make it again");
+  }
+}
+
+// Refuses what lies in a directory and is not in its manifest. Links are not followed.
+void check_nothing_else(const fs::path& directory, const Manifest& manifest, const std::string& kind) {
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().lexically_relative(directory).generic_u8string();
+    if (at->is_directory(error) && !at->is_symlink(error)) continue;
+    if (name == kManifest || manifest.files.count(name) != 0) continue;
+    throw Error(at->path().string() + " is not in the manifest of the " + kind, "remove it, or copy the directory again");
   }
 }
 
@@ -58,26 +96,35 @@ Manifest check_directory(const fs::path& directory, const std::string& kind, boo
   if (!fs::is_regular_file(path, error)) {
     throw Error(directory.string() + " has no " + kManifest + ": it is not a finished " + kind, "make it again");
   }
-  Manifest manifest = parse_manifest(read_text(path), path.string(), directory.string(), kind);
+  Manifest manifest = parse_manifest(read_text(path, kLargestDocument), path.string(), directory.string(), kind);
   for (const auto& [name, entry] : manifest.files) {
-    if (!stays_inside(fs::u8path(name))) {
+    if (!stays_inside(name)) {
       throw Error(path.string() + " names a file outside of its directory", "don't use it: it was tampered with");
     }
-    check_file(directory / fs::u8path(name), entry, kind, verify);
+  }
+  check_nothing_else(directory, manifest, kind);
+  for (const auto& [name, entry] : manifest.files) {
+    check_file(directory / fs::u8path(name), directory, entry, kind, verify);
   }
   return manifest;
+}
+
+std::set<std::string> file_names(const Manifest& manifest) {
+  std::set<std::string> out;
+  for (const auto& [name, entry] : manifest.files) out.insert(name);
+  return out;
 }
 
 SegmenterBundle open_segmenter_bundle(const fs::path& path, bool verify) {
   Manifest manifest = check_directory(path, "bundle", verify);
   const fs::path facts = path / kFacts;
-  return {path, std::move(manifest), parse_segmenter(read_text(facts), facts.string())};
+  return {path, std::move(manifest), parse_segmenter(read_text(facts, kLargestDocument), facts.string())};
 }
 
 SamBundle open_sam_bundle(const fs::path& path, bool verify) {
-  check_directory(path, "sam_bundle", verify);
+  Manifest manifest = check_directory(path, "sam_bundle", verify);
   const fs::path facts = path / kFacts;
-  return {path, parse_sam(read_text(facts), facts.string())};
+  return {path, std::move(manifest), parse_sam(read_text(facts, kLargestDocument), facts.string())};
 }
 
 Vocabulary read_vocabulary(const fs::path& path) {
@@ -89,7 +136,7 @@ Vocabulary read_vocabulary(const fs::path& path) {
   Vocabulary out;
   NpyArray vectors, share;
   try {
-    auto arrays = read_npz(read_bytes(path), where);
+    auto arrays = read_npz(read_bytes(path, kLargestVocabulary), where, {"names", "vectors", "share"});
     const NpyArray& names = arrays.at("names");
     out.names = parse_names({reinterpret_cast<const char*>(names.bytes.data()), names.bytes.size()});
     vectors = arrays.at("vectors");
@@ -122,7 +169,7 @@ Vocabulary read_vocabulary(const fs::path& path) {
 
 Reference read_reference(const SegmenterBundle& bundle) {
   const fs::path path = bundle.path / kReference;
-  auto arrays = read_npz(read_bytes(path), path.string());
+  auto arrays = read_npz(read_bytes(path, kLargestArrays), path.string(), {"image", "labels"});
   const NpyArray& image = arrays["image"];
   const NpyArray& labels = arrays["labels"];
   const std::int64_t count = image.shape.empty() ? 0 : image.shape[0];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ inline constexpr const char* kGraph = "segmenter.onnx";
 inline constexpr const char* kReference = "reference.npz";
 inline constexpr const char* kVocabulary = "vocabulary.npz";
 
-// Checks a directory against its manifest: that it is of the kind wanted, whole and unchanged. Throws Error.
+// Checks a directory against its manifest: that it is of the kind wanted, whole and unchanged, holds nothing else, and
+// that neither a name nor a link leads out of it. Throws Error.
 Manifest check_directory(const std::filesystem::path& directory, const std::string& kind, bool verify);
 
 struct SegmenterBundle {
@@ -24,8 +26,11 @@ struct SegmenterBundle {
 
 struct SamBundle {
   std::filesystem::path path;
+  Manifest manifest;
   SamFacts facts;
 };
+
+std::set<std::string> file_names(const Manifest& manifest);
 
 SegmenterBundle open_segmenter_bundle(const std::filesystem::path& path, bool verify);
 SamBundle open_sam_bundle(const std::filesystem::path& path, bool verify);

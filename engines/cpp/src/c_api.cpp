@@ -20,6 +20,8 @@ struct clouds_embedding {
 
 namespace {
 
+constexpr size_t kMostPoints = size_t{1} << 20;
+
 thread_local std::string last_message, last_hint;
 
 void keep(std::string& to, const char* text) noexcept {
@@ -88,7 +90,7 @@ clouds::Options options_of(const clouds_options* given) {
   out.backend = text(filled.backend, "");
   out.device = text(filled.device, "cpu");
   out.threads = filled.threads;
-  out.precision = text(filled.precision, "f32");
+  out.precision = text(filled.precision, "fp32");
   out.vocabulary = text(filled.vocabulary, "");
   out.verify = filled.verify != 0;
   out.requests = filled.requests;
@@ -253,6 +255,10 @@ clouds_status clouds_sam_prompt(const clouds_sam* sam, const clouds_embedding* e
     if (sam == nullptr || embedding == nullptr) return null_given("sam or embedding");
     if (prompts == 0) return CLOUDS_OK;
     if (points == nullptr || labels == nullptr || logits == nullptr || iou == nullptr) return null_given("an array");
+    if (prompts > kMostPoints || count > kMostPoints || prompts * count > kMostPoints) {
+      throw clouds::Error(std::to_string(prompts) + " prompts of " + std::to_string(count) + " points are too many",
+                          "give at most " + std::to_string(kMostPoints) + " points in one call");
+    }
     std::vector<clouds::SamPrompt> given(prompts, clouds::SamPrompt(count));
     for (size_t i = 0; i < prompts * count; ++i) {
       given[i / count][i % count] = {points[2 * i], points[2 * i + 1], labels[i]};

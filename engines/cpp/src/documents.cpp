@@ -12,6 +12,9 @@ using nlohmann::json;
 
 constexpr int kFormat = 1;  // of manifests; clouds_deploy.artifacts.FORMAT
 
+constexpr std::size_t kMostSizes = 8;                          // of a tensor
+constexpr std::int64_t kMostNumbers = std::int64_t{1} << 32;  // in a tensor of one image, its batch aside
+
 // The parser quotes what it was reading, which may be no text at all.
 std::string printable(std::string words) {
   std::replace_if(
@@ -19,9 +22,49 @@ std::string printable(std::string words) {
   return words;
 }
 
+// A value in an error: a bundle's can be as long as its file.
+std::string shown(const json& value) {
+  std::string words = printable(value.dump(-1, ' ', true));
+  return words.size() <= 80 ? words : words.substr(0, 77) + "...";
+}
+
+// Everything that a document could be made of to cost more than it is worth, in one pass before it is parsed. What is
+// no JSON passes: the parser, which needs no stack, says what is wrong with it.
+void check_limits(std::string_view text) {
+  std::size_t depth = 0, values = 1, digits = 0;
+  bool quoted = false;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (quoted) {
+      if (c == '\\') ++at;
+      quoted = c != '"';
+      continue;
+    }
+    digits = c >= '0' && c <= '9' ? digits + 1 : 0;
+    if (digits > kMostDigits) throw std::length_error("a number has over " + std::to_string(kMostDigits) + " digits");
+    if (c == '"') quoted = true;
+    if (c == ',') ++values;
+    if (c == ']' || c == '}') depth -= depth > 0 ? 1 : 0;
+    if ((c == '[' || c == '{') && ++depth > kMostDepth) {
+      throw std::length_error("it is nested over " + std::to_string(kMostDepth) + " deep");
+    }
+    if (values > kMostValues) throw std::length_error("it has over " + std::to_string(kMostValues) + " values");
+  }
+}
+
+json parsed(std::string_view text) {
+  if (text.size() > kLargestDocument) {
+    throw std::length_error("it is larger than " + std::to_string(kLargestDocument >> 20) + " MiB");
+  }
+  check_limits(text);
+  return json::parse(text);
+}
+
 json parse(std::string_view text, const std::string& where) {
   try {
-    return json::parse(text);
+    return parsed(text);
+  } catch (const std::length_error& error) {
+    throw Error(where + " is no document of a bundle: " + error.what(), "don't use it: it was tampered with");
   } catch (const json::exception& error) {
     throw Error(where + " is not valid JSON: " + printable(error.what()), "make the directory again");
   }
@@ -40,10 +83,10 @@ auto facts(const std::string& where, Read read) {
 }
 
 std::int64_t integer(const json& value, std::int64_t least, std::int64_t most) {
-  if (!value.is_number_integer()) throw std::out_of_range("not a whole number: " + value.dump(-1, ' ', true));
+  if (!value.is_number_integer()) throw std::out_of_range("not a whole number: " + shown(value));
   const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(most)
                                                : value.get<std::int64_t>() <= most;
-  if (!fits || value.get<std::int64_t>() < least) throw std::out_of_range("out of range: " + value.dump());
+  if (!fits || value.get<std::int64_t>() < least) throw std::out_of_range("out of range: " + shown(value));
   return value.get<std::int64_t>();
 }
 
@@ -56,7 +99,14 @@ std::array<std::uint8_t, 3> color(const json& value) {
 
 TensorSpec spec(const json& value) {
   TensorSpec out{value.at("name").get<std::string>(), value.at("dtype").get<std::string>(), {}};
-  for (const json& size : value.at("shape")) out.shape.push_back(size.is_null() ? -1 : integer(size, 1, 1 << 30));
+  const json& sizes = value.at("shape");
+  if (!sizes.is_array() || sizes.size() > kMostSizes) throw std::out_of_range("a shape is a list of sizes");
+  std::int64_t numbers = 1;
+  for (const json& size : sizes) {
+    out.shape.push_back(size.is_null() ? -1 : integer(size, 1, 1 << 30));
+    if (out.shape.back() > kMostNumbers / numbers) throw std::out_of_range("a tensor is too large");
+    if (out.shape.back() > 0) numbers *= out.shape.back();
+  }
   return out;
 }
 
@@ -137,7 +187,7 @@ SamFacts parse_sam(std::string_view text, const std::string& where) {
 }
 
 std::vector<std::string> parse_names(std::string_view text) {
-  return json::parse(text).get<std::vector<std::string>>();
+  return parsed(text).get<std::vector<std::string>>();
 }
 
 }  // namespace clouds

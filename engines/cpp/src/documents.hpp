@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -11,6 +12,12 @@
 #include "tensor.hpp"
 
 namespace clouds {
+
+// What a document may cost; the same in clouds_deploy.artifacts.
+inline constexpr std::size_t kLargestDocument = std::size_t{16} << 20;  // bytes
+inline constexpr std::size_t kMostDepth = 64;
+inline constexpr std::size_t kMostDigits = 400;  // of one number
+inline constexpr std::size_t kMostValues = 1000000;
 
 struct FileEntry {
   std::uint64_t bytes = 0;

@@ -27,19 +27,31 @@ void read_blocks(const std::filesystem::path& path, Sink sink) {
   if (std::ferror(file.get()) != 0) throw Error(path.string() + " cannot be read", "check the disk and the path");
 }
 
+// Reads into one allocation of the file's size; a file that grows meanwhile is cut there.
+template <typename Container>
+void read_whole(const std::filesystem::path& path, std::size_t most, Container& out) {
+  const File file = open(path);
+  const std::uintmax_t size = std::filesystem::file_size(path);
+  if (size > most) {
+    throw Error(path.string() + " has " + std::to_string(size) + " bytes, at most " + std::to_string(most) + " are read",
+                "don't use it: it was tampered with");
+  }
+  out.resize(static_cast<std::size_t>(size));
+  out.resize(std::fread(out.data(), 1, out.size(), file.get()));
+  if (std::ferror(file.get()) != 0) throw Error(path.string() + " cannot be read", "check the disk and the path");
+}
+
 }  // namespace
 
-std::string read_text(const std::filesystem::path& path) {
+std::string read_text(const std::filesystem::path& path, std::size_t most) {
   std::string text;
-  read_blocks(path, [&](const std::uint8_t* data, std::size_t size) {
-    text.append(reinterpret_cast<const char*>(data), size);
-  });
+  read_whole(path, most, text);
   return text;
 }
 
-std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path) {
+std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path, std::size_t most) {
   std::vector<std::uint8_t> bytes;
-  read_blocks(path, [&](const std::uint8_t* data, std::size_t size) { bytes.insert(bytes.end(), data, data + size); });
+  read_whole(path, most, bytes);
   return bytes;
 }
 

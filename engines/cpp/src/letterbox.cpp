@@ -10,12 +10,23 @@
 namespace clouds {
 namespace {
 
-constexpr int kLargest = 1 << 16;  // pixels of a side
+constexpr int kLargest = 1 << 16;                              // pixels of a side
+constexpr std::ptrdiff_t kFarthest = std::ptrdiff_t{1} << 30;  // bytes from one row to the next
 
 int channels_of(PixelFormat format) { return format == PixelFormat::rgb || format == PixelFormat::bgr ? 3 : 4; }
 
 std::ptrdiff_t stride_of_image(const ImageView& image) {
   return image.row_stride != 0 ? image.row_stride : std::ptrdiff_t{image.width} * channels_of(image.format);
+}
+
+// Whether rows so far apart lie where a pointer can reach, and do not overlap. Compared without a product that could
+// overflow, and without the absolute value of the least number, which has none.
+bool rows_fit(const std::uint8_t* data, std::ptrdiff_t stride, std::ptrdiff_t row, int height) {
+  const bool up = stride < 0;
+  if (up ? stride > -row || stride < -kFarthest : stride < row || stride > kFarthest) return false;
+  const auto whole = static_cast<std::uintptr_t>(up ? -stride : stride) * static_cast<std::uintptr_t>(height);
+  const auto first = reinterpret_cast<std::uintptr_t>(data);
+  return up ? first >= whole - static_cast<std::uintptr_t>(-stride) : first <= UINTPTR_MAX - whole;
 }
 
 std::string size_of(int height, int width) { return std::to_string(height) + " x " + std::to_string(width); }
@@ -31,8 +42,10 @@ void check_image(const ImageView& image) {
   if (image.height > kLargest || image.width > kLargest) {
     throw Error("an image of " + size + " is too large", "give at most 65536 pixels a side");
   }
-  if (std::abs(stride_of_image(image)) < std::ptrdiff_t{image.width} * channels_of(image.format)) {
-    throw Error("the rows of an image of " + size + " overlap: row_stride " + std::to_string(image.row_stride),
+  const std::ptrdiff_t row = std::ptrdiff_t{image.width} * channels_of(image.format);
+  if (!rows_fit(image.data, stride_of_image(image), row, image.height)) {
+    throw Error("the rows of an image of " + size + " overlap or lie too far apart: row_stride " +
+                    std::to_string(image.row_stride),
                 "give the bytes from one row to the next");
   }
 }
@@ -43,8 +56,9 @@ void check_map(const MapView& map, const ImageView& image, const char* what) {
                     size_of(image.height, image.width),
                 "give a byte for every pixel of the image");
   }
-  if (std::abs(stride_of(map)) < map.width) {
-    throw Error("the rows of " + std::string(what) + " overlap: row_stride " + std::to_string(map.row_stride),
+  if (!rows_fit(map.data, stride_of(map), map.width, map.height)) {
+    throw Error("the rows of " + std::string(what) + " overlap or lie too far apart: row_stride " +
+                    std::to_string(map.row_stride),
                 "give the bytes from one row to the next");
   }
 }

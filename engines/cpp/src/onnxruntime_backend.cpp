@@ -1,6 +1,8 @@
 // ONNX Runtime, set up as clouds_deploy.backends.onnxruntime_session.
 #include <onnxruntime_cxx_api.h>
 
+#include <cstdlib>
+
 #include "backend.hpp"
 #include "clouds/error.hpp"
 
@@ -26,18 +28,31 @@ Ort::Value wrap(const Ort::MemoryInfo& memory, const TensorSpec& spec, void* dat
                                   shape.data(), shape.size(), type_of(spec.dtype));
 }
 
+// Without telemetry: ONNX Runtime's builds of 1.31 and later look up its vendor's host and write to the user's cache.
+// The variable counts when the environment is made; the call, for builds that only know it, comes after. A value that
+// the caller's program has set stays.
 Ort::Env& environment() {
-  static Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "clouds");
+  static Ort::Env env = [] {
+#if defined(_WIN32)
+    if (std::getenv("ORT_DISABLE_TELEMETRY") == nullptr) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
+    Ort::Env made(ORT_LOGGING_LEVEL_ERROR, "clouds");
+    made.DisableTelemetryEvents();
+    return made;
+  }();
   return env;
 }
 
 class OnnxRuntimeGraph : public Graph {
  public:
   OnnxRuntimeGraph(const GraphFile& file, const Options& options) : inputs_(file.inputs), outputs_(file.outputs) {
-    if (options.device != "cpu" && options.device != "cuda") {
-      throw Error("onnxruntime has no device `" + options.device + "`", "known: `cpu`, `cuda`");
+    const int gpu = cuda_index(options.device);
+    if (options.device != "cpu" && gpu < 0) {
+      throw Error("onnxruntime has no device `" + options.device + "`", "known: `cpu`, `cuda`, `cuda:N`");
     }
-    if (options.precision != "f32") {
+    if (options.precision != "fp32") {
       throw Error("onnxruntime runs a graph in the precision it is written in, not `" + options.precision + "`",
                   "use the openvino backend for bf16");
     }
@@ -46,7 +61,7 @@ class OnnxRuntimeGraph : public Graph {
       Ort::SessionOptions settings;
       settings.SetLogSeverityLevel(3);
       if (options.threads > 0) settings.SetIntraOpNumThreads(options.threads);
-      if (options.device == "cuda") add_cuda(settings);
+      if (gpu >= 0) add_cuda(settings, gpu);
       session_ = Ort::Session(environment(), file.path.c_str(), settings);
     } catch (const Ort::Exception& error) {
       throw Error("onnxruntime refuses " + file.path.string() + ": " + first_line(error.what()),
@@ -54,7 +69,9 @@ class OnnxRuntimeGraph : public Graph {
     }
     for (const TensorSpec& spec : inputs_) input_names_.push_back(spec.name.c_str());
     for (const TensorSpec& spec : outputs_) output_names_.push_back(spec.name.c_str());
-    device_ = options.device == "cuda" ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+    for (std::size_t i = 0; i < inputs_.size(); ++i) check_port(inputs_[i], true);
+    for (std::size_t i = 0; i < outputs_.size(); ++i) check_port(outputs_[i], false);
+    device_ = gpu < 0 ? "cpu" : "cuda:" + std::to_string(gpu);
   }
 
   std::unique_ptr<Request> request() override;
@@ -77,10 +94,24 @@ class OnnxRuntimeGraph : public Graph {
   }
 
  private:
+  void check_port(const TensorSpec& spec, bool input) const {
+    Ort::AllocatorWithDefaultOptions allocator;
+    const std::size_t count = input ? session_.GetInputCount() : session_.GetOutputCount();
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto name = input ? session_.GetInputNameAllocated(i, allocator) : session_.GetOutputNameAllocated(i, allocator);
+      if (spec.name != name.get()) continue;
+      const Ort::TypeInfo type = input ? session_.GetInputTypeInfo(i) : session_.GetOutputTypeInfo(i);
+      if (type.GetONNXType() == ONNX_TYPE_TENSOR) return check_shape(spec, type.GetTensorTypeAndShapeInfo().GetShape());
+    }
+    throw Error("the graph has no tensor `" + spec.name + "`", "export the run again");
+  }
+
   // Fails where the provider is not there; ONNX Runtime would fall back to the CPU in silence.
-  static void add_cuda(Ort::SessionOptions& settings) {
+  static void add_cuda(Ort::SessionOptions& settings, int gpu) {
     try {
-      settings.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});
+      OrtCUDAProviderOptions provider{};
+      provider.device_id = gpu;
+      settings.AppendExecutionProvider_CUDA(provider);
     } catch (const Ort::Exception& error) {
       throw Error("onnxruntime was asked for CUDAExecutionProvider and has none: " + first_line(error.what()),
                   "install onnxruntime-gpu with its CUDA libraries, or use device `cpu`");

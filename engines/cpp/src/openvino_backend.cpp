@@ -90,9 +90,10 @@ class OpenVinoGraph : public Graph {
       for (const std::string& one : known) all += (all.empty() ? "" : ", ") + one;
       throw Error("openvino has no device `" + options.device + "`", "known: " + all);
     }
-    settings_ = {{"INFERENCE_PRECISION_HINT", options.precision}, {"PERFORMANCE_HINT", "LATENCY"}};
+    settings_ = {{"INFERENCE_PRECISION_HINT", options.precision == "fp32" ? "f32" : options.precision},
+                 {"PERFORMANCE_HINT", "LATENCY"}};
     if (options.threads > 0) settings_["INFERENCE_NUM_THREADS"] = options.threads;
-    precision_ = options.precision;
+    named_ = options.device + (options.precision == "fp32" ? "" : " " + options.precision);
     const bool only_rows = std::all_of(file_.inputs.begin(), file_.inputs.end(), [](const TensorSpec& spec) {
       return !spec.shape.empty() && spec.shape.front() < 0 && std::count(spec.shape.begin(), spec.shape.end(), -1) == 1;
     });
@@ -114,7 +115,7 @@ class OpenVinoGraph : public Graph {
   }
 
   std::unique_ptr<Request> request() override;
-  std::string device() const override { return device_ + " " + precision_; }
+  std::string device() const override { return named_; }
 
  private:
   std::unique_ptr<Plan> compile(bool told) {
@@ -149,13 +150,16 @@ class OpenVinoGraph : public Graph {
           "`" + spec.name + "` is " + port.get_element_type().get_type_name() + " in the graph, not " + spec.dtype,
           "export the run again");
     }
+    Shape own;
+    for (const ov::Dimension& size : port.get_partial_shape()) own.push_back(size.is_static() ? size.get_length() : -1);
+    check_shape(spec, own);
     return port;
   }
 
   GraphFile file_;
   ov::Core core_;
   ov::AnyMap settings_;
-  std::string device_, precision_;
+  std::string device_, named_;
   std::mutex lock_;
   std::unique_ptr<Plan> told_, free_;
 };

@@ -42,11 +42,12 @@ GraphFile file_of(const SamBundle& bundle, const GraphFacts& facts, const std::v
     throw Error((bundle.path / "bundle.json").string() + " names a file outside of its directory",
                 "don't use it: it was tampered with");
   }
-  return {bundle.path / name, ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle)};
+  return {bundle.path / name, ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle), 0,
+          file_names(bundle.manifest)};
 }
 
 std::string checked_backend(const Options& options, const SamBundle& bundle) {
-  const std::string backend = chosen_backend(options);
+  const std::string& backend = options.backend;
   if (runs_engines(backend)) {
     throw Error(bundle.path.string() + " has no engine for " + backend, "use openvino or onnxruntime");
   }
@@ -121,7 +122,7 @@ SamBundle open(const std::string& path, const Options& options) {
 }  // namespace
 
 Sam::Sam(const std::string& bundle, const Options& options)
-    : body_(std::make_unique<Body>(open(bundle, options), options)) {}
+    : body_(std::make_unique<Body>(open(bundle, options), checked(options))) {}
 Sam::~Sam() = default;
 Sam::Sam(Sam&&) noexcept = default;
 Sam& Sam::operator=(Sam&&) noexcept = default;

@@ -79,14 +79,6 @@ SegmenterInfo describe(const SegmenterBundle& bundle, const Vocabulary* vocabula
   return info;
 }
 
-void check_options(const Options& options) {
-  if (options.precision != "f32" && options.precision != "bf16") {
-    throw Error("there is no precision `" + options.precision + "`", "known: `bf16`, `f32`");
-  }
-  if (options.threads < 0) throw Error("threads " + std::to_string(options.threads) + " are none", "give at least 1");
-  if (options.batch < 0) throw Error("a batch of " + std::to_string(options.batch) + " is none", "give 0 or more");
-}
-
 // Whether views lie one behind the other, packed, each of `size` bytes: then they are one array already.
 template <typename View, typename Packed>
 bool in_a_row(const View* views, std::size_t count, std::ptrdiff_t size, Packed packed) {
@@ -99,13 +91,12 @@ bool in_a_row(const View* views, std::size_t count, std::ptrdiff_t size, Packed 
 }  // namespace
 
 std::unique_ptr<Segmenter::Body> open_body(const std::string& bundle, const Options& options) {
-  check_options(options);
-  Options chosen = options;
-  chosen.backend = chosen_backend(options);
+  const Options chosen = checked(options);
   SegmenterBundle opened = open_segmenter_bundle(std::filesystem::u8path(bundle), options.verify);
   check_specs(opened);
   std::unique_ptr<Vocabulary> vocabulary = choose_vocabulary(opened, options);
-  GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch};
+  GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch,
+                 file_names(opened.manifest)};
   if (runs_engines(chosen.backend)) {
     const Machine machine = Machine::here(engine_versions());
     file.path = opened.path /

@@ -83,7 +83,7 @@ nvinfer1::Dims dims_of(const Shape& shape) {
 class TensorRtGraph : public Graph {
  public:
   TensorRtGraph(const GraphFile& file, const Options& options) : inputs_(file.inputs), outputs_(file.outputs) {
-    if (options.precision != "f32") {
+    if (options.precision != "fp32") {
       throw Error("an engine runs in the precision it was built in, not `" + options.precision + "`",
                   "use the openvino backend for bf16");
     }

@@ -10,6 +10,7 @@
 #include "letterbox.hpp"
 #include "machine.hpp"
 #include "npz.hpp"
+#include "onnx_model.hpp"
 #ifdef CLOUDS_OPENVINO
 #include "openvino_attention.hpp"
 #endif
@@ -79,6 +80,16 @@ EXPOSED const char* open_segmenter_bundle(const char* path) {
 
 EXPOSED const char* read_vocabulary(const char* path) {
   return told([&] { clouds::read_vocabulary(path); });
+}
+
+// Gives null, "" where the file is no model, or the error.
+EXPOSED const char* check_weights(const char* path, const char* listed) {
+  bool model = true;
+  std::istringstream words(listed);
+  std::set<std::string> names;
+  for (std::string word; words >> word;) names.insert(word);
+  const char* answer = told([&] { model = clouds::check_weights(path, names); });
+  return model ? answer : "";
 }
 
 // `sms` has spaces between; `installed` null: the engine's library is not installed.

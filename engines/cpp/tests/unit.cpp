@@ -1,7 +1,9 @@
 // The segmenter on a graph of the tests' own: each pixel's label is its red value modulo 19. What runs here has no
 // runtime in it, so that sanitizers see every byte and every lock.
 #include <atomic>
+#include <climits>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -176,13 +178,73 @@ void what_cannot_be_an_image_is_refused() {
   CHECK(refused({image.data(), 0, kWidth}, map));
   CHECK(refused({image.data(), kHeight, -1}, map));
   CHECK(refused({image.data(), 1 << 20, 1 << 20}, map));
-  CHECK(refused({image.data(), kHeight, kWidth, 5}, map));
+  for (const std::ptrdiff_t stride : {std::ptrdiff_t{5}, std::ptrdiff_t{-5}, PTRDIFF_MIN, PTRDIFF_MAX, PTRDIFF_MAX / 2,
+                                      PTRDIFF_MIN / kHeight, PTRDIFF_MAX / kHeight, std::ptrdiff_t{1} << 31}) {
+    CHECK(refused({image.data(), kHeight, kWidth, stride}, map));
+    CHECK(refused({image.data(), kHeight, kWidth}, {labels.data(), kHeight, kWidth, stride}));
+  }
+  const auto* high = reinterpret_cast<const std::uint8_t*>(UINTPTR_MAX - 1000);  // rows would go beyond the last address
+  CHECK(refused({high, kHeight, kWidth}, map));
+  const auto* low = reinterpret_cast<const std::uint8_t*>(std::uintptr_t{1000});
+  CHECK(refused({low, kHeight, kWidth, -3 * kWidth}, map));
   CHECK(refused({image.data(), kHeight, kWidth, 0, static_cast<clouds::PixelFormat>(7)}, map));
   CHECK(refused({image.data(), kHeight, kWidth}, {labels.data(), kHeight, kWidth - 1}));
   CHECK(refused({image.data(), kHeight, kWidth}, {labels.data(), kHeight, kWidth, kWidth - 1}));
   CHECK(refused({image.data(), kHeight, kWidth}, {nullptr, kHeight, kWidth}));
   CHECK(refused({image.data(), kHeight, kWidth}, map, map));  // no scores
   CHECK(watch.requests == 0);
+}
+
+void rows_may_run_upwards() {
+  Watch watch;
+  const auto body = make(watch);
+  const Bytes image = picture(kHeight * kWidth * 3, 9);
+  Bytes labels(kHeight * kWidth), turned(kHeight * kWidth);
+  const clouds::ImageView view{image.data(), kHeight, kWidth};
+  const clouds::MapView map{labels.data(), kHeight, kWidth};
+  body->segment(&view, &map, nullptr, 1);
+  const clouds::ImageView up{image.data() + (kHeight - 1) * kWidth * 3, kHeight, kWidth, -3 * kWidth};
+  const clouds::MapView up_map{turned.data() + (kHeight - 1) * kWidth, kHeight, kWidth, -kWidth};
+  body->segment(&up, &up_map, nullptr, 1);
+  CHECK(labels == turned);
+}
+
+void absurd_options_are_refused() {
+  const auto refused = [](clouds::Options options) {
+    try {
+      clouds::checked(options);
+      return false;
+    } catch (const clouds::Error& error) {
+      return !error.hint().empty();
+    }
+  };
+  clouds::Options options;
+  options.backend = "onnxruntime";
+  CHECK(!refused(options));
+  for (const char* precision : {"fp32", "f32", "bf16"}) {
+    options.precision = precision;
+    CHECK(!refused(options));
+  }
+  options.precision = "f32";
+  CHECK(clouds::checked(options).precision == "fp32");
+  auto changed = options;
+  changed.precision = "fp8";
+  CHECK(refused(changed));
+  changed = options, changed.threads = INT_MAX;
+  CHECK(refused(changed));
+  changed = options, changed.threads = -1;
+  CHECK(refused(changed));
+  changed = options, changed.workers = SIZE_MAX;
+  CHECK(refused(changed));
+  changed = options, changed.batch = -1;
+  CHECK(refused(changed));
+  changed = options, changed.backend = "none";
+  CHECK(refused(changed));
+  CHECK(clouds::cuda_index("cpu") == -1 && clouds::cuda_index("cuda") == 0 && clouds::cuda_index("cuda:0") == 0);
+  CHECK(clouds::cuda_index("cuda:7") == 7 && clouds::cuda_index("cuda:12") == 12);
+  for (const char* wrong : {"cuda:", "cuda:-1", "cuda:x", "cuda:1x", "cuda:99999999999", "cuda1", ""}) {
+    CHECK(clouds::cuda_index(wrong) == -1);
+  }
 }
 
 void trust_is_the_best_share() {
@@ -296,6 +358,8 @@ int main() {
   the_very_size_is_not_copied();
   strides_and_formats_give_the_same();
   what_cannot_be_an_image_is_refused();
+  rows_may_run_upwards();
+  absurd_options_are_refused();
   trust_is_the_best_share();
   many_threads_get_a_request_each();
   a_limit_of_requests_holds();

@@ -53,9 +53,9 @@ inline std::size_t number(const std::string& name, const std::string& text) {
 inline const std::set<std::string> kRunOptions = {"--backend", "--device", "--threads", "--precision", "--vocabulary"};
 inline const char* const kRunHelp =
     "  --backend NAME     openvino, onnxruntime, tensorrt, tensorrt-rtx; default: the first built in\n"
-    "  --device NAME      cpu, or what the backend calls another device\n"
+    "  --device NAME      cpu, cuda or cuda:N, or what openvino calls another device\n"
     "  --threads N        threads of one inference\n"
-    "  --precision NAME   f32, or bf16 (openvino)\n"
+    "  --precision NAME   fp32, or bf16 (openvino)\n"
     "  --vocabulary FILE  other classes, for bundles with the text head\n"
     "  --no-verify        do not compare the files with their sha256\n";
 
@@ -64,7 +64,7 @@ inline clouds::Options run_options(const Arguments& given) {
   out.backend = given.get("--backend");
   out.device = given.get("--device", "cpu");
   if (given.has("--threads")) out.threads = static_cast<int>(number("--threads", given.get("--threads")));
-  out.precision = given.get("--precision", "f32");
+  out.precision = given.get("--precision", "fp32");
   out.vocabulary = given.get("--vocabulary");
   out.verify = !given.has("--no-verify");
   return out;

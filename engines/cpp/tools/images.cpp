@@ -25,11 +25,28 @@ namespace {
 namespace fs = std::filesystem;
 using Bytes = std::vector<std::uint8_t>;
 
+// The same in clouds_deploy.data.images.
+constexpr std::uint64_t kLargestPixels = 500000000;
+
+constexpr std::uint64_t kMostInflated = 1032;  // bytes that deflate can make of one
+
+// Asked before memory is taken: a few bytes can claim any size.
+void check_size(const fs::path& path, std::uint64_t width, std::uint64_t height) {
+  if (width * height <= kLargestPixels) return;  // each of 32 bits
+  throw clouds::Error(path.string() + " is too large: " + std::to_string(width) + "x" + std::to_string(height) +
+                          " pixels; at most " + std::to_string(kLargestPixels / 1000000) + " million are read",
+                      "cut it into tiles, or make it smaller");
+}
+
 [[noreturn]] void damaged(const fs::path& path, const std::string& why) {
   throw clouds::Error(path.string() + " is a damaged image: " + why, "copy or download it again");
 }
 
 Bytes load(const fs::path& path) {
+  std::error_code error;
+  if (fs::exists(path, error) && !fs::is_regular_file(path, error)) {  // a pipe or a device may have no end
+    throw clouds::Error(path.string() + " is no file", "give an image file");
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) throw clouds::Error("there is no file " + path.string(), "check the path");
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -129,6 +146,14 @@ Picture read_png(const fs::path& path, const Bytes& bytes) {
   }
   png_set_read_fn(png, &fault, png_bytes);
   png_read_info(png, info);
+  const std::uint64_t rows_in = png_get_image_height(png, info), columns_in = png_get_image_width(png, info);
+  const bool fits = rows_in * columns_in <= kLargestPixels;
+  const bool filled = rows_in * png_get_rowbytes(png, info) <= bytes.size() * kMostInflated;
+  if (!fits || !filled) {
+    png_destroy_read_struct(&png, &info, nullptr);
+    check_size(path, columns_in, rows_in);
+    damaged(path, "it ends too early");
+  }
   const int color = png_get_color_type(png, info);
   grey16 = color == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
   if (!grey16) {
@@ -190,6 +215,11 @@ Picture read_jpeg(const fs::path& path, const Bytes& bytes) {
   jpeg_mem_src(&jpeg, bytes.data(), bytes.size());
   jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&jpeg, TRUE);
+  if (std::uint64_t{jpeg.image_width} * jpeg.image_height > kLargestPixels) {
+    const std::uint64_t width = jpeg.image_width, height = jpeg.image_height;
+    jpeg_destroy_decompress(&jpeg);
+    check_size(path, width, height);
+  }
   for (jpeg_saved_marker_ptr marker = jpeg.marker_list; marker != nullptr; marker = marker->next) {
     if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0) {
       how = orientation(marker->data + 6, marker->data_length - 6);
@@ -224,6 +254,7 @@ Picture read_ppm(const fs::path& path, const Bytes& bytes) {
       value = value * 10 + (bytes[at++] - '0');
   }
   const auto [width, height, most] = values;
+  check_size(path, static_cast<std::uint64_t>(width), static_cast<std::uint64_t>(height));
   const std::size_t size = static_cast<std::size_t>(width) * static_cast<std::size_t>(height) * 3;
   if (++at > bytes.size() || most != 255 || size == 0 || bytes.size() - at < size) damaged(path, "no 8-bit PPM");
   const auto from = bytes.begin() + static_cast<std::ptrdiff_t>(at);

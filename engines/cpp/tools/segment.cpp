@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <future>
 #include <memory>
+#include <new>
 
 #include "arguments.hpp"
 #include "images.hpp"
@@ -85,6 +86,9 @@ int label_images(const clouds::Segmenter& segmenter, const std::vector<Item>& it
     } catch (const clouds::Error& error) {
       ++failed;
       std::fprintf(stderr, "failed: %s\n  fix: %s\n", error.message().c_str(), error.hint().c_str());
+    } catch (const std::bad_alloc&) {
+      ++failed;
+      std::fprintf(stderr, "failed: an image needs more memory than there is\n  fix: leave out the largest\n");
     }
   };
   const auto finish_first = [&] {

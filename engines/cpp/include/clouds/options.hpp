@@ -12,12 +12,12 @@ namespace clouds {
 struct Options {
   // openvino, onnxruntime, tensorrt or tensorrt-rtx; empty: the first one that was built in.
   std::string backend;
-  // cpu, or what the backend calls another device.
+  // cpu, cuda or cuda:N, or what OpenVINO calls another device. Engines run on cuda:0 where nothing else is said.
   std::string device = "cpu";
   // Threads that one inference computes with; 0 leaves it to the backend.
   int threads = 0;
-  // f32, or bf16 where the backend can (OpenVINO); never chosen silently.
-  std::string precision = "f32";
+  // fp32, or bf16 where the backend can (OpenVINO); never chosen silently.
+  std::string precision = "fp32";
   // Of a Segmenter: images of nearly every inference, which OpenVINO plans for. Another number is planned for when it
   // comes; 0 plans for any.
   int batch = 1;

@@ -21,6 +21,10 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from clouds_deploy.config.section import Section  # noqa: E402
+from clouds_deploy.labels import LabelSet  # noqa: E402
+
 REFERENCE = ROOT / "docs" / "reference"
 _NOTE = "<!-- Written by docs/generate.py; edit the code's docstrings and run `make docs`. -->\n\n"
 
@@ -233,7 +237,7 @@ def _sections(
 
 
 def _is_section(kind: Any) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, BaseModel)
+    return inspect.isclass(kind) and issubclass(kind, Section)
 
 
 def _attributes(section: type[BaseModel]) -> dict[str, str]:
@@ -276,10 +280,13 @@ def _type(kind: Any) -> str:
     if origin is list:
         return _type(get_args(kind)[0])
     names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+    names[LabelSet] = "label set"
     return names.get(kind, f"`{getattr(kind, '__name__', kind)}`")
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, LabelSet):
+        return value.name
     if isinstance(value, BaseModel):
         return str(value.model_dump(mode="json"))
     if isinstance(value, tuple):

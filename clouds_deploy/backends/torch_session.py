@@ -220,7 +220,7 @@ def load_source(bundle: Bundle) -> Segmenter:
             f"{bundle.path} holds no weights for PyTorch", "export the run again with its source included"
         )
     recipe = read_run_recipe(source)
-    segmenter = empty_segmenter(recipe.model, bundle.weights)
+    segmenter = empty_segmenter(recipe.model, bundle.weights, recipe.data.classes)
     fill(segmenter, read_weights(source), str(source))
     return segmenter.eval().set_form("grid_sample")
 
@@ -317,7 +317,7 @@ def scorer(segmenter: Segmenter, short_side: int | None, device: Any) -> Callabl
         device: Where to compute.
 
     Returns:
-        (B, H, W, 3) uint8 RGB to class scores (B, 19, h, w) at the size that the model saw.
+        (B, H, W, 3) uint8 RGB to class scores (B, C, h, w) at the size that the model saw.
     """
     import torch
 

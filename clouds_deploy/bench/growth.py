@@ -69,7 +69,6 @@ def training(bundle: Bundle, plan: Plan) -> Growth:
     import torch
 
     from clouds_deploy.backends.torch_session import load_source
-    from clouds_deploy.labels import NUM_CLASSES
     from clouds_deploy.models.clouds.store import read_run_recipe
     from clouds_deploy.training.processes import Processes
     from clouds_deploy.training.segmenter.optimizer import build_optimizer
@@ -85,7 +84,7 @@ def training(bundle: Bundle, plan: Plan) -> Growth:
     def make(count: int) -> Callable[[], object]:
         scenes = [render("game", 0, i, height, width) for i in range(count)]
         image = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(np.stack([scene.labels for scene in scenes]) % NUM_CLASSES)
+        labels = torch.from_numpy(np.stack([scene.labels for scene in scenes]) % recipe.data.classes.count)
         return partial(step, 0, {"image": image, "labels": labels})
 
     return scale("images of a training step", STEP_BATCHES, {"torch": make}, plan)

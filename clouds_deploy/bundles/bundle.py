@@ -16,6 +16,7 @@ from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
 from clouds_deploy.bundles.vocabulary import FILE, Vocabulary
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import LabelSet
 
 KIND = "bundle"
 """Kind of a segmenter's bundle in its manifest."""
@@ -104,6 +105,11 @@ class Bundle:
     def recipe(self) -> Recipe:
         """The recipe that a segmenter's run was trained with."""
         return Recipe.model_validate(self.facts["recipe"])
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes that a segmenter's labels count."""
+        return self.recipe.data.classes
 
     def limit(self, name: str, computing: str = "fp32") -> float:
         """The least agreement with PyTorch: that of the graph's precision, or of the coarser one it runs in.

@@ -16,11 +16,10 @@ import numpy as np
 from clouds_deploy.artifacts import atomic_path
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import LARGEST, LabelSet, named_set
 from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 
 FILE = "vocabulary.npz"
-LARGEST = 255
-"""Classes that uint8 labels can tell apart, 255 kept for "ignore"."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,10 @@ class Vocabulary:
             raise CloudsError(f"{where}: {count} classes, labels tell {LARGEST} apart", "name fewer classes")
         if not np.isfinite(vectors).all() or not ((share >= 0) & (share <= 1)).all():
             raise CloudsError(f"{where}: a vector is not finite, or a share not in 0..1", again)
+
+    def label_set(self) -> LabelSet:
+        """The classes as a label set: names, and colours from the palette."""
+        return named_set("vocabulary", self.names)
 
     def feeds(self, inputs: Sequence[TensorSpec], where: str) -> dict[str, Array]:
         """The inputs that a graph takes of it, by name.

@@ -30,6 +30,13 @@ def check(
         typer.Option(help="Its layout: cityscapes, folder, ...", show_default="found out"),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Check only this split.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Label set to read labels in: cityscapes34, ade150, ..., or a YAML or JSON file.",
+            show_default="cityscapes19",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decode every file of a dataset; print counts, a label histogram and every bad file.
@@ -38,7 +45,7 @@ def check(
     """
     from clouds_deploy.data.check import data_check
 
-    result = data_check(root, layout=layout, split=split)
+    result = data_check(root, layout=layout, split=split, classes=classes)
     deliver(result, as_json, _render)
     if result["bad_files"]:
         raise typer.Exit(1)
@@ -58,7 +65,7 @@ def _render(result: dict[str, Any]) -> None:
     rows = [
         [name, f"{entry['share']:.2%}", str(entry["images"])] for name, entry in result["classes"].items()
     ]
-    table("labels", ["class", "pixels", "images"], rows)
+    table(f"labels ({result['label_set']})", ["class", "pixels", "images"], rows)
     kinds: dict[str, list[dict[str, str]]] = {}
     for bad in result["bad_files"]:
         kinds.setdefault(re.sub(r"\S*/\S*", "", bad["fix"]), []).append(bad)

@@ -100,17 +100,18 @@ def _render(result: dict[str, Any]) -> None:
 
 
 def _render_scores(result: dict[str, Any]) -> None:
+    means = {key: label for key, label in _MEANS.items() if key in result}
     if "domains" in result:
         rows = [
-            [name, *(_figure(one[key]) for key in _MEANS), str(one["images"])]
+            [name, *(_figure(one[key]) for key in means), str(one["images"])]
             for name, one in (*result["domains"].items(), ("average", result))
         ]
-        table(f"mIoU in percent ({result['metric']})", ["domain", *_MEANS.values(), "images"], rows)
+        table(f"mIoU in percent ({result['metric']})", ["domain", *means.values(), "images"], rows)
         return
     rows = [[name, "absent" if iou is None else f"{iou:.2f}"] for name, iou in result["per_class"].items()]
     table(f"IoU over {result['images']} images ({result['metric']})", ["class", "%"], rows)
     totals = {
-        **{label: result[key] for key, label in _MEANS.items()},
+        **{label: result[key] for key, label in means.items()},
         "pixel accuracy": result["pixel_accuracy"],
         "best constant class": result["best_constant_class_miou"],
     }

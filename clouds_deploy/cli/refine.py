@@ -65,6 +65,14 @@ def refine(
             rich_help_panel=_METHOD,
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Label set of the labels: a name or a YAML or JSON file.",
+            show_default="what `predict` wrote beside them, else cityscapes19",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
     overlays: Annotated[int, typer.Option(min=0, help="Write this many before-and-after images.")] = 4,
     device: Device = "auto",
     shards: Shards = None,
@@ -88,6 +96,7 @@ def refine(
         seed=seed,
         confidences=confidences,
         batch=batch,
+        classes=classes,
         overlays=overlays,
         backend=backend,
         precision=chosen_precision(precision, bf16),

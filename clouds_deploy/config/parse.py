@@ -105,7 +105,7 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
         for kind in (field.annotation, *get_args(field.annotation)):  # a section, or one that may be null
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if isinstance(kind, type) and issubclass(kind, Section):
                 keys.extend(known_keys(kind, f"{prefix}{name}."))
     return tuple(keys)
 

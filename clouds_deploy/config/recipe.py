@@ -11,12 +11,26 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from clouds_deploy.config.export import ExportConfig
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.config.model import ModelConfig
 from clouds_deploy.config.section import Fraction, Positive, Section
+from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.labels import CITYSCAPES, LabelSet, chosen_label_set
+
+Classes = Annotated[
+    LabelSet, BeforeValidator(chosen_label_set), PlainSerializer(lambda chosen: chosen.to_value())
+]
+"""A label set: a shipped one's name, a YAML or JSON file, or the set itself."""
+MaybeClasses = Annotated[
+    LabelSet | None,
+    BeforeValidator(lambda value: None if value is None else chosen_label_set(value)),
+    PlainSerializer(lambda chosen: None if chosen is None else chosen.to_value()),
+]
+ClassMap = dict[str, str | None]
+"""Class of a dataset -> class of the model, or null to ignore it."""
 
 
 class MoreData(Section):
@@ -27,18 +41,28 @@ class MoreData(Section):
         root: Folder of the data set.
         split: Split to train on.
         repeat: Times that each of its images comes in a round over all data; above 1 for a small set.
+        read_as: See `data.read_as`; null means the same.
     """
 
     layout: str
     root: Path
     split: str = "train"
     repeat: Positive = 1
+    read_as: MaybeClasses = None
 
 
 class DataConfig(Section):
-    """Where labelled images come from.
+    """Where labelled images come from, and the classes that are learnt.
 
     Attributes:
+        classes: Label set of the model: `cityscapes19`, another set that ships (`cityscapes34`,
+            `mapillary_v1_2`, `mapillary_v2`, `bdd100k`, `synthia16`, `camvid11`, `ade150`, `voc21`), or a
+            YAML or JSON file (docs/guides/own-classes.md).
+        read_as: Label set that the label files are written in, a name or a file. Null means `classes` for the
+            layout `folder`, and what the layout defines for all others.
+        val_read_as: The same for the data to evaluate on; null means `read_as`.
+        map: Class of the data -> class of the model, such as `data.map={car: vehicle, bus: vehicle}`; null
+            ignores a class. Classes of equal names need no entry, all others are ignored.
         layout: `streets` (synthetic scenes, made while training), or the layout of a folder: `cityscapes`,
             `folder`, ...
         root: Folder of the data set; for every layout but `streets`.
@@ -54,6 +78,10 @@ class DataConfig(Section):
         more: Further data sets to train on, such as `data.more=[{layout: cityscapes, root: DIR}]`.
     """
 
+    classes: Classes = CITYSCAPES
+    read_as: MaybeClasses = None
+    val_read_as: MaybeClasses = None
+    map: ClassMap = Field(default_factory=dict)
     layout: str = "streets"
     root: Path | None = None
     train_split: str = "train"
@@ -66,6 +94,16 @@ class DataConfig(Section):
     train_images: Positive = 2000
     val_images: Positive | None = 100
     more: tuple[MoreData, ...] = ()
+
+    @model_validator(mode="after")
+    def _maps_to_classes(self) -> DataConfig:
+        for name, target in self.map.items():
+            if target is not None and target not in self.classes.names:
+                raise CloudsError(
+                    f"`data.map` takes `{name}` to `{target}`, which label set `{self.classes.name}` lacks",
+                    nearest(target, self.classes.names),
+                )
+        return self
 
 
 class AugmentConfig(Section):

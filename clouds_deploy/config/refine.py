@@ -22,6 +22,8 @@ class RefineOptions(Section):
         confidences: Folder of the teacher's confidences, or shards with them; None takes those that `predict`
             wrote beside the labels, if it did.
         batch: Images that go to SAM together.
+        classes: Label set of the labels, a shipped one's name or a file; None is the one that `predict` wrote
+            beside them, else `cityscapes19`.
         overlays: Number of before-and-after pictures, spread over the folder.
         backend: Bundles only: what runs the graphs; None is ONNX Runtime.
         precision: What the backend computes in; `bf16` where it can (openvino).
@@ -36,6 +38,7 @@ class RefineOptions(Section):
     seed: int = 0
     confidences: str | Path | None = None
     batch: Positive = 8
+    classes: str | Path | None = None
     overlays: Annotated[int, Field(ge=0)] = 4
     backend: str | None = None
     precision: Precision = "fp32"

@@ -14,10 +14,10 @@ import numpy as np
 from clouds_deploy.console import progress
 from clouds_deploy.data.images import passed_over, read_image
 from clouds_deploy.data.labelled import shared_images, shared_labels
-from clouds_deploy.data.layouts import Layout, Sample, detect, get_layout, label_stem, same_size
+from clouds_deploy.data.layouts import Layout, Reading, Sample, detect, get_layout, label_stem, same_size
 from clouds_deploy.data.sources import LayoutSource
 from clouds_deploy.errors import CloudsError, shortened
-from clouds_deploy.labels import IGNORE, NAMES
+from clouds_deploy.labels import CITYSCAPES, IGNORE, LabelSet, chosen_label_set
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class DataReport:
         bad_files: Every file with a fault.
         labels_read_as: The encodings of the label maps of each split.
         warnings: What is no fault of one file, such as images that are in two splits.
+        classes: The label set that labels are counted in.
     """
 
     root: str
@@ -60,6 +61,7 @@ class DataReport:
     bad_files: tuple[BadFile, ...]
     labels_read_as: dict[str, str]
     warnings: tuple[str, ...]
+    classes: LabelSet = CITYSCAPES
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `data check --json`; shares are of all labelled pixels, ignored ones included."""
@@ -70,7 +72,7 @@ class DataReport:
                 "pixels": self.pixels[index],
                 "images": self.images_with[index],
             }
-            for index, name in [*enumerate(NAMES), (IGNORE, "ignored")]
+            for index, name in [*enumerate(self.classes.names), (IGNORE, "ignored")]
         }
         return {
             "root": self.root,
@@ -81,6 +83,7 @@ class DataReport:
             "sizes": dict(self.sizes.most_common()),
             "left_out": self.left_out,
             "labels_read_as": self.labels_read_as,
+            "label_set": self.classes.name,
             "classes": classes,
             "warnings": list(self.warnings),
             "bad_files": [asdict(bad) for bad in self.bad_files],
@@ -92,6 +95,7 @@ def check(
     layout: str | None = None,
     split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    reading: Reading | None = None,
 ) -> DataReport:
     """Decodes every image and label map of a dataset.
 
@@ -104,21 +108,23 @@ def check(
         layout: Its layout's name; None detects it, see `layouts.detect`.
         split: One split; None means all.
         progress: Called with (done, total).
+        reading: How label files become classes; None means Cityscapes' 19.
 
     Raises:
         CloudsError: There is no such layout, folder or split, or the layout cannot be detected.
     """
     chosen = detect(root) if layout is None else get_layout(layout)
+    reading = reading or Reading()
     splits: dict[str, int] = {}
     todo: list[Sample] = []
     bad: list[BadFile] = []
     seen: set[Path] = set()
     left_out: set[Path] = set()
     read_as: dict[str, str] = {}
-    warnings: list[str] = []
+    warnings: list[str] = [*reading.classes.remarks()] if not reading.plain else []
     for name in (split,) if split else chosen.splits(root):
         try:
-            samples = chosen.scan(root, name)
+            samples = chosen.scan(root, name, reading)
         except CloudsError as error:
             if split:
                 raise
@@ -135,7 +141,7 @@ def check(
         bad += _orphans(samples, chosen.list_labels(root, name))
         left_out.update(chosen.left_out(root, name))
     if "train" in splits and "val" in splits:
-        parts = [LayoutSource(chosen.name, root, name) for name in ("train", "val")]
+        parts = [LayoutSource(chosen.name, root, name, reading) for name in ("train", "val")]
         shared = shared_images(*parts)
         if shared:
             warnings.append(f"{len(shared)} images of `val` are in `train` too, such as {shared[0]}")
@@ -163,7 +169,7 @@ def check(
         bad += outcome.faults
         pixels.update(outcome.pixels or {})
         images_with.update((outcome.pixels or {}).keys())
-    if sum(pixels.values()) and not any(pixels[index] for index in range(len(NAMES))):
+    if sum(pixels.values()) and not any(pixels[index] for index in range(reading.classes.count)):
         fault = f"no label map holds any class, only ignored pixels (read as {', '.join(read_as.values())})"
         bad.append(BadFile(str(root), fault, "check how the label maps were made, and their layout"))
     return DataReport(
@@ -179,6 +185,7 @@ def check(
         bad_files=tuple(sorted(bad, key=lambda entry: entry.path)),
         labels_read_as=read_as,
         warnings=tuple(warnings),
+        classes=reading.classes,
     )
 
 
@@ -244,11 +251,22 @@ def _orphans(samples: list[Sample], label_maps: list[Path]) -> list[BadFile]:
     ]
 
 
-def data_check(root: str | Path, *, layout: str | None = None, split: str | None = None) -> dict[str, Any]:
+def data_check(
+    root: str | Path, *, layout: str | None = None, split: str | None = None, classes: Any = None
+) -> dict[str, Any]:
     """Decodes every file of a dataset and counts; see `data.check.check`.
+
+    Args:
+        root: Its folder.
+        layout: Its layout's name; None detects it.
+        split: One split; None means all.
+        classes: Label set to count in: a shipped one's name, a file, or a `LabelSet`; None means
+            `cityscapes19`.
 
     Returns:
         `DataReport.to_dict()`; `bad_files` is empty when the dataset has no faults.
     """
     with progress("checking", 1, "file") as advance:
-        return check(Path(root), layout, split, lambda done, total: advance(done, total=total)).to_dict()
+        reading = Reading(CITYSCAPES if classes is None else chosen_label_set(classes))
+        told = lambda done, total: advance(done, total=total)  # noqa: E731
+        return check(Path(root), layout, split, told, reading).to_dict()

@@ -343,7 +343,8 @@ def _to_ids(image: Image.Image, path: str) -> Pixels:
             return np.ascontiguousarray(values[..., 0])
         raise CloudsError(
             f"{path} is a colour picture, not a map of label ids",
-            "give the one-channel PNG (such as *_labelTrainIds.png), not the coloured one",
+            "give the one-channel PNG (such as *_labelTrainIds.png), not the coloured one; or a label set "
+            "with `format: colors`",
         )
     if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise CloudsError(
@@ -351,6 +352,37 @@ def _to_ids(image: Image.Image, path: str) -> Pixels:
             "give a map of label ids, not of instance ids",
         )
     return values.astype(np.uint8)
+
+
+def read_wide_ids(path: Path) -> npt.NDArray[np.int32]:
+    """Reads ids or instance ids of up to 16 bits (a TIFF: 31) in one channel.
+
+    Returns:
+        (H, W) int32.
+
+    Raises:
+        CloudsError: There is no such file, it is not an image, damaged, or a colour picture.
+    """
+    image = _open(path)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if values.min(initial=0) < 0 or (values != np.floor(values)).any():
+            raise CloudsError(f"{path} holds values that are no ids", "give a map of ids from 0 on")
+        return values.astype(np.int32)
+    return _to_ids(image, str(path)).astype(np.int32)
+
+
+def read_colors(path: Path) -> Pixels:
+    """Reads a colour-coded label map; transparency is dropped.
+
+    Returns:
+        (H, W, 3) uint8 RGB, of a palette file its palette's colours.
+
+    Raises:
+        CloudsError: There is no such file, it is not an image, or damaged.
+    """
+    image = _open(path)
+    return _array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_red_ids(path: Path) -> Pixels:

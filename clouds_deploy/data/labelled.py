@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.data.layouts import Sample
-from clouds_deploy.data.sources import LayoutSource, Selection, Source
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.data.sources import LayoutSource, Selection, Source, StreetsSource
+from clouds_deploy.errors import CloudsError, shortened
 from clouds_deploy.labels import IGNORE
 
 _HEAD = 1 << 16
@@ -31,18 +31,34 @@ def describe(source: Source) -> list[dict[str, Any]]:
     """Facts on how the datasets of a source are read, for people and for JSON.
 
     Returns:
-        Of each dataset `root`, `layout`, `split`, `images`, and `labels`: the encodings of its label files.
+        Of each dataset `root`, `layout`, `split`, `images`, `labels`: the encodings of its label files, and,
+        where there are any, `ignored`: its classes that no class of the model stands for.
     """
-    return [
-        {
+    found = []
+    for part, samples in _parts(source):
+        ignored = {name: None for s in samples if s.encoding is not None for name in s.encoding.ignored}
+        facts: dict[str, Any] = {
             "root": str(part.root),
             "layout": part.layout.name,
             "split": part.split,
             "images": len(samples),
             "labels": part.layout.read_as(samples),
         }
-        for part, samples in _parts(source)
-    ]
+        found.append({**facts, "ignored": list(ignored)} if ignored else facts)
+    for streets in _streets(source):
+        reading = streets.reading
+        if reading is not None:
+            about = {"root": f"streets/{streets.domain}", "layout": "streets", "split": str(streets.seed)}
+            read = f"Cityscapes classes, as classes of {reading.classes.name}"
+            facts = {**about, "images": len(streets), "labels": read}
+            ignored = dict.fromkeys(reading.ignored())
+            found.append({**facts, "ignored": list(ignored)} if ignored else facts)
+    return found
+
+
+def _streets(source: Source) -> list[StreetsSource]:
+    parts = [part for part, _ in source.parts()] if isinstance(source, Selection) else [source]
+    return [part for part in parts if isinstance(part, StreetsSource)]
 
 
 def told(facts: dict[str, Any]) -> str:
@@ -50,6 +66,7 @@ def told(facts: dict[str, Any]) -> str:
     return (
         f"{facts['root']}: layout {facts['layout']}, split {facts['split']}, {facts['images']} images, "
         f"labels read as {facts['labels']}"
+        + (f"; ignored: {shortened(facts['ignored'])}" if facts.get("ignored") else "")
     )
 
 
@@ -86,7 +103,10 @@ def check_labelled(source: Source, what: str, *, any_class: bool = True) -> None
             raise CloudsError(
                 f"no label map of the {len(samples)} {what} in {part.root} holds any class, only {IGNORE} "
                 f"or void ids (read as {part.layout.read_as(samples)})",
-                "check how the label maps were made: one channel of train ids 0..18, or Cityscapes' ids",
+                "check how the label maps were made: one channel of train ids 0..18, or Cityscapes' ids; "
+                "other classes need a label set, data.classes=FILE"
+                if part.plain
+                else "check the ids or colours of the label set, and data.map",
             )
 
 

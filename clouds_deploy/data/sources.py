@@ -11,8 +11,9 @@ import numpy as np
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.data.images import Pixels, list_images, read_image
-from clouds_deploy.data.layouts import get_layout
+from clouds_deploy.data.layouts import Reading, get_layout
 from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.labels import NAMES
 
 STREETS = "streets"
 VALIDATION_SEED = 1
@@ -42,14 +43,16 @@ class LayoutSource:
         layout: Its layout's name.
         root: Its folder.
         split: Its split.
+        reading: How its label files become classes; None means Cityscapes' 19.
 
     Raises:
         CloudsError: See `Layout.scan`.
     """
 
-    def __init__(self, layout: str, root: Path, split: str) -> None:
+    def __init__(self, layout: str, root: Path, split: str, reading: Reading | None = None) -> None:
         self.layout, self.root, self.split = get_layout(layout), root, split
-        self.samples = self.layout.scan(root, split)
+        self.plain = reading is None or reading.plain
+        self.samples = self.layout.scan(root, split, reading)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -77,17 +80,28 @@ class StreetsSource:
         count: How many.
         height: In pixels.
         width: In pixels.
+        reading: How their 19 classes become those of another label set; None keeps them.
 
     Raises:
         CloudsError: There is no such domain.
     """
 
-    def __init__(self, domain: str, seed: int, count: int, height: int, width: int) -> None:
+    def __init__(
+        self,
+        domain: str,
+        seed: int,
+        count: int,
+        height: int,
+        width: int,
+        reading: Reading | None = None,
+    ) -> None:
         from clouds_deploy.streets import DOMAINS
 
         if domain not in DOMAINS:
             raise CloudsError(f"there are no streets of domain `{domain}`", nearest(domain, DOMAINS))
         self.domain, self.seed, self.count, self.size = domain, seed, count, (height, width)
+        self.reading = None if reading is None or reading.plain else reading
+        self._table = None if self.reading is None else self.reading.table()
 
     def __len__(self) -> int:
         return self.count
@@ -101,7 +115,7 @@ class StreetsSource:
         from clouds_deploy.streets import render
 
         scene = render(self.domain, self.seed, index, *self.size)
-        return scene.image, scene.labels
+        return scene.image, scene.labels if self._table is None else self._table[scene.labels]
 
     def files(self, index: int) -> tuple[Path, ...]:
         """No files: scenes are computed."""
@@ -207,10 +221,15 @@ def train_source(recipe: Recipe) -> Source:
     Raises:
         CloudsError: The layout needs a root that the recipe does not name, or the folder does not hold it.
     """
-    first, more = _first_source(recipe), recipe.data.more
+    data, more = recipe.data, recipe.data.more
+    sources: list[Source] = [_first_source(recipe)]
+    for one in more:
+        reading = Reading(data.classes, one.read_as or data.read_as, data.map)
+        sources.append(LayoutSource(one.layout, one.root, one.split, reading))
+    if data.map:
+        Reading(data.classes, None, data.map).check(set().union(*map(known_classes, sources)))
     if not more:
-        return first
-    sources = [first, *(LayoutSource(one.layout, one.root, one.split) for one in more)]
+        return sources[0]
     repeats = [1, *(one.repeat for one in more)]
     numbers = [number for number, repeat in enumerate(repeats) for _ in range(repeat)]
     return Selection(sources, [(number, i) for number in numbers for i in range(len(sources[number]))])
@@ -225,10 +244,29 @@ def _first_source(recipe: Recipe) -> Source:
     data = recipe.data
     if data.layout == STREETS:
         # even, where the validation seed is odd: no scene is ever in both
-        return StreetsSource(data.domain, 2 * recipe.seed, data.train_images, data.height, data.width)
+        size = data.height, data.width
+        reading = Reading(data.classes, mapping=data.map)
+        return StreetsSource(data.domain, 2 * recipe.seed, data.train_images, *size, reading)
     if data.root is None:
         raise _no_root("data.root", data.layout)
-    return LayoutSource(data.layout, data.root, data.train_split)
+    return LayoutSource(data.layout, data.root, data.train_split, train_reading(recipe))
+
+
+def train_reading(recipe: Recipe) -> Reading:
+    """How the label files of a recipe's training images become its classes."""
+    return Reading(recipe.data.classes, recipe.data.read_as, recipe.data.map)
+
+
+def known_classes(source: Source) -> set[str]:
+    """Names of the classes that a source's labels are of, before they become a recipe's."""
+    if isinstance(source, StreetsSource):
+        return set(NAMES)
+    if isinstance(source, Selection):
+        return set().union(*(known_classes(part) for part, _ in source.parts()))
+    if not isinstance(source, LayoutSource):
+        return set()
+    encodings = {id(s.encoding): s.encoding for s in source.samples if s.encoding is not None}
+    return set().union(*(encoding.known for encoding in encodings.values()))
 
 
 def val_source(recipe: Recipe) -> Source:
@@ -236,11 +274,14 @@ def val_source(recipe: Recipe) -> Source:
     data = recipe.data
     layout = data.val_layout or data.layout
     if layout == STREETS:
-        return StreetsSource(data.domain, VALIDATION_SEED, data.val_images or 100, data.height, data.width)
+        size = data.height, data.width
+        reading = Reading(data.classes, mapping=data.map)
+        return StreetsSource(data.domain, VALIDATION_SEED, data.val_images or 100, *size, reading)
     root = data.val_root or data.root
     if root is None:
         raise _no_root("data.val_root" if data.val_layout else "data.root", layout)
-    source = LayoutSource(layout, root, data.val_split)
+    reading = Reading(data.classes, data.val_read_as or data.read_as, data.map)
+    source = LayoutSource(layout, root, data.val_split, reading)
     return source if data.val_images is None else select(source, data.val_images)
 
 

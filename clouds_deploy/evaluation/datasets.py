@@ -15,6 +15,7 @@ from clouds_deploy.jobs.units import Unit, find_units, is_spread
 
 if TYPE_CHECKING:
     from clouds_deploy.config.recipe import Recipe
+    from clouds_deploy.data.layouts import Reading
     from clouds_deploy.data.sources import Source
 
 _SPEC = re.compile(r"(?P<layout>[A-Za-z][\w.-]+)(?:@(?P<split>[\w.-]+))?:(?P<root>.+)", re.DOTALL)
@@ -37,18 +38,19 @@ class Domain:
     def __str__(self) -> str:
         return f"{self.root} ({self.layout}, {self.split})"
 
-    def source(self, images: int | None = None) -> Source:
+    def source(self, images: int | None = None, reading: Reading | None = None) -> Source:
         """Opens it.
 
         Args:
             images: This many, evenly spaced; None is all.
+            reading: How label files become classes; None means Cityscapes' 19.
 
         Raises:
             CloudsError: See `Layout.scan`.
         """
         from clouds_deploy.data.sources import LayoutSource, select
 
-        whole = LayoutSource(self.layout, self.root, self.split)
+        whole = LayoutSource(self.layout, self.root, self.split, reading)
         return whole if images is None else select(whole, images)
 
 
@@ -123,13 +125,23 @@ def chosen_data(recipe: Recipe, options: EvaluateOptions) -> dict[str, Source | 
     if tars and images is not None:
         raise CloudsError("--images chooses from a dataset, not from shards", f"leave it out for {tars[0]}")
     domains = name_domains([_parsed(one, recipe, options) for one in given if one not in tars])
-    found: dict[str, Source | list[Unit]] = {name: d.source(images) for name, d in domains.items()}
+    found: dict[str, Source | list[Unit]] = {
+        name: domain.source(images, _reading(recipe)) for name, domain in domains.items()
+    }
     return found | {str(one): _shards(one) for one in tars}
 
 
 def _parsed(text: str | Path, recipe: Recipe, options: EvaluateOptions) -> Domain:
     usual = recipe.data.val_layout or recipe.data.layout
     return parse_domain(text, layout=options.layout, split=options.split, usual=usual)
+
+
+def _reading(recipe: Recipe) -> Reading:
+    """How the label files of a dataset that is named become a model's classes."""
+    from clouds_deploy.data.layouts import Reading
+
+    data = recipe.data
+    return Reading(data.classes, data.val_read_as or data.read_as, data.map)
 
 
 def _shards(path: str | Path) -> list[Unit]:
@@ -159,7 +171,7 @@ def chosen_source(recipe: Recipe, options: EvaluateOptions) -> tuple[Source, str
         if layout == STREETS or (domain is not None and layout is None):
             raise CloudsError(f"`streets` are synthetic, they have no folder {data}", "leave --data out")
         given = _parsed(data, recipe, options)
-        return given.source(images), str(given)
+        return given.source(images, _reading(recipe)), str(given)
     usual = section.val_layout or section.layout
     name = STREETS if domain is not None and layout is None else layout or usual
     root = None if name == STREETS else section.val_root or section.root

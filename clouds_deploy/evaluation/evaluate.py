@@ -15,14 +15,14 @@ from clouds_deploy.backends.torch_session import upscaled_labels
 from clouds_deploy.console import Advance
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
-from clouds_deploy.labels import NAMES, SYNTHIA_13, SYNTHIA_16
+from clouds_deploy.labels import CITYSCAPES, NAMES, SYNTHIA_13, SYNTHIA_16, LabelSet
 
 if TYPE_CHECKING:
     from clouds_deploy.data.sources import Source
 
 Images = npt.NDArray[np.uint8]
 Predict = Callable[[Images], Any]
-"""(B, H, W, 3) uint8 RGB to class scores (B, 19, h, w), a float tensor, or to labels (B, h, w) uint8."""
+"""(B, H, W, 3) uint8 RGB to class scores (B, C, h, w), a float tensor, or to labels (B, h, w) uint8."""
 Metric = Literal["native", "official"]
 
 _SUBSETS = {
@@ -43,30 +43,37 @@ class Evaluation:
         matrix: All counted pixels.
         images: How many images.
         metric: At which size prediction and truth were compared.
+        classes: The label set that they were compared in.
     """
 
     matrix: ConfusionMatrix
     images: int
     metric: Metric
+    classes: LabelSet = CITYSCAPES
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluation.json` holds, in percent; a class without ground truth is null.
 
-        `miou` is over all 19 classes, `miou_16` and `miou_13` over those of them that SYNTHIA is compared on.
+        `miou` is over all classes; with `cityscapes19` there are `miou_16` and `miou_13` too, over those of
+        them that SYNTHIA is compared on, with any other label set its name, `label_set`.
         """
-        ious, present = self.matrix.iou(), self.matrix.present()
+        names, ious, present = self.classes.names, self.matrix.iou(), self.matrix.present()
         return {
             "miou": _percent(self.matrix.miou()),
-            **{key: _percent(self.matrix.miou(classes)) for key, classes in _SUBSETS.items()},
+            **{key: _percent(self.matrix.miou(chosen)) for key, chosen in self.subsets().items()},
+            **({} if self.classes == CITYSCAPES else {"label_set": self.classes.name}),
             "per_class": {
-                name: 100 * float(iou) if here else None
-                for name, iou, here in zip(NAMES, ious, present, strict=True)
+                name: 100 * float(ious[index]) if present[index] else None for index, name in enumerate(names)
             },
             "pixel_accuracy": _percent(self.matrix.pixel_accuracy()),
             "images": self.images,
             "metric": self.metric,
             "best_constant_class_miou": _percent(self.matrix.best_constant_miou()),
         }
+
+    def subsets(self) -> dict[str, list[int]]:
+        """Groups of classes that papers give an own mean for, by its key; Cityscapes' 19 have some."""
+        return _SUBSETS if self.classes == CITYSCAPES else {}
 
 
 def summarize(domains: dict[str, Evaluation]) -> dict[str, Any]:
@@ -76,16 +83,18 @@ def summarize(domains: dict[str, Evaluation]) -> dict[str, Any]:
         domains: Name -> its evaluation; at least one.
 
     Returns:
-        `miou`, `miou_16` and `miou_13`: the plain average of the domains', each domain counting once however
-        many images it has, null if it is null for one of them; `images` of all; `metric`; and `domains`,
-        name -> `Evaluation.to_dict()`.
+        `miou`, and with `cityscapes19` `miou_16` and `miou_13`: the plain average of the domains', each
+        domain counting once however many images it has, null if it is null for one of them; `images` of all;
+        `metric`; and `domains`, name -> `Evaluation.to_dict()`.
     """
     results = {name: evaluation.to_dict() for name, evaluation in domains.items()}
-    averages = {key: _average([r[key] for r in results.values()]) for key in ("miou", *_SUBSETS)}
+    first = next(iter(domains.values()))
+    averages = {key: _average([r[key] for r in results.values()]) for key in ("miou", *first.subsets())}
     return {
         **averages,
+        **({} if first.classes == CITYSCAPES else {"label_set": first.classes.name}),
         "images": sum(evaluation.images for evaluation in domains.values()),
-        "metric": next(iter(domains.values())).metric,
+        "metric": first.metric,
         "domains": results,
     }
 
@@ -100,7 +109,11 @@ def _percent(value: float) -> float | None:
 
 
 def evaluate(
-    predict: Predict, source: Source, metric: Metric = "native", progress: Advance | None = None
+    predict: Predict,
+    source: Source,
+    metric: Metric = "native",
+    progress: Advance | None = None,
+    classes: LabelSet = CITYSCAPES,
 ) -> Evaluation:
     """Compares predictions with labels (docs/explanation/method.md 5).
 
@@ -110,6 +123,7 @@ def evaluate(
         metric: `native` brings the prediction to the label's size (scores bilinearly before the argmax,
             bare labels by nearest neighbour); `official` brings the label to the prediction's size.
         progress: Told the number of images done.
+        classes: The label set of predictions and labels.
 
     Returns:
         The counts and what follows from them.
@@ -119,7 +133,7 @@ def evaluate(
     """
     if len(source) == 0:
         raise CloudsError("there are no images to evaluate on", "check the data's root and split")
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix(classes.count)
     done = 0
     for images, targets in _batches(source):
         outcome = predict(images)
@@ -130,7 +144,7 @@ def evaluate(
         done += len(targets)
         if progress is not None:
             progress(done)
-    return Evaluation(matrix, done, metric)
+    return Evaluation(matrix, done, metric, classes)
 
 
 def _batches(source: Source) -> Iterator[tuple[Images, list[npt.NDArray[np.uint8]]]]:

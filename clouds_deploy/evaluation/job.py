@@ -15,6 +15,7 @@ from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.data.labelled import check_labelled, describe
+from clouds_deploy.data.layouts import Reading
 from clouds_deploy.data.sources import LayoutSource, Source, subset
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, Metric, summarize
@@ -27,6 +28,7 @@ from clouds_deploy.jobs.run import Runner, run_job
 from clouds_deploy.jobs.shards import is_image, split_member
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.jobs.units import Span, Unit, cut, open_shard
+from clouds_deploy.labels import LabelSet
 
 KIND = "evaluation"
 LABELS = MEMBERS["labels"]
@@ -81,6 +83,11 @@ class EvaluateWork:
         if self._segmenter is None:
             self._segmenter = open_chosen(self.model, self.options)
         return self._segmenter
+
+    @property
+    def classes(self) -> LabelSet:
+        """The label set that predictions and labels are compared in: the model's."""
+        return self.segmenter.label_set
 
     @property
     def metric(self) -> Metric:
@@ -142,12 +149,13 @@ class EvaluateWork:
             return [_Images(unit.name, self._selection(unit))]
         if not open_shard(unit.place, unit.files[0], folder, _place):
             raise CloudsError(f"{unit.told()} holds no images", f"a shard holds key.jpg and key.{LABELS}")
-        return [_Images(unit.name, LayoutSource("folder", folder, "all"))]
+        reading = Reading(self.classes)
+        return [_Images(unit.name, LayoutSource("folder", folder, "all", reading))]
 
     def work(self, items: Sequence[_Images], out: Path) -> Iterator[Done | Failed | str]:
         """See `Work`."""
         for item in items:
-            found = measure(self.segmenter.batch, item.source, self.metric)
+            found = measure(self.segmenter.batch, item.source, self.metric, classes=self.classes)
             counts: Any = found.matrix.counts.tolist()
             yield Done(item.name, facts={"images": found.images, "counts": counts})
 
@@ -192,7 +200,8 @@ def run_evaluate(
     report = run_job(work, [unit for _, unit in work.units()], results, runner)
     if report.failed:
         raise CloudsError(report.failed[0]["fault"], report.failed[0]["fix"], exit_code=1)
-    found = {name: Evaluation(ConfusionMatrix(), 0, work.metric) for name in work.data}
+    classes = work.classes
+    found = {name: Evaluation(ConfusionMatrix(classes.count), 0, work.metric, classes) for name in work.data}
     for item in report.items:
         name = names[item["name"]]
         found[name].matrix.counts += np.array(item["counts"])

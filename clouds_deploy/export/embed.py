@@ -32,11 +32,11 @@ def embed_classes(run: str | Path, classes: Sequence[Sequence[str]], *, out: str
     """
     from clouds_deploy.models.clouds.segmenter import embed_names
     from clouds_deploy.models.clouds.store import load_run
-    from clouds_deploy.models.clouds.vocabulary import class_synonyms
 
-    model = load_run(Path(run))[0].model
+    recipe = load_run(Path(run))[0]
+    model = recipe.model
     vectors = embed_names(model, classes)
-    seen = {name for names in class_synonyms() for name in names}
+    seen = {name for names in recipe.data.classes.synonyms for name in names}
     share = [model.text.alpha if seen & set(names) else model.text.beta for names in classes]
     made = Vocabulary(tuple(names[0] for names in classes), vectors.numpy(), np.array(share, np.float32))
     made.check("the vocabulary")

@@ -50,7 +50,7 @@ from clouds_deploy.export.subject import Subject
 from clouds_deploy.export.trace import Exported, drop_scores, full_float32, save, to_onnx
 from clouds_deploy.inference.agreement import label_agreement, run_batched
 from clouds_deploy.inference.letterbox import fit
-from clouds_deploy.labels import CLASSES, NAMES, NUM_CLASSES
+from clouds_deploy.labels import CITYSCAPES
 from clouds_deploy.models.clouds.graph import SegmenterGraph
 from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES, SHARE, VOCABULARY
 from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
@@ -104,7 +104,8 @@ class SegmenterSubject(Subject):
         self.limits = _limits(recipe.export, options)
         self.recipe = recipe.model_copy(update={"export": self.limits})
         self.extra = {n: v.numpy() for n, v in SegmenterGraph(self.segmenter).extra_inputs().items()}
-        self.spec = graph_spec(self.limits, options.scores, self.extra)
+        self.classes = recipe.data.classes
+        self.spec = graph_spec(self.limits, options.scores, self.extra, self.classes.count)
         self.facts = bundle_facts(run, self.recipe, self.segmenter, self.inference, self.spec)
         street = street_images(self.limits.height, self.limits.width)
         own = None if options.images is None else self._fitted(options.images)
@@ -118,6 +119,8 @@ class SegmenterSubject(Subject):
     def metadata(self) -> dict[str, str]:
         keys = ("classes", "palette", "mean_color", "inference", "precision", "run_sha256", "backbone")
         values = {key: self.facts[key] for key in (*keys, "backbone_weights")}
+        if self.classes != CITYSCAPES:
+            values["label_set"] = self.facts["label_set"]
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
     @override
@@ -233,7 +236,7 @@ class SegmenterSubject(Subject):
         if self.extra:
             vectors = self.extra[VOCABULARY]
             share = self.extra.get(SHARE, np.zeros(len(vectors), np.float32))
-            Vocabulary(NAMES, vectors, share).save(folder / VOCABULARY_FILE)
+            Vocabulary(self.classes.names, vectors, share).save(folder / VOCABULARY_FILE)
         target = folder / SOURCE
         target.mkdir()
         for name in (RECIPE, FROZEN, TRAINED):
@@ -270,7 +273,7 @@ class SegmenterSubject(Subject):
         if source is None or len(source) == 0:
             raise CloudsError("there are no images to measure mIoU on", "check --data and --layout")
         size, (red, green, blue) = (self.limits.height, self.limits.width), self.facts["mean_color"]
-        matrices = {name: ConfusionMatrix() for name in (TORCH, *engines)}
+        matrices = {name: ConfusionMatrix(self.classes.count) for name in (TORCH, *engines)}
         with ExitStack() as stack:
             opened = {n: stack.enter_context(self._opened(graph, engine)) for n, engine in engines.items()}
             for index in range(len(source)):
@@ -304,13 +307,14 @@ def bundle_facts(
     run: Path, recipe: Recipe, segmenter: Segmenter, inference: Inference, spec: GraphSpec
 ) -> dict[str, Any]:
     """What `bundle.json` says before the graph is made: inputs and outputs, classes, where all is from."""
-    backbone, limits = segmenter.backbone, recipe.export
+    backbone, limits, classes = segmenter.backbone, recipe.export, recipe.data.classes
     return {
         **spec.to_json(),
         "height": limits.height,
         "width": limits.width,
-        "classes": list(NAMES),
-        "palette": [list(c.color) for c in CLASSES],
+        "classes": list(classes.names),
+        "palette": [list(c.color) for c in classes.classes],
+        "label_set": classes.to_tree(),
         "mean_color": [round(float(v)) for v in backbone.mean.flatten()],
         "inference": inference,
         "precision": FP32,
@@ -324,13 +328,14 @@ def bundle_facts(
     }
 
 
-def graph_spec(limits: ExportConfig, scores: bool, extra: Mapping[str, Array]) -> GraphSpec:
+def graph_spec(limits: ExportConfig, scores: bool, extra: Mapping[str, Array], count: int) -> GraphSpec:
     """Inputs and outputs of the graph.
 
     Args:
         limits: Its size.
         scores: Whether it gives class scores too.
         extra: What it takes beside images, by input name.
+        count: Number of classes.
     """
     size = limits.height, limits.width
     inputs = [TensorSpec(INPUT, "uint8", (None, *size, 3))]
@@ -340,7 +345,7 @@ def graph_spec(limits: ExportConfig, scores: bool, extra: Mapping[str, Array]) -
         inputs.append(TensorSpec(SHARE, "float32", (None,)))
     outputs = [TensorSpec(LABELS, "uint8", (None, *size))]
     if scores:
-        classes = None if extra else NUM_CLASSES
+        classes = None if extra else count
         outputs.append(TensorSpec(SCORES, "float32", (None, classes, size[0] // 4, size[1] // 4)))
     return GraphSpec(tuple(inputs), tuple(outputs))
 
@@ -357,7 +362,7 @@ def reference(
         device: Where it computes.
 
     Returns:
-        `labels` (N, H, W) uint8 and `scores` (N, 19, H/4, W/4) float32.
+        `labels` (N, H, W) uint8 and `scores` (N, C, H/4, W/4) float32.
     """
     import torch
 

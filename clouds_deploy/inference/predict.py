@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from clouds_deploy.jobs.results import Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.jobs.units import Item, Unit, find_units, is_spread, list_items
+from clouds_deploy.labels import CITYSCAPES, LabelSet, chosen_label_set
 
 KIND = "prediction"
 LABELS, OVERLAYS, CONFIDENCES = "labels", "overlays", "confidences"
@@ -56,6 +58,11 @@ class PredictWork:
             )
         return self._predictor
 
+    @cached_property
+    def label_set(self) -> LabelSet:
+        """The classes of the labels."""
+        return chosen_label_set(self.predictor.describe().get("label_set", CITYSCAPES))
+
     @property
     def gpu(self) -> bool:
         """See `Work`."""
@@ -85,7 +92,7 @@ class PredictWork:
             if confidence is not None:
                 written[CONFIDENCES] = confidence
             if self.options.overlays:
-                written[OVERLAYS] = overlay_with_legend(image, labels)
+                written[OVERLAYS] = overlay_with_legend(image, labels, classes=self.label_set)
             files = {f"{folder}/{item.name}.png": pixels for folder, pixels in written.items()}
             for name, pixels in files.items():
                 write_png(out / name, pixels)
@@ -135,7 +142,7 @@ class PredictWork:
                     if writer is not None:
                         late = max(0, count - len(times or ()) + 1)  # more frames than packets
                         time = times[count - late] + late / rate if times else None
-                        writer.write(overlay(frame, labels), time)
+                        writer.write(overlay(frame, labels, classes=self.label_set), time)
                     count += 1
                     yield f"{item.path.name} frame {count}"
                 if not count:
@@ -208,8 +215,8 @@ def run_predict(
         if by_unit
         else {unit.name: unit.told() for unit in units}
     )
-    results.seal(KIND, report.records, predictor=work.predictor.describe(), inputs=inputs, **told)
     model = work.predictor.describe()
+    results.seal(KIND, report.records, predictor=model, inputs=inputs, **told)
     where = {key: model.get(key) for key in ("backend", "device")}
     return {"out": str(out), **told, "passed_over": over, **where}
 

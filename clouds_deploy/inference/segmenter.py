@@ -20,6 +20,7 @@ from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.letterbox import Letterbox, fit
+from clouds_deploy.labels import CITYSCAPES, LabelSet
 
 RUN = "run"
 """Kind of a finished run in its manifest."""
@@ -32,12 +33,14 @@ class Segmenter(Protocol):
     Attributes:
         kind: `bundle` or `run`.
         recipe: What it was trained with.
+        label_set: The classes that its labels count.
         backend: What runs it.
         device: Where it computes.
     """
 
     kind: str
     recipe: Recipe
+    label_set: LabelSet
     backend: str
     device: str
 
@@ -73,13 +76,16 @@ class Segmenter(Protocol):
             images: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            Class scores (B, 19, h, w), a tensor, at the size that the model sees; or (B, H, W) uint8 labels
+            Class scores (B, C, h, w), a tensor, at the size that the model sees; or (B, H, W) uint8 labels
             of a model that gives only them.
         """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Facts for manifests: kind, path, sha256 of its manifest, backend, device, weights."""
+        """Facts for manifests: kind, path, sha256 of its manifest, backend, device, weights.
+
+        With another label set than `cityscapes19` this too, as `label_set`.
+        """
         ...
 
     def close(self) -> None:
@@ -94,6 +100,9 @@ class _BundleSegmenter:
 
     def __init__(self, bundle: Bundle, backend: str, options: Options, vocabulary: Vocabulary | None) -> None:
         self.bundle, self.recipe = bundle, bundle.recipe
+        self.label_set = bundle.label_set
+        if vocabulary is not None:
+            self.label_set = vocabulary.label_set()
         self.session = open_session(
             bundle,
             backend,
@@ -143,6 +152,7 @@ class _BundleSegmenter:
             "precision": "bf16" if self.session.precision == "bf16" else self.bundle.precision,
             "size": [self.bundle.height, self.bundle.width],
             "backbone_weights": self.bundle.weights,
+            **_told(self.label_set),
         }
 
     def close(self) -> None:
@@ -159,6 +169,7 @@ class _RunSegmenter:
         self.path, self.backend = run, "torch"
         self._run: TorchRun | None = TorchRun(run, options)
         self.recipe, self.device, self._weights = self._run.recipe, self._run.device, self._run.weights
+        self.label_set = self.recipe.data.classes
 
     def _opened(self) -> TorchRun:
         if self._run is None:
@@ -190,11 +201,16 @@ class _RunSegmenter:
             "precision": "fp32",
             "size": self.recipe.evaluate.short_side,
             "backbone_weights": self._weights,
+            **_told(self.label_set),
         }
 
     def close(self) -> None:
         """See `Segmenter.close`."""
         self._run = None
+
+
+def _told(label_set: LabelSet) -> dict[str, Any]:
+    return {} if label_set == CITYSCAPES else {"label_set": label_set.to_value()}
 
 
 def open_model(

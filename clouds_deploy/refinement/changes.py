@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clouds_deploy.labels import IGNORE, NAMES, NUM_CLASSES
+from clouds_deploy.labels import CITYSCAPES, IGNORE, NUM_CLASSES, LabelSet
 from clouds_deploy.refinement.components import Labels, Mask
 
 Counts = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ class Refined:
             Train ids and (K, H, W) bool masks, which overlap only where `overlaps` says so.
         """
         there = set(np.unique(self.labels).tolist()) | {c for c, m in self.overlaps.items() if m.any()}
-        classes = sorted(c for c in there if c < NUM_CLASSES)
+        classes = sorted(c for c in there if c != IGNORE)
         masks = np.zeros((len(classes), *self.labels.shape), np.bool_)
         for mask, label in zip(masks, classes, strict=True):
             np.equal(self.labels, label, out=mask)
@@ -78,33 +78,38 @@ def unchanged(labels: Labels, *, negative: bool, prompted: int = 0) -> Refined:
     return Refined(labels, without if negative else np.zeros_like(without), prompted=prompted)
 
 
-def count_changes(before: Labels, after: Labels) -> Counts:
+def count_changes(before: Labels, after: Labels, classes: int = NUM_CLASSES) -> Counts:
     """Counts the pairs of labels that occur.
 
     Args:
         before: (H, W) uint8 train ids or 255.
         after: The same shape.
+        classes: Number of classes.
 
     Returns:
-        (n, 3) int64: before, after, pixels; 19 stands for no label.
+        (n, 3) int64: before, after, pixels; the number of classes stands for no label.
     """
-    size = NUM_CLASSES + 1
-    a, b = (np.minimum(labels, NUM_CLASSES).ravel().astype(np.intp) for labels in (before, after))
+    size = classes + 1
+    a, b = (np.minimum(labels, classes).ravel().astype(np.intp) for labels in (before, after))
     pixels = np.bincount(a * size + b)
     (pairs,) = pixels.nonzero()
     return np.stack((pairs // size, pairs % size, pixels[pairs]), -1).astype(np.int64)
 
 
-def add_changes(many: Iterable[Counts]) -> Counts:
-    """Sum of the counts of many images: (20, 20) int64, row = before, column = after."""
-    total = np.zeros((NUM_CLASSES + 1, NUM_CLASSES + 1), np.int64)
+def add_changes(many: Iterable[Counts], classes: int = NUM_CLASSES) -> Counts:
+    """Sum of the counts of many images: (classes + 1,) * 2 int64, row = before, column = after."""
+    total = np.zeros((classes + 1, classes + 1), np.int64)
     for changes in many:
         total[changes[:, 0], changes[:, 1]] += changes[:, 2]
     return total
 
 
-def summarize_changes(total: Counts) -> dict[str, Any]:
+def summarize_changes(total: Counts, label_set: LabelSet = CITYSCAPES) -> dict[str, Any]:
     """Shares of the labels that stayed, changed and were lost.
+
+    Args:
+        total: What `add_changes` gave.
+        label_set: The classes.
 
     Returns:
         `agreement`, `changed` and `unlabelled`: shares of the pixels that had a label, which add up to 1,
@@ -113,22 +118,22 @@ def summarize_changes(total: Counts) -> dict[str, Any]:
     """
     pixels = int(total.sum())
     classes = {}
-    for index, name in enumerate(NAMES):
+    for index, name in enumerate(label_set.names):
         shares = _shares(total[index], total[index, index])
         classes[name] = {
             "before": int(total[index].sum()) / pixels if pixels else 0.0,
             "after": int(total[:, index].sum()) / pixels if pixels else 0.0,
             **shares,
         }
-    labelled = total[:NUM_CLASSES]
-    return {**_shares(labelled.sum(0), int(np.diag(total)[:NUM_CLASSES].sum())), "per_class": classes}
+    labelled = total[:-1]
+    return {**_shares(labelled.sum(0), int(np.diag(total)[:-1].sum())), "per_class": classes}
 
 
 def _shares(row: Counts, same: int) -> dict[str, float | None]:
     count = int(row.sum())
     if not count:
         return {"agreement": None, "changed": None, "unlabelled": None}
-    lost = int(row[NUM_CLASSES])
+    lost = int(row[-1])
     return {
         "agreement": int(same) / count,
         "changed": (count - int(same) - lost) / count,

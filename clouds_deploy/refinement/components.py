@@ -25,7 +25,7 @@ class Component:
     """A 4-connected part of one class.
 
     Attributes:
-        label: Its train id, 0..18.
+        label: Its train id.
         box: The rows and the columns that it spans.
         area: Its pixels.
         numbered: (H, W) whole numbers, shared by all components of a label map.
@@ -49,17 +49,18 @@ class Component:
         return (float(columns.start), float(rows.start)), (float(columns.stop), float(rows.stop))
 
 
-def find_components(labels: Labels, above: float) -> list[Component]:
+def find_components(labels: Labels, above: float, classes: int = NUM_CLASSES) -> list[Component]:
     """Lists the components of every class that are large enough (docs/explanation/method.md 3.6).
 
     Args:
-        labels: (H, W) uint8 train ids; everything above 18 is in no component.
+        labels: (H, W) uint8 train ids; what is no class is in no component.
         above: A component needs more pixels than this.
+        classes: Number of classes.
 
     Returns:
         The components by class, and within a class by their first pixel in reading order.
     """
-    known = labels < NUM_CLASSES
+    known = labels < classes
     numbered, count = cc3d.connected_components(
         np.where(known, labels + np.uint8(1), np.uint8(0)), connectivity=4, return_N=True
     )

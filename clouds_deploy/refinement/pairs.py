@@ -17,7 +17,7 @@ from clouds_deploy.jobs.results import MEMBERS
 from clouds_deploy.jobs.shards import split_member
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.jobs.units import TAR, Unit, list_items, open_shard, split_address
-from clouds_deploy.labels import UNKNOWN_ID, train_id_table
+from clouds_deploy.labels import CITYSCAPES, UNKNOWN_ID, LabelSet
 from clouds_deploy.refinement.components import Labels
 from clouds_deploy.refinement.prompts import Floats
 
@@ -212,8 +212,12 @@ def confidence_maps(labels: str | Path, confidences: str | Path | None = None) -
     return maps if asked or maps.shards or maps.prefix else None
 
 
-def load_pair(pair: Pair) -> Loaded:
+def load_pair(pair: Pair, label_set: LabelSet = CITYSCAPES) -> Loaded:
     """Reads a pair.
+
+    Args:
+        pair: Its files.
+        label_set: The classes whose train ids the label map holds.
 
     Raises:
         CloudsError: A file is missing or damaged, the sizes differ, or an id is no train id.
@@ -222,12 +226,13 @@ def load_pair(pair: Pair) -> Loaded:
         raise CloudsError(f"{pair.image} has no label map", f"make {pair.name}.png, or take the image away")
     image, labels = read_image(pair.image), read_label_ids(pair.labels)
     _check_size(pair.labels, labels.shape, image.shape[:2], pair.image)
-    wrong = np.unique(labels[train_id_table()[labels] == UNKNOWN_ID])
+    wrong = np.unique(labels[label_set.train_ids()[labels] == UNKNOWN_ID])
     if wrong.size:
         named = ", ".join(str(i) for i in wrong[:5]) + (", ..." if wrong.size > 5 else "")
         raise CloudsError(
             f"{pair.labels} holds ids that are no train ids: {named}",
-            "label maps hold 0 to 18, and 255 where there is no label; translate other ids first",
+            f"label maps hold 0 to {label_set.count - 1}, and 255 where there is no label; translate other "
+            "ids first, or name their label set: --classes",
         )
     if pair.confidence is None:
         return Loaded(image, labels, None)

@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from clouds_deploy.artifacts import MANIFEST, kind_of, read_json
 from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.config.parse import settings
 from clouds_deploy.config.refine import RefineOptions
 from clouds_deploy.config.section import make_options
+from clouds_deploy.console import say
 from clouds_deploy.data.images import write_png
 from clouds_deploy.data.overlay import before_and_after
 from clouds_deploy.inference.predict import CONFIDENCES, LABELS, OVERLAYS
+from clouds_deploy.inference.predict import KIND as PREDICTION
 from clouds_deploy.jobs.results import Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.jobs.units import Unit, find_units, is_spread
+from clouds_deploy.labels import CITYSCAPES, LabelSet, chosen_label_set, load_label_set
 from clouds_deploy.refinement.changes import add_changes, count_changes, summarize_changes
 from clouds_deploy.refinement.pairs import (
     Loaded,
@@ -148,7 +152,7 @@ class RefineWork:
         """See `Work`."""
 
         def prepare(pair: Pair) -> _Ready:
-            loaded = load_pair(pair)
+            loaded = load_pair(pair, self.refiner.label_set)
             plan = self.refiner.plan(loaded.labels, loaded.confidence, zlib.crc32(pair.name.encode()))
             return _Ready(pair, loaded, plan, pair.identity())
 
@@ -157,16 +161,19 @@ class RefineWork:
 
         def finish(one: _Ready, answer: Proposals) -> Done:
             before, name = one.loaded.labels, f"{one.pair.name}.png"
+            classes = self.refiner.label_set
             result = self.refiner.merge(before, one.plan, answer, one.loaded.confidence)
             files = {f"{LABELS}/{name}": result.labels}
             if one.pair.drawn:
-                files[f"{OVERLAYS}/{name}"] = before_and_after(one.loaded.image, before, result.labels)
+                files[f"{OVERLAYS}/{name}"] = before_and_after(
+                    one.loaded.image, before, result.labels, classes
+                )
             for file, pixels in files.items():
                 write_png(out / file, pixels)
             facts = {
                 "prompted": result.prompted,
                 "accepted": result.accepted,
-                "changes": count_changes(before, result.labels).tolist(),
+                "changes": count_changes(before, result.labels, classes.count).tolist(),
             }
             return Done(one.pair.name, {file: out / file for file in files}, one.inputs, facts)
 
@@ -226,12 +233,13 @@ def run_refine(
     else:
         units, results = work.pairs(Path(images)), Results(Place(out), None)
     report = run_job(work, units, results, runner)
-    items = report.items
+    items, classes = report.items, work.refiner.label_set
+    changes = (np.array(item["changes"], np.int64).reshape(-1, 3) for item in items)
     summary = {
         "unlabelled_means": "negative" if work.refiner.config.mode == "official" else "ignored",
         "prompts": report.total("prompted"),
         "masks_taken": report.total("accepted"),
-        **summarize_changes(add_changes(np.array(i["changes"], np.int64).reshape(-1, 3) for i in items)),
+        **summarize_changes(add_changes(changes, classes.count), classes),
     }
     results.seal(
         KIND, report.records, inputs={item["name"]: item["inputs"] for item in items}, failed=report.failed,
@@ -246,6 +254,16 @@ def run_refine(
         "images_per_second": len(report.new_items) / report.seconds if report.new else None,
         **({"units_done": len(report.new)} if by_unit else {}),
     }
+
+
+def labels_of(labels: str | Path) -> LabelSet:
+    """Label set of a folder of label maps: what `predict` wrote beside them, or Cityscapes' 19 classes."""
+    folder = Path(labels)
+    for place in (folder, folder.parent):
+        if kind_of(place) in (PREDICTION, KIND):
+            manifest = read_json(place / MANIFEST)
+            return chosen_label_set(manifest.get("predictor", manifest).get("label_set", CITYSCAPES))
+    return CITYSCAPES
 
 
 def refine(
@@ -264,7 +282,10 @@ def refine(
 
     chosen = make_options(RefineOptions, options)
     config = settings(RefineConfig, (f"mode={chosen.mode}", f"seed={chosen.seed}", *chosen.overrides))
-    how = (chosen.backend, chosen.precision, chosen.device)
+    classes = labels_of(labels) if chosen.classes is None else load_label_set(chosen.classes)
+    if classes != CITYSCAPES:
+        say(f"labels are of label set {classes.name}, {classes.count} classes")
+    how = (chosen.backend, chosen.precision, chosen.device, classes)
     make = SamRefiner(str(unpacked(Path(sam))), chosen.weights, config, *how)
     work = RefineWork(
         make, labels, confidences=chosen.confidences, batch=chosen.batch, overlays=chosen.overlays

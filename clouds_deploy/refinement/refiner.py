@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from clouds_deploy import seeds
 from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.config.precision import Precision
+from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import Picture, open_sam
+from clouds_deploy.labels import CITYSCAPES, LabelSet
 from clouds_deploy.models.sam.names import RANDOM
 from clouds_deploy.refinement.changes import Refined
 from clouds_deploy.refinement.components import Labels
@@ -28,7 +30,7 @@ from clouds_deploy.refinement.prompts import (
     propose,
 )
 from clouds_deploy.refinement.rules_official import best_rated, merge_official, plan_official
-from clouds_deploy.refinement.rules_robust import merge_robust, most_agreeing, plan_robust
+from clouds_deploy.refinement.rules_robust import merge_robust, most_agreeing, outlines_of, plan_robust
 
 if TYPE_CHECKING:
     from clouds_deploy.config.recipe import Recipe
@@ -44,15 +46,23 @@ class Refiner:
     Args:
         sam: The promptable segmenter.
         config: The settings.
+        label_set: The classes of the labels; `robust` uses their groups, and which are things or small.
     """
 
-    def __init__(self, sam: Promptable, config: RefineConfig) -> None:
-        self.sam, self.config = sam, config
+    def __init__(self, sam: Promptable, config: RefineConfig, label_set: LabelSet = CITYSCAPES) -> None:
+        self.sam, self.config, self.label_set = sam, config, label_set
+        self._outlines = outlines_of(label_set)
+        if config.mode == "robust" and not label_set.reads_by_outline():
+            say(
+                f"label set {label_set.name} names no groups, things or small classes: masks are judged by "
+                "area alone"
+            )
         self._choose: Choose = best_rated if config.mode == "official" else partial(most_agreeing, sam.size)
 
     def describe(self) -> dict[str, Any]:
-        """Facts for manifests: the SAM and the settings."""
-        return {"sam": self.sam.describe(), "refine": self.config.model_dump(mode="json")}
+        """Facts for manifests: the SAM, the settings, and the label set if it is not the default."""
+        facts = {"sam": self.sam.describe(), "refine": self.config.model_dump(mode="json")}
+        return facts if self.label_set == CITYSCAPES else {**facts, "label_set": self.label_set.to_value()}
 
     def plan(self, labels: Labels, confidence: Floats | None = None, key: int = 0, pace: Pace = FREE) -> Plan:
         """Prompts for SAM about an image.
@@ -64,8 +74,9 @@ class Refiner:
             pace: Of the work; it may stop it.
         """
         if self.config.mode == "robust":
-            return plan_robust(labels, confidence, self.config.robust, pace)
-        return plan_official(labels, self.config, seeds.generator(self.config.seed, key), pace)
+            return plan_robust(labels, confidence, self.config.robust, pace, self._outlines)
+        random = seeds.generator(self.config.seed, key)
+        return plan_official(labels, self.config, random, pace, self.label_set.count)
 
     def propose(self, images: Sequence[Picture], plans: Sequence[Plan], pace: Pace = FREE) -> list[Proposals]:
         """Runs SAM; see `prompts.propose`."""
@@ -91,7 +102,9 @@ class Refiner:
         masks = each_mask(self.sam, proposals, plan.size, pace)
         if self.config.mode == "official":
             return merge_official(labels, plan, masks, self.config)
-        return merge_robust(labels, confidence, plan, masks, proposals.scores, self.config.robust)
+        return merge_robust(
+            labels, confidence, plan, masks, proposals.scores, self.config.robust, self._outlines
+        )
 
     def refine(
         self,
@@ -141,6 +154,7 @@ class SamRefiner:
         backend: Bundles only: what runs the graphs.
         precision: What the backend computes in.
         device: Where it computes; see `backends.device.resolve_device`.
+        label_set: The classes of the labels.
     """
 
     sam: str
@@ -149,12 +163,13 @@ class SamRefiner:
     backend: str | None = None
     precision: Precision = "fp32"
     device: str = "auto"
+    label_set: LabelSet = CITYSCAPES
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles with absolute paths."""
         own = None if self.weights in (None, RANDOM) else Path(str(self.weights)).absolute()
         sam = str(Path(self.sam).absolute()) if Path(self.sam).exists() else self.sam
-        how = (self.backend, self.precision, self.device)
+        how = (self.backend, self.precision, self.device, self.label_set)
         return SamRefiner, (sam, own or self.weights, self.config, *how)
 
     def __call__(self) -> Refiner:
@@ -167,7 +182,7 @@ class SamRefiner:
             precision=self.precision,
             seed=self.config.seed,
         )
-        return Refiner(sam, self.config)
+        return Refiner(sam, self.config, self.label_set)
 
 
 def online_refiner(recipe: Recipe, device: Any) -> Any:
@@ -198,5 +213,5 @@ def online_refiner(recipe: Recipe, device: Any) -> Any:
         precision=joint.sam_precision,
         seed=None,
     )
-    refiner = Refiner(sam, joint.refine)
+    refiner = Refiner(sam, joint.refine, recipe.data.classes)
     return lambda *given: [refined.labels for refined in refiner.refine(*given)]

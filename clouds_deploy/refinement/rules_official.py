@@ -9,14 +9,18 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from clouds_deploy.config.joint import RefineConfig
-from clouds_deploy.labels import IGNORE
+from clouds_deploy.labels import IGNORE, NUM_CLASSES
 from clouds_deploy.refinement.changes import Refined, unchanged
 from clouds_deploy.refinement.components import Component, Labels, Mask, find_components
 from clouds_deploy.refinement.prompts import FREE, Floats, Pace, Plan
 
 
 def plan_official(
-    labels: Labels, config: RefineConfig, random: np.random.Generator, pace: Pace = FREE
+    labels: Labels,
+    config: RefineConfig,
+    random: np.random.Generator,
+    pace: Pace = FREE,
+    classes: int = NUM_CLASSES,
 ) -> Plan:
     """Prompts for every large component: random points of it, all foreground, without a box.
 
@@ -25,6 +29,7 @@ def plan_official(
         config: `min_area` (in proportion to the image), `points`, `erosion`.
         random: Chooses the points, without replacement.
         pace: Of the work; it may stop it.
+        classes: Number of classes.
 
     Returns:
         The plan. A component that has fewer pixels than `points` (after erosion) is not asked about.
@@ -32,7 +37,7 @@ def plan_official(
     height, width = config.reference_size
     above = config.min_area * labels.size / (height * width)
     kept, points = [], []
-    components = find_components(labels, above)
+    components = find_components(labels, above, classes)
     pace.admit(len(components), labels.size)
     for component in components:
         pace.pause()

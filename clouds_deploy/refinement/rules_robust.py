@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from clouds_deploy.config.joint import RobustConfig
 from clouds_deploy.data.images import fit_size
-from clouds_deploy.labels import CLASSES, IGNORE, NAMES, NUM_CLASSES
+from clouds_deploy.labels import CITYSCAPES, IGNORE, LabelSet
 from clouds_deploy.refinement.changes import Refined
 from clouds_deploy.refinement.components import (
     Component,
@@ -22,10 +23,6 @@ from clouds_deploy.refinement.components import (
 )
 from clouds_deploy.refinement.prompts import FREE, Floats, Pace, Plan
 
-_MISTAKEN = (("car", "truck", "bus", "train"), ("person", "rider"), ("motorcycle", "bicycle"))
-"""Things with similar outlines whose classes a teacher confuses, often within one object."""
-_SMALL = ("pole", "traffic light", "traffic sign", "person", "rider", "motorcycle", "bicycle")
-"""Classes whose components are small by nature: one too small for a prompt is not noise."""
 _SURE = 0.5
 """Confidence below which even a small component gives way to a mask over it."""
 _BORDER_ERROR = 0.6
@@ -34,22 +31,46 @@ _LIKE = 1.5
 """Masks whose areas differ by less than about this factor compete by rating, others by size."""
 
 
-def _peers() -> npt.NDArray[np.bool_]:
-    """Classes that count as one when the purity of a mask is judged: (19, 19) bool."""
-    table = np.eye(NUM_CLASSES, dtype=np.bool_)
-    for group in _MISTAKEN:
-        ids = [NAMES.index(name) for name in group]
-        table[np.ix_(ids, ids)] = True
-    return table
+@dataclass(frozen=True)
+class Outlines:
+    """What a label set says about the outlines of its classes.
+
+    Attributes:
+        count: Number of classes.
+        peers: (count, count) bool, classes that count as one when the purity of a mask is judged: those of
+            one group, whose outlines are similar and which a teacher confuses, often within one object.
+        bounded: (count,) bool, things in a wide sense, whose masks show where they end; all others are stuff.
+        small: (256,) bool by train id, classes whose components are small by nature: one too small for a
+            prompt is not noise.
+    """
+
+    count: int
+    peers: npt.NDArray[np.bool_]
+    bounded: npt.NDArray[np.bool_]
+    small: npt.NDArray[np.bool_]
 
 
-PEERS = _peers()
-BOUNDED = np.array([c.thing or c.name in _SMALL for c in CLASSES])
-"""Classes of things in a wide sense, whose masks show where they end; all others are stuff."""
-SMALL = np.append(np.isin(NAMES, _SMALL), np.zeros(256 - NUM_CLASSES, np.bool_))
+@lru_cache(maxsize=8)
+def outlines_of(label_set: LabelSet) -> Outlines:
+    """What a label set says about outlines; without groups, things and small classes all are stuff."""
+    groups = [c.group or c.train_id for c in label_set.classes]
+    peers = np.array([[a == b for b in groups] for a in groups], np.bool_)
+    small = np.zeros(256, np.bool_)
+    small[: label_set.count] = [c.small for c in label_set.classes]
+    bounded = np.array([c.thing or c.small for c in label_set.classes], np.bool_)
+    return Outlines(label_set.count, peers, bounded, small)
 
 
-def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig, pace: Pace = FREE) -> Plan:
+CITYSCAPES_OUTLINES = outlines_of(CITYSCAPES)
+
+
+def plan_robust(
+    labels: Labels,
+    confidence: Floats | None,
+    config: RobustConfig,
+    pace: Pace = FREE,
+    outlines: Outlines = CITYSCAPES_OUTLINES,
+) -> Plan:
     """Prompts for every component that is not tiny: points deep inside, where the teacher is certain, and a
     box.
 
@@ -58,11 +79,12 @@ def plan_robust(labels: Labels, confidence: Floats | None, config: RobustConfig,
         confidence: (H, W) float32 in 0..1, or None.
         config: `smallest`, `points`.
         pace: Of the work; it may stop it.
+        outlines: Of the label set.
 
     Returns:
         The plan: prompts of `points` points (fewer are padded) and two corners.
     """
-    components = find_components(labels, config.smallest * labels.size)
+    components = find_components(labels, config.smallest * labels.size, outlines.count)
     pace.admit(len(components), labels.size)
     points = np.zeros((len(components), config.points + 2, 2), np.float32)
     kinds = np.full(points.shape[:2], -1.0, np.float32)
@@ -160,6 +182,7 @@ def merge_robust(
     masks: Iterable[Mask],
     scores: Floats,
     config: RobustConfig,
+    outlines: Outlines = CITYSCAPES_OUTLINES,
 ) -> Refined:
     """Labels whose outlines follow SAM where it is more certain than the teacher.
 
@@ -179,12 +202,13 @@ def merge_robust(
         masks: (H, W) bool, one per prompt; each is needed only once, and not held.
         scores: (P,) float32, predicted IoUs.
         config: The limits.
+        outlines: Of the label set.
 
     Returns:
         The refined labels, without plain negatives.
     """
     taken: list[_Taken] = []
-    kept = SMALL[labels]
+    kept = outlines.small[labels]
     if confidence is not None:
         kept &= confidence >= _SURE
     doubt = np.zeros(labels.shape, np.float32)
@@ -192,7 +216,7 @@ def merge_robust(
     for component, mask, score in zip(plan.components, masks, scores, strict=True):
         own = component.mask
         kept[component.box] &= ~own
-        found = _judge(labels, confidence, component, own, mask, float(score), config)
+        found = _judge(labels, confidence, component, own, mask, float(score), config, outlines)
         if found is not None:
             doubt[component.box][own] = found.rating
             beaten = np.array([True, *(other.rank <= found.rank for other in taken)])
@@ -221,6 +245,7 @@ def _judge(
     mask: Mask,
     score: float,
     config: RobustConfig,
+    outlines: Outlines,
 ) -> _Taken | None:
     """The mask with its class, or None where it is rejected."""
     if score < config.rating:
@@ -229,13 +254,13 @@ def _judge(
     covered = np.count_nonzero(mask[component.box] & own)
     if covered < max(config.coverage * component.area, 1):
         return None
-    bounded = bool(BOUNDED[component.label])
+    bounded = bool(outlines.bounded[component.label])
     growth, purity = (config.growth, config.purity) if bounded else (config.stuff_growth, config.stuff_purity)
     if area > growth * component.area:
         return None
     weights = None if confidence is None else confidence[mask]
-    votes = np.bincount(labels[mask], weights, minlength=256)[:NUM_CLASSES]
-    peers = np.flatnonzero(PEERS[component.label])
+    votes = np.bincount(labels[mask], weights, minlength=256)[: outlines.count]
+    peers = np.flatnonzero(outlines.peers[component.label])
     if votes[peers].sum() < purity * votes.sum():
         return None
     rating = min(score, 1.0)

@@ -121,7 +121,10 @@ class Pictures:
                 return JSONResponse(body, headers=laps.headers())
             if kind == "overlay" and image is not None:
                 shot = image
-                data = await self.workshop.run(lambda: encode(overlay(shot, box.restore(labels)), "JPEG"))
+                classes = self.model.bundle.label_set
+                data = await self.workshop.run(
+                    lambda: encode(overlay(shot, box.restore(labels), classes=classes), "JPEG")
+                )
                 laps.add("encode", at)
                 return Response(data, media_type=KINDS["overlay"], headers=laps.headers())
             data = await self.workshop.run(lambda: encode(box.restore(labels)))
@@ -141,8 +144,8 @@ class Pictures:
             assert image is not None
             at = laps.add("decode", at)
             if given:
-                map_file = given
-                labels = await self.workshop.run(lambda: self.workshop.train_ids(map_file))
+                map_file, known = given, self.model.bundle.label_set.count
+                labels = await self.workshop.run(lambda: self.workshop.train_ids(map_file, known))
             else:
                 labels = box.restore((await self._label(fitted, laps))[0])
             if image.shape[:2] != labels.shape:  # only now: an EXIF orientation may turn the image

@@ -14,6 +14,7 @@ from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError, install, installed
 
 if TYPE_CHECKING:
+    from clouds_deploy.labels import LabelSet
     from clouds_deploy.serving.limits import Limits
     from clouds_deploy.serving.promptable import PointSam, Refine
 
@@ -59,7 +60,7 @@ def serve(
     return run_server(unpacked(Path(bundle)), chosen, bounds, _sam_opener(chosen), started)
 
 
-def _sam_opener(options: ServeOptions) -> Callable[[], tuple[PointSam, Refine]] | None:
+def _sam_opener(options: ServeOptions) -> Callable[[LabelSet], tuple[PointSam, Refine]] | None:
     """What opens the SAM; None where there is to be none."""
     if options.sam is None:
         return None
@@ -72,10 +73,12 @@ def _sam_opener(options: ServeOptions) -> Callable[[], tuple[PointSam, Refine]] 
     return partial(_open_sam, options.sam, options.sam_weights, options.device)
 
 
-def _open_sam(name: str, weights: str | Path | None, device: str) -> tuple[PointSam, Refine]:
+def _open_sam(
+    name: str, weights: str | Path | None, device: str, label_set: LabelSet
+) -> tuple[PointSam, Refine]:
     """A SAM, and what refines one image's labels with it."""
     from clouds_deploy.config.joint import RefineConfig
     from clouds_deploy.refinement.refiner import SamRefiner
 
-    refiner = SamRefiner(name, weights, RefineConfig(), device=device)()
+    refiner = SamRefiner(name, weights, RefineConfig(), device=device, label_set=label_set)()
     return refiner.sam, lambda image, labels: refiner.refine([image], [labels])[0].labels

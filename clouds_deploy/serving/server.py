@@ -17,6 +17,7 @@ from PIL import Image
 from clouds_deploy.config.serve import ServeOptions
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import LabelSet
 from clouds_deploy.serving.app import make_app
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.limits import Limits
@@ -74,7 +75,7 @@ def run_server(
     bundle: Path,
     options: ServeOptions,
     limits: Limits,
-    open_sam: Callable[[], tuple[PointSam, Refine]] | None = None,
+    open_sam: Callable[[LabelSet], tuple[PointSam, Refine]] | None = None,
     started: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Serves until SIGTERM or SIGINT, then finishes what was accepted.
@@ -83,7 +84,7 @@ def run_server(
         bundle: The bundle's directory.
         options: How to serve it.
         limits: Bounds of requests.
-        open_sam: Opens a SAM, and what refines labels with it; None serves neither.
+        open_sam: Opens a SAM, and what refines labels of a label set with it; None serves neither.
         started: Called with the address once requests are taken.
 
     Returns:
@@ -104,7 +105,10 @@ def run_server(
             metrics=metrics,
         )
         say(f"  serve        {model.name}: {options.backend} on {model.session.device}")
-        sam = Promptable(*open_sam(), waiting=limits.waiting, metrics=metrics) if open_sam else None
+        sam = None
+        if open_sam is not None:
+            opened = open_sam(model.bundle.label_set)
+            sam = Promptable(*opened, waiting=limits.waiting, metrics=metrics)
         return _run(make_app(model, sam, limits, metrics), taken, started or (lambda _: None))
 
 

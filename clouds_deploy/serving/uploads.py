@@ -19,7 +19,7 @@ from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.data.images import decode_image, decode_label_ids, measure_image
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import Picture
-from clouds_deploy.labels import IGNORE, NUM_CLASSES
+from clouds_deploy.labels import IGNORE
 from clouds_deploy.serving.budget import Budget
 from clouds_deploy.serving.limits import Limits, Refusal
 
@@ -72,19 +72,23 @@ class Workshop:
         """
         return _told(lambda: decode_image(upload.data, "`image`"))
 
-    def train_ids(self, upload: Upload) -> Picture:
+    def train_ids(self, upload: Upload, classes: int) -> Picture:
         """An upload as (H, W) uint8 train ids; to be called through `run`.
+
+        Args:
+            upload: The label map.
+            classes: Number of classes.
 
         Raises:
             Refusal: 422, it is damaged, or no map of train ids.
         """
         ids = _told(lambda: decode_label_ids(upload.data, "`labels`"))
-        strange = [int(i) for i in np.unique(ids) if i >= NUM_CLASSES and i != IGNORE]
+        strange = [int(i) for i in np.unique(ids) if i >= classes and i != IGNORE]
         if strange:
             raise Refusal(
                 422,
                 f"`labels` holds {', '.join(map(str, strange[:5]))}, which are no train ids",
-                f"send train ids 0..{NUM_CLASSES - 1}, and {IGNORE} where there is none",
+                f"send train ids 0..{classes - 1}, and {IGNORE} where there is none",
             )
         return ids
 

@@ -15,6 +15,7 @@ from clouds_deploy.data.layouts.folder import FOLDER
 from clouds_deploy.data.layouts.gta5 import GTA5
 from clouds_deploy.data.layouts.layout import Layout, Sample, require_folder, same_size
 from clouds_deploy.data.layouts.mapillary import MAPILLARY, MAPILLARY_V2
+from clouds_deploy.data.layouts.reading import Reading
 from clouds_deploy.data.layouts.synthia import SYNTHIA
 from clouds_deploy.data.layouts.tree import label_stem
 from clouds_deploy.errors import CloudsError, nearest
@@ -22,6 +23,7 @@ from clouds_deploy.errors import CloudsError, nearest
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "Reading",
     "Sample",
     "claimants",
     "detect",

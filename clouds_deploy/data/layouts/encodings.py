@@ -5,15 +5,18 @@ The tables are those of docs/explanation/method.md 4, which CLOUDS was trained a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from clouds_deploy.data.images import Pixels, read_label_ids, read_red_ids
-from clouds_deploy.labels import IGNORE, NAMES, UNKNOWN_ID, cityscapes_table, train_id_table
+from clouds_deploy.data.images import read_label_ids, read_red_ids
+from clouds_deploy.labels import IGNORE, NAMES, UNKNOWN_ID, cityscapes_table, shipped_set, train_id_table
+
+Table = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +26,20 @@ class Encoding:
     Attributes:
         name: Of its ids, in the plural, for messages.
         meaning: Its range in words, for messages.
-        table: (256,) uint8; raw id -> train id, `IGNORE`, or `UNKNOWN_ID` where there is no such id.
-        read: Label file -> (H, W) uint8 raw ids.
+        table: (256,) or more int16; raw id -> train id, `IGNORE`, or `UNKNOWN_ID` where there is no such id.
+        read: Label file -> (H, W) raw ids, each a place in the table.
+        names: Raw id -> the name of its class in the dataset's own label set, where that is finer.
+        known: Names that its ids have, in its own label set and among Cityscapes' classes; see `Reading`.
+        ignored: Those that no class of the model's label set stands for.
     """
 
     name: str
     meaning: str
-    table: Pixels
-    read: Callable[[Path], Pixels] = read_label_ids
+    table: Table
+    read: Callable[[Path], npt.NDArray[np.integer]] = read_label_ids
+    names: Mapping[int, str] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -43,7 +52,7 @@ def train_ids() -> Encoding:
 @lru_cache(maxsize=1)
 def cityscapes_ids() -> Encoding:
     """Encoding of Cityscapes' labelIds."""
-    return Encoding("Cityscapes ids", "0..33", cityscapes_table())
+    return Encoding("Cityscapes ids", "0..33", cityscapes_table(), names=names_of("cityscapes34"))
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +60,7 @@ def gta5_ids() -> Encoding:
     """Encoding of GTA5: Cityscapes' ids, and 34 for the licence plate, which is -1 in Cityscapes."""
     table = cityscapes_table()
     table[34] = IGNORE
-    return Encoding("GTA5 ids", "0..34", table)
+    return Encoding("GTA5 ids", "0..34", table, names=names_of("cityscapes34"))
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +94,12 @@ def synthia_ids() -> Encoding:
     return Encoding("SYNTHIA ids", "0..22", table, read_red_ids)
 
 
-def table_of(classes: dict[int, str], count: int) -> Pixels:
+def names_of(label_set: str) -> dict[int, str]:
+    """Raw id -> class name of a shipped label set."""
+    return {index: one.name for one in shipped_set(label_set).classes for index in one.ids}
+
+
+def table_of(classes: dict[int, str], count: int) -> Table:
     """Table of an encoding.
 
     Args:
@@ -93,9 +107,9 @@ def table_of(classes: dict[int, str], count: int) -> Pixels:
         count: Number of ids in the encoding, from 0.
 
     Returns:
-        (256,) uint8: train ids of `classes`, `IGNORE` for the other ids, `UNKNOWN_ID` from `count` on.
+        (256,) int16: train ids of `classes`, `IGNORE` for the other ids, `UNKNOWN_ID` from `count` on.
     """
-    table = np.full(256, UNKNOWN_ID, np.uint8)
+    table = np.full(256, UNKNOWN_ID, np.int16)
     table[:count] = IGNORE
     for index, name in classes.items():
         table[index] = NAMES.index(name)

@@ -107,10 +107,11 @@ def paired(images: Path, labels: Path) -> list[Sample]:
 FOLDER = Layout(
     "folder",
     "images/ and labels/ (or <split>/images and <split>/labels, or images/<split> and labels/<split>), same "
-    "stems, labels as train ids or Cityscapes' ids",
+    "stems, labels as train ids or Cityscapes' ids, or in a label set of one's own",
     folder_splits,
     folder_samples,
     folder_labels,
     encoding_by_name,
     by_content=True,
+    any_classes=True,
 )

@@ -12,6 +12,7 @@ import numpy as np
 from clouds_deploy.data.images import Pixels, read_image
 from clouds_deploy.data.layouts.content import recognise_encoding
 from clouds_deploy.data.layouts.encodings import Encoding
+from clouds_deploy.data.layouts.reading import Reading
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import UNKNOWN_ID
 
@@ -28,7 +29,9 @@ class Sample:
         image: The image file.
         labels: The label file, None when there is none.
         expected: Where the label file was looked for.
-        encoding: How its ids are to be read, where the content decides; None means as the layout says.
+        encoding: How its ids are to be read, where the content or a label set decides; None means as the
+            layout says.
+        by_content: Whether the content decided it.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Sample:
     labels: Path | None
     expected: Path | None = None
     encoding: Encoding | None = None
+    by_content: bool = False
 
     @classmethod
     def among(cls, name: str, image: Path, candidates: list[Path]) -> Sample:
@@ -67,6 +71,7 @@ class Layout:
         recognises: Root -> whether it has this layout for sure; None where `list_splits` suffices.
         left_out: (root, split) -> images that are there but no samples: known faults of the release.
         by_content: Whether names don't tell train ids from other ids, so that the content has to.
+        any_classes: Whether label files may be written in any label set, as those of `folder`.
     """
 
     name: str
@@ -78,13 +83,19 @@ class Layout:
     recognises: Callable[[Path], bool] | None = None
     left_out: Callable[[Path, str], list[Path]] = nothing_left_out
     by_content: bool = False
+    any_classes: bool = False
 
     def claims(self, root: Path) -> bool:
         """Whether the folder matches this layout and no similar one."""
         return bool(self.list_splits(root)) and (self.recognises is None or self.recognises(root))
 
-    def scan(self, root: Path, split: str) -> list[Sample]:
+    def scan(self, root: Path, split: str, reading: Reading | None = None) -> list[Sample]:
         """Samples of a split.
+
+        Args:
+            root: The dataset's folder.
+            split: The split.
+            reading: How label files become classes; None means Cityscapes' 19.
 
         Raises:
             CloudsError: The root is missing, empty, of another layout, or has no such split.
@@ -98,7 +109,28 @@ class Layout:
         samples = self.list_samples(root, split)
         if not samples:
             raise CloudsError(f"split `{split}` of {root} holds no images", f"expected {self.expects}")
-        return self._with_encodings(samples)
+        reading = reading or Reading()
+        own = reading.own(folder=self.any_classes)
+        if own is not None:
+            return [replace(sample, encoding=own) for sample in samples]
+        samples = self._with_encodings(samples)
+        return samples if reading.plain else self._translated(samples, reading)
+
+    def _translated(self, samples: list[Sample], reading: Reading) -> list[Sample]:
+        """Samples whose labels become the classes of another label set than Cityscapes' 19."""
+        made: dict[int, Encoding] = {}
+        found = []
+        for sample in samples:
+            if sample.labels is not None and sample.labels.stem.endswith(TRAIN_IDS):
+                finer = sample.labels.with_name(sample.labels.name.replace(TRAIN_IDS, LABEL_IDS))
+                if finer.is_file():  # all of Cityscapes' classes, not 19 of them
+                    sample = replace(sample, labels=finer)
+            encoding = self.encoding_of(sample)
+            if encoding is not None:
+                known = made.setdefault(id(encoding), reading.translated(encoding))
+                sample = replace(sample, encoding=known)
+            found.append(sample)
+        return found
 
     def _with_encodings(self, samples: list[Sample]) -> list[Sample]:
         """Samples that know how their labels are read, where names don't tell it and the content does."""
@@ -107,7 +139,7 @@ class Layout:
         unnamed = [s.labels for s in samples if s.labels is not None and not s.labels.stem.endswith(ENCODED)]
         known = recognise_encoding(unnamed) if unnamed else None
         chosen = set() if known is None else set(unnamed)
-        return [replace(s, encoding=known) if s.labels in chosen else s for s in samples]
+        return [replace(s, encoding=known, by_content=True) if s.labels in chosen else s for s in samples]
 
     def encoding_of(self, sample: Sample) -> Encoding | None:
         """How a sample's labels are read; None without labels."""
@@ -133,7 +165,7 @@ class Layout:
     def read_as(self, samples: list[Sample]) -> str:
         """How the labels of samples are read, in words."""
         known = [(encoding, sample) for sample in samples if (encoding := self.encoding_of(sample))]
-        counts = Counter(f"{e.name}{', by content' if s.encoding else ''}" for e, s in known)
+        counts = Counter(f"{e.name}{', by content' if s.by_content else ''}" for e, s in known)
         if len(counts) < 2:
             return next(iter(counts), "none there")
         return ", ".join(f"{name} ({count})" for name, count in counts.items())
@@ -153,15 +185,16 @@ class Layout:
             encoding: How its ids are to be read; None means as the file's name says.
 
         Returns:
-            (H, W) uint8: 0..18, and 255 for ignored pixels.
+            (H, W) uint8: 0..count-1 of the label set, and 255 for ignored pixels.
 
         Raises:
             CloudsError: The file is not a label map, or has an id that its encoding lacks.
         """
         encoding = encoding or self.encoding(path)
         ids = encoding.read(path)
-        labels = encoding.table[ids]
-        wrong = labels == UNKNOWN_ID
+        beyond = ids >= len(encoding.table)
+        labels = encoding.table[np.where(beyond, 0, ids) if beyond.any() else ids]
+        wrong = (labels == UNKNOWN_ID) | beyond
         if wrong.any():
             values, counts = np.unique(ids[wrong], return_counts=True)
             what = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:4], counts[:4], strict=True))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clouds_deploy.artifacts import read_json
 from clouds_deploy.data.layouts.content import recognise_encoding
-from clouds_deploy.data.layouts.encodings import Encoding, table_of, train_ids
+from clouds_deploy.data.layouts.encodings import Encoding, names_of, table_of, train_ids
 from clouds_deploy.data.layouts.folder import paired
 from clouds_deploy.data.layouts.layout import Layout, Sample, first_file
 from clouds_deploy.data.layouts.tree import label_maps_inside
@@ -101,19 +101,24 @@ def _from_config(path: Path, modified: int, version: str) -> Encoding:
         raise CloudsError(
             f"{path} lists no class names under `labels`", "take the file from the dataset's archive"
         ) from error
+    shown = {i: str(label.get("readable", label["name"])).lower() for i, label in enumerate(config["labels"])}
+    unlabeled = {i for i, name in enumerate(names) if name == "void--unlabeled"}
     found = {index: known for index, name in enumerate(names) if (known := classes_of(name)) is not None}
     missing = {known for _, known in V1_CLASSES.values()} - set(found.values())
     if missing or len(names) > 254:
         what = f"has no class for {', '.join(sorted(missing))}" if missing else f"lists {len(names)} classes"
         raise CloudsError(f"{path} {what}", f"take the config file of Mapillary Vistas {version} itself")
-    return Encoding(f"Mapillary {version} ids", f"0..{len(names) - 1}", table_of(found, len(names)))
+    own = {index: name for index, name in shown.items() if index not in unlabeled}
+    return Encoding(
+        f"Mapillary {version} ids", f"0..{len(names) - 1}", table_of(found, len(names)), names=own
+    )
 
 
 @lru_cache(maxsize=1)
 def v1_ids() -> Encoding:
     """Encoding of v1.2 without its config file."""
     table = table_of(dict(V1_CLASSES.values()), _V1_COUNT)
-    return Encoding("Mapillary v1.2 ids", f"0..{_V1_COUNT - 1}", table)
+    return Encoding("Mapillary v1.2 ids", f"0..{_V1_COUNT - 1}", table, names=names_of("mapillary_v1_2"))
 
 
 def _encoding_of(root: Path, version: str) -> Encoding:

@@ -60,8 +60,8 @@ class SegmenterGraph(nn.Module):
 
         Returns:
             labels (B, H, W) uint8 train ids (or indices of the vocabulary) and, on request, scores
-            (B, C, H/4, W/4) float32, C = 19 unless another vocabulary is given: for every class the sum over
-            queries of softmax(class) * sigmoid(mask), at the masks' own size.
+            (B, C, H/4, W/4) float32, C the number of classes: for every class the sum over queries
+             of softmax(class) * sigmoid(mask), at the masks' own size.
         """
         pixels = image.float().permute(0, 3, 1, 2)
         height, width = int(image.shape[1]), int(image.shape[2])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clouds_deploy.config.model import BackboneConfig, ModelConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.labels import NUM_CLASSES
+from clouds_deploy.labels import CITYSCAPES, NUM_CLASSES, LabelSet
 from clouds_deploy.models.backbones import Backbone, Features, build_backbone
 from clouds_deploy.models.backbones.open_clip import PREFIX as CLIP_PREFIX
 from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer, load_clip
@@ -21,7 +21,7 @@ from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
 from clouds_deploy.models.clouds.deformable_attention import DeformableAttention, Form
 from clouds_deploy.models.clouds.mask_decoder import MaskDecoder, Prediction
 from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
-from clouds_deploy.models.clouds.vocabulary import class_synonyms, embed_vocabulary
+from clouds_deploy.models.clouds.vocabulary import embed_vocabulary
 
 Inference = Literal["exact", "fast"]
 STRIDE = 32
@@ -35,6 +35,7 @@ class Segmenter(nn.Module):
         backbone: The backbone that section names, already loaded.
         vocabulary: (C, S, D) class embeddings, for the text head; see `models.clouds.vocabulary`.
         ensemble: With CLIP's own classification at inference, for the text head.
+        classes: Number of classes; with the text head the vocabulary's.
     """
 
     vocabulary: Tensor | None
@@ -45,6 +46,7 @@ class Segmenter(nn.Module):
         backbone: Backbone,
         vocabulary: Tensor | None = None,
         ensemble: GeometricEnsemble | None = None,
+        classes: int = NUM_CLASSES,
     ) -> None:
         super().__init__()
         self.config = config
@@ -52,7 +54,7 @@ class Segmenter(nn.Module):
         self.ensemble = ensemble
         self.pixel_decoder = PixelDecoder(backbone.channels, config.width, config.pixel_decoder)
         classifier = None if vocabulary is None else TextClassifier(config.width, vocabulary.shape[-1])
-        self.mask_decoder = MaskDecoder(config.width, NUM_CLASSES, config.mask_decoder, classifier)
+        self.mask_decoder = MaskDecoder(config.width, classes, config.mask_decoder, classifier)
         self.register_buffer("vocabulary", vocabulary)
 
     def features(self, image: Tensor) -> Features:
@@ -134,8 +136,7 @@ class Segmenter(nn.Module):
             share: As in `forward`.
 
         Returns:
-            (B, C, H, W) float, not negative; argmax over axis 1 is the label map. C is 19 unless another
-            vocabulary was given.
+            (B, C, H, W) float, not negative; argmax over axis 1 is the label map. C is the number of classes.
         """
         prediction = self(image.float(), every_layer=False, vocabulary=vocabulary, share=share)[-1]
         height, width = image.shape[-2:]
@@ -163,7 +164,7 @@ def class_scores(prediction: Prediction, size: tuple[int, int], inference: Infer
         inference: `exact` or `fast`.
 
     Returns:
-        (B, 19, H, W) float32.
+        (B, C, H, W) float32.
     """
     classes = prediction.class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
     masks = prediction.mask_logits.float()
@@ -195,7 +196,7 @@ _STRIP = 1 << 20
 def labels_at(scores: Tensor, size: tuple[int, int], *, shares: bool = False) -> tuple[Tensor, Tensor | None]:
     """Label map of one image at a size of its own, with few bytes a pixel.
 
-    Scores are resized class by class, so that two float32 maps of the image's size exist instead of 19; the
+    Scores are resized class by class, so that two float32 maps of the image's size exist instead of C; the
     labels are those of `label_and_trust` on all resized scores.
 
     Args:
@@ -234,15 +235,19 @@ def labels_at(scores: Tensor, size: tuple[int, int], *, shares: bool = False) ->
     return labels, trust
 
 
-def build_segmenter(config: ModelConfig) -> Segmenter:
+def build_segmenter(config: ModelConfig, classes: LabelSet = CITYSCAPES) -> Segmenter:
     """Builds the model a recipe describes; the decoders start random, the backbone with its weights.
+
+    Args:
+        config: The model section of the recipe.
+        classes: Its label set, `data.classes`.
 
     Raises:
         CloudsError: See `build_backbone` and `load_clip`; or the text head has no CLIP to take names from.
     """
     if config.head == "linear":
-        return Segmenter(config, build_backbone(config.backbone))
-    return _text_segmenter(config)
+        return Segmenter(config, build_backbone(config.backbone), classes=classes.count)
+    return _text_segmenter(config, classes)
 
 
 def embed_names(config: ModelConfig, classes: Sequence[Sequence[str]]) -> Tensor:
@@ -287,13 +292,13 @@ def _names_from(config: ModelConfig) -> BackboneConfig:
     return source
 
 
-def _text_segmenter(config: ModelConfig) -> Segmenter:
+def _text_segmenter(config: ModelConfig, classes: LabelSet) -> Segmenter:
     """Builds the text head's model, with one CLIP for pictures and names where both are the same."""
     text = config.text
     source = _names_from(config)
     own = source == config.backbone
     clip = load_clip(source)
-    vocabulary = embed_vocabulary(clip.model, clip_tokenizer(source), class_synonyms())
+    vocabulary = embed_vocabulary(clip.model, clip_tokenizer(source), classes.synonyms)
     if own:
         backbone = attach(clip_backbone(config.backbone, clip), config.backbone.adapter)
     else:
@@ -306,4 +311,4 @@ def _text_segmenter(config: ModelConfig) -> Segmenter:
             )
         seen = torch.ones(len(vocabulary), dtype=torch.bool)
         ensemble = GeometricEnsemble(clip.model, seen, text.alpha, text.beta, only_valid=text.only_valid)
-    return Segmenter(config, backbone, vocabulary, ensemble)
+    return Segmenter(config, backbone, vocabulary, ensemble, classes.count)

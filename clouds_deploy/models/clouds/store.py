@@ -20,6 +20,7 @@ from clouds_deploy.config.model import ModelConfig
 from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import CITYSCAPES, LabelSet
 from clouds_deploy.models.clouds.adapters import unfilled
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 
@@ -136,18 +137,19 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     return {**read_tensors(directory / FROZEN), **read_tensors(directory / TRAINED)}
 
 
-def empty_segmenter(config: ModelConfig, provenance: str) -> Segmenter:
+def empty_segmenter(config: ModelConfig, provenance: str, classes: LabelSet = CITYSCAPES) -> Segmenter:
     """Returns a model to be filled: nothing is downloaded, no global random state is changed.
 
     Args:
         config: The model section of the recipe it was trained with.
         provenance: Where the backbone's weights first came from, for later manifests and reports.
+        classes: The label set of that recipe, `data.classes`.
     """
     adapter = unfilled(config.backbone.adapter)
     backbone = config.backbone.model_copy(update={"weights": "random", "adapter": adapter})
     with torch.random.fork_rng(devices=[]):
         text = config.text.model_copy(update={"weights": "random"})
-        segmenter = build_segmenter(config.model_copy(update={"backbone": backbone, "text": text}))
+        segmenter = build_segmenter(config.model_copy(update={"backbone": backbone, "text": text}), classes)
     segmenter.config = config
     segmenter.backbone.weights = provenance
     return segmenter
@@ -171,7 +173,7 @@ def random_run(recipe: Recipe) -> Iterator[Path]:
         run = Path(folder) / recipe.name
         run.mkdir()
         write_text(run / RECIPE, recipe.model_copy(update={"model": model}).to_yaml())
-        save_weights(run, build_segmenter(model))
+        save_weights(run, build_segmenter(model, recipe.data.classes))
         write_manifest(run, KIND, backbone_weights="random")
         yield run
 
@@ -196,6 +198,6 @@ def load_run(directory: Path) -> tuple[Recipe, Segmenter]:
     """
     manifest = read_manifest(directory, KIND)
     recipe = read_run_recipe(directory)
-    segmenter = empty_segmenter(recipe.model, str(manifest["backbone_weights"]))
+    segmenter = empty_segmenter(recipe.model, str(manifest["backbone_weights"]), recipe.data.classes)
     fill(segmenter, read_weights(directory), str(directory))
     return recipe, segmenter.eval()

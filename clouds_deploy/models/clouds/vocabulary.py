@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.labels import CLASSES
+from clouds_deploy.labels import CITYSCAPES
 
 _SIZES = ("small", "medium", "large")
 
@@ -37,8 +37,8 @@ _BATCH = 128
 
 
 def class_synonyms() -> tuple[tuple[str, ...], ...]:
-    """Synonyms of the 19 classes, as published."""
-    return tuple(c.synonyms for c in CLASSES)
+    """Synonyms of the 19 Cityscapes classes, as published."""
+    return CITYSCAPES.synonyms
 
 
 def embed_vocabulary(clip: Any, tokenizer: Any, classes: Sequence[Sequence[str]]) -> Tensor:

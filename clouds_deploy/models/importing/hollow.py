@@ -10,21 +10,23 @@ from torch import Tensor
 
 from clouds_deploy.config.model import BackboneConfig, ModelConfig
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import CITYSCAPES, LabelSet
 from clouds_deploy.models.backbones import Clip, build_backbone, load_clip
 from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer
 from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
 from clouds_deploy.models.clouds.segmenter import Segmenter
-from clouds_deploy.models.clouds.vocabulary import class_synonyms, embed_vocabulary
+from clouds_deploy.models.clouds.vocabulary import embed_vocabulary
 from clouds_deploy.models.importing.names import CLIP
 
 
-def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
+def hollow_segmenter(model: ModelConfig, clip: Any | None, classes: LabelSet = CITYSCAPES) -> Segmenter:
     """Builds a model on the meta device.
 
     Args:
         model: Its configuration.
         clip: Its CLIP, on the meta device too. None for a head without one: then the recipe's backbone is
             built with its weights, and only the decoders are on the meta device.
+        classes: Its label set.
 
     Raises:
         CloudsError: See `build_backbone`; or the text head has no CLIP.
@@ -36,31 +38,34 @@ def hollow_segmenter(model: ModelConfig, clip: Any | None) -> Segmenter:
             )
         backbone = build_backbone(model.backbone)
         with torch.device("meta"):
-            return Segmenter(model, backbone)
+            return Segmenter(model, backbone, classes=classes.count)
     with torch.device("meta"):
         backbone = clip_backbone(model.backbone, Clip(clip, "", ready=True))
         if model.head == "linear":
-            return Segmenter(model, backbone)
-        synonyms = class_synonyms()
+            return Segmenter(model, backbone, classes=classes.count)
+        synonyms = classes.synonyms
         shape = (len(synonyms), max(len(s) for s in synonyms), clip.text_projection.shape[1])
         text, seen = model.text, torch.ones(len(synonyms), dtype=torch.bool)
         ensemble = None
         if text.ensemble:
             ensemble = GeometricEnsemble(clip, seen, text.alpha, text.beta, only_valid=text.only_valid)
-        return Segmenter(model, backbone, torch.empty(shape), ensemble)
+        return Segmenter(model, backbone, torch.empty(shape), ensemble, classes.count)
 
 
-def own_vocabulary(backbone: BackboneConfig, state: Mapping[str, Tensor]) -> Tensor:
-    """Vectors of the Cityscapes classes from the text tower of a checkpoint.
+def own_vocabulary(
+    backbone: BackboneConfig, state: Mapping[str, Tensor], classes: LabelSet = CITYSCAPES
+) -> Tensor:
+    """Vectors of the classes' names from the text tower of a checkpoint.
 
     Args:
         backbone: Configuration of the CLIP.
         state: The checkpoint's tensors, including all of that CLIP.
+        classes: The label set.
 
     Returns:
-        (19, S, D) unit vectors; see `models.clouds.vocabulary`.
+        (C, S, D) unit vectors; see `models.clouds.vocabulary`.
     """
     with torch.random.fork_rng(devices=[]):
         clip = load_clip(backbone.model_copy(update={"weights": "random"})).model.eval()
     clip.load_state_dict({n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)})
-    return embed_vocabulary(clip, clip_tokenizer(backbone), class_synonyms())
+    return embed_vocabulary(clip, clip_tokenizer(backbone), classes.synonyms)

@@ -84,6 +84,7 @@ def graph_config(
     options: TritonOptions,
     *,
     batched: bool,
+    parameters: Mapping[str, str] | None = None,
 ) -> Message:
     """The configuration of a graph.
 
@@ -94,6 +95,7 @@ def graph_config(
         options: How to run it.
         batched: Whether the first axis of every tensor is the same free batch; otherwise Triton hands each
             request on as it is.
+        parameters: What clients are told about the model, such as its classes.
     """
     config: Message = {
         "name": name,
@@ -112,7 +114,13 @@ def graph_config(
             "default_queue_policy": queue_policy(options),
         }
         config["model_warmup"] = [_warm_up(inputs, size) for size in sorted({1, options.batch})]
+    if parameters:
+        config["parameters"] = _parameters(parameters)
     return config
+
+
+def _parameters(given: Mapping[str, str]) -> list[Message]:
+    return [{"key": key, "value": {"string_value": value}} for key, value in given.items()]
 
 
 def queue_policy(options: TritonOptions) -> Message:
@@ -145,7 +153,7 @@ def refine_config(name: str, parameters: Mapping[str, str], options: TritonOptio
         "output": [{"name": "refined", **picture}],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [{"kind": Word("KIND_CPU"), "count": options.instances}],
-        "parameters": [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()],
+        "parameters": _parameters(parameters),
     }
 
 

@@ -18,6 +18,7 @@ from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.letterbox import fit
 from clouds_deploy.inference.sam import Picture, Sam
+from clouds_deploy.labels import CITYSCAPES, label_set
 from clouds_deploy.refinement.refiner import Refiner
 
 
@@ -81,6 +82,9 @@ class RefineModel:
             (TensorSpec("image", "uint8", (None, *self.size, 3)),),
             (TensorSpec(given["labels"], "uint8", (None, *self.size)),),
         )
+        classes = CITYSCAPES
+        if "label_set" in given:
+            classes = label_set(json.loads(given["label_set"]), "the model's config")
         encoder = TritonSession(
             given["sam_encoder"],
             (TensorSpec("image", "uint8", (None, side, side, 3)), TensorSpec("size", "int32", (None, 2))),
@@ -94,7 +98,7 @@ class RefineModel:
                 TensorSpec("iou_predictions", "float32", (None, None)),
             ),
         )
-        self.refiner = Refiner(Sam(encoder, decoder, given["sam"], image_batch=1), RefineConfig())
+        self.refiner = Refiner(Sam(encoder, decoder, given["sam"], image_batch=1), RefineConfig(), classes)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers each request, with labels or an error."""

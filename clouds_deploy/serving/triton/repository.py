@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -107,7 +108,8 @@ def _segmenter(
     plan = built[0] if built and options.backend == "tensorrt" and not others else None
     if plan is not None:
         options = replace(options, batch=min(options.batch, int(plan["batch"][2])))
-    config = graph_config(options.name, [image], bundle.outputs, options, batched=batched)
+    told = {key: json.dumps(bundle.facts[key]) for key in ("classes", "palette")}
+    config = graph_config(options.name, [image], bundle.outputs, options, batched=batched, parameters=told)
     folder = _folder(models, options.name, config)
     if plan is not None:
         shutil.copyfile(bundle.path / str(plan["file"]), folder / BACKENDS[options.backend])
@@ -152,6 +154,7 @@ def _sam(
         "mean_color": ",".join(map(str, bundle.mean_color)),
         "embeddings": ",".join(str(size or 0) for size in embeddings.shape),
         "side": str(opened.height),
+        "label_set": json.dumps(bundle.label_set.to_tree()),
     }
     folder = _folder(models, refine, refine_config(refine, parameters, options))
     write_text(folder / "model.py", _MODEL)

@@ -89,7 +89,7 @@ def resumed_segmenter(folder: RunFolder, found: Checkpoint, recipe: Recipe) -> t
     """Returns the student of a checkpoint, on the CPU, and how far its training was."""
     state = found.state
     progress = Progress(found.step, tuple(state["window"]), state["backbone_weights"], dict(state["inputs"]))
-    segmenter = empty_segmenter(recipe.model, progress.backbone_weights)
+    segmenter = empty_segmenter(recipe.model, progress.backbone_weights, recipe.data.classes)
     fill(segmenter, {**folder.shared(FROZEN), **found.tensors(TRAINED)}, str(found.path))
     return segmenter, progress
 

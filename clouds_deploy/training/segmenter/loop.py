@@ -33,6 +33,7 @@ from clouds_deploy.data.sources import subset
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, Predict, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
+from clouds_deploy.labels import CITYSCAPES, LabelSet
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import (
     KIND,
@@ -133,6 +134,10 @@ def _check_inputs(recipe: Recipe, refine: Refine | None) -> dict[str, Any]:
     check_labelled(training, "training images")
     check_labelled(validation, "validation images", any_class=False)
     read = {"train": describe(training), "val": describe(validation)}
+    if recipe.data.classes != CITYSCAPES:
+        say(f"{recipe.data.classes.count} classes of label set {escape(recipe.data.classes.name)}")
+    for remark in recipe.data.classes.remarks():
+        warn(escape(remark))
     for role, datasets in read.items():
         for facts in datasets:
             say(f"{role}: {escape(told(facts))}")
@@ -204,7 +209,7 @@ def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
             warn("self-training starts from a random head; --init RUN starts it from a trained one")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.MODEL))
-            segmenter = build_segmenter(recipe.model)
+            segmenter = build_segmenter(recipe.model, recipe.data.classes)
         return segmenter, Progress(0, nothing, segmenter.backbone.weights, {})
     other = load_run(init)[1]
     segmenter = empty_segmenter(recipe.model, other.backbone.weights)
@@ -332,7 +337,9 @@ class _Run:
         source = sources.val_source(recipe)
         predict = scorer(self.segmenter, recipe.evaluate.short_side, self.processes.device)
         with progress("evaluating", len(source), "image") as advance:
-            outcome = evaluate_share(predict, source, recipe.evaluate.metric, self.processes, advance)
+            outcome = evaluate_share(
+                predict, source, recipe.evaluate.metric, self.processes, advance, recipe.data.classes
+            )
         summary = outcome.to_dict()
         kept = {name: summary[name] for name in ("miou", "pixel_accuracy")}
         if self.journal is not None:
@@ -341,7 +348,12 @@ class _Run:
 
 
 def evaluate_share(
-    predict: Predict, source: Source, metric: Metric, processes: Processes, progress: Advance | None = None
+    predict: Predict,
+    source: Source,
+    metric: Metric,
+    processes: Processes,
+    progress: Advance | None = None,
+    classes: LabelSet = CITYSCAPES,
 ) -> Evaluation:
     """Evaluates together with other processes, each on some of the images; see `evaluate`.
 
@@ -349,8 +361,10 @@ def evaluate_share(
         The counts of all processes, in each of them.
     """
     if processes.count == 1 or len(source) == 0:
-        return evaluate(predict, source, metric, progress)
+        return evaluate(predict, source, metric, progress, classes)
     own = subset(source, range(processes.rank, len(source), processes.count))
-    matrix = evaluate(predict, own, metric, progress).matrix if len(own) else ConfusionMatrix()
+    matrix = ConfusionMatrix(classes.count)
+    if len(own):
+        matrix = evaluate(predict, own, metric, progress, classes).matrix
     matrix.counts = processes.total(torch.from_numpy(matrix.counts)).numpy()
-    return Evaluation(matrix, len(source), metric)
+    return Evaluation(matrix, len(source), metric, classes)

@@ -1,6 +1,6 @@
 """Hungarian matching of queries and segments (docs/explanation/method.md 3.1; DETR, Mask2Former).
 
-The cost of every query against all 19 classes is computed on the device for every layer, whether a class is
+The cost of every query against all classes is computed on the device for every layer, whether a class is
 in the image or not: shapes then never depend on data, and one transfer brings all of it to the CPU, where
 SciPy solves the assignments. Only for that transfer does a training step wait for the device.
 """
@@ -33,7 +33,7 @@ class Matches:
         segments: Segments in the batch's ground truth, matched or not; the losses are divided by it.
         image: (L * M,) int64, 0..B-1.
         query: (L * M,) int64, 0..Q-1.
-        label: (L * M,) int64, 0..18.
+        label: (L * M,) int64, 0..C-1.
     """
 
     layers: int
@@ -63,7 +63,7 @@ def matching_costs(
         ignored: (B, H, W) bool, pixels whose label is unknown: points there do not count.
 
     Returns:
-        (L, B, Q, 19) float32; columns of classes that an image does not hold mean nothing.
+        (L, B, Q, C) float32; columns of classes that an image does not hold mean nothing.
     """
     return torch.stack(
         [_layer_costs(p, labels, at, config, ignored) for p, at in zip(predictions, points, strict=True)]
@@ -76,7 +76,7 @@ def _layer_costs(
     classes = prediction.class_logits.shape[-1] - 1
     probability = prediction.class_logits.float().softmax(-1)[..., :classes]
     logits = sample_maps(prediction.mask_logits.float(), points)  # (B, Q, P)
-    target = class_shares(labels, points, classes)  # (B, P, 19)
+    target = class_shares(labels, points, classes)  # (B, P, C)
     inside, soft = logits.sigmoid(), F.softplus(logits)
     counted: Tensor | int = points.shape[1]
     if ignored is not None:
@@ -134,7 +134,7 @@ def solve(costs: npt.NDArray[np.float32], wanted: Sequence[npt.NDArray[np.int64]
     """Solves the assignment problem of every layer and image.
 
     Args:
-        costs: (L, B, Q, 19), finite.
+        costs: (L, B, Q, C), finite.
         wanted: For each image the classes it holds, ascending.
 
     Returns:

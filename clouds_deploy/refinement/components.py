@@ -75,12 +75,12 @@ def find_components(labels: Labels, above: float, classes: int = NUM_CLASSES) ->
     table[kept] = np.arange(1, len(kept) + 1)
     numbered = table[numbered]
     boxes = cc3d.statistics(numbered)["bounding_boxes"]
-    classes = np.zeros(len(kept) + 1, np.uint8)
-    classes[numbered] = labels
+    label_of = np.zeros(len(kept) + 1, np.uint8)
+    label_of[numbered] = labels
     found = []
     for index, area in enumerate(areas[kept], start=1):
         rows, columns = (slice(int(side.start), int(side.stop)) for side in boxes[index][:2])
-        found.append(Component(int(classes[index]), (rows, columns), int(area), numbered, index))
+        found.append(Component(int(label_of[index]), (rows, columns), int(area), numbered, index))
     return sorted(found, key=lambda component: component.label)
 
 

@@ -15,7 +15,7 @@ from clouds_deploy.refinement.components import find_components
 from clouds_deploy.refinement.prompts import Pace, Plan
 from clouds_deploy.refinement.refiner import Refiner
 from clouds_deploy.refinement.rules_official import merge_official, plan_official
-from clouds_deploy.refinement.rules_robust import SMALL, merge_robust, plan_robust, reliability
+from clouds_deploy.refinement.rules_robust import CITYSCAPES_OUTLINES, merge_robust, plan_robust, reliability
 
 LOW = 16
 
@@ -66,13 +66,15 @@ def robust_at_once(labels: Any, sure: Any, plan: Plan, masks: Any, scores: Any, 
     from clouds_deploy.refinement.rules_robust import _judge
 
     taken = []
-    kept = SMALL[labels]
+    kept = CITYSCAPES_OUTLINES.small[labels]
     if sure is not None:
         kept &= sure >= 0.5
     doubt = np.zeros(labels.shape, np.float32)
     for component, mask, score in zip(plan.components, masks, scores, strict=True):
         kept[component.box] &= ~component.mask
-        found = _judge(labels, sure, component, component.mask, mask, float(score), config)
+        found = _judge(
+            labels, sure, component, component.mask, mask, float(score), config, CITYSCAPES_OUTLINES
+        )
         if found is not None:
             doubt[component.box][component.mask] = found.rating
             taken.append((found, mask, int(mask.sum())))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from clouds_deploy import VerbModule
 from clouds_deploy.artifacts import processor_name
 from clouds_deploy.errors import CloudsError, first_line, install
+from clouds_deploy.telemetry import load_onnxruntime
 
 sys.modules[__name__].__class__ = VerbModule
 
@@ -119,7 +120,7 @@ def _onnxruntime() -> tuple[Verdict, str, str]:
         return "fault", "onnxruntime and onnxruntime-gpu share one folder and are both installed", fix
     if not both:
         return "absent", "not installed", f"{install('cpu')}, or {install('gpu')}"
-    onnxruntime = importlib.import_module("onnxruntime")
+    onnxruntime = load_onnxruntime()
     listed = ", ".join(p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers())
     return "ok", f"{both[0]} {onnxruntime.__version__} (lists {listed}; what runs is checked per session)", ""
 

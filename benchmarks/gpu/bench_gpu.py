@@ -255,7 +255,9 @@ _LABELS: dict[Any, str] = {_as_it_is: "eager", _compiled: "compiled", _ahead: "a
 
 def _onnx(case: Case, provider: str) -> Callable[[], Any]:
     """Binds device tensors to an ONNX Runtime session that really runs on the provider."""
-    import onnxruntime
+    from clouds_deploy.telemetry import load_onnxruntime
+
+    onnxruntime = load_onnxruntime()
 
     if provider not in onnxruntime.get_available_providers():
         raise RuntimeError(f"{provider} is not in this onnxruntime")

@@ -11,6 +11,7 @@ from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError, first_line, install
+from clouds_deploy.telemetry import load_onnxruntime
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DTYPES = {
@@ -28,10 +29,9 @@ class NoCuda(CloudsError):
 
 def _onnxruntime() -> Any:
     try:
-        import onnxruntime
+        return load_onnxruntime()
     except ImportError as error:
         raise CloudsError("onnxruntime is not installed", install("cpu")) from error
-    return onnxruntime
 
 
 def lists_cuda() -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from clouds_deploy.config.library_options import check_options
 from clouds_deploy.config.section import Fraction, Positive, Section
 
 
@@ -48,8 +49,8 @@ class BackboneConfig(Section):
             of open_clip, a file, or `random`. Random weights are named in every manifest and report.
         trainable: Whether the backbone is trained too; false keeps it frozen and in evaluation mode, as the
             method does.
-        options: Further constructor arguments of the library's model: of open_clip's configuration, timm's
-            keyword arguments or SegformerConfig's.
+        options: Further constructor arguments of the library's model, of those that `config.library_options`
+            lists: of open_clip's configuration, timm's keyword arguments or SegformerConfig's.
         adapter: Trained parameters in a frozen backbone.
     """
 
@@ -58,6 +59,12 @@ class BackboneConfig(Section):
     trainable: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
     adapter: AdapterConfig = AdapterConfig()
+
+    @field_validator("options")
+    @classmethod
+    def _listed(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        check_options(info.data.get("name"), options)
+        return options
 
 
 class PixelDecoderConfig(Section):
@@ -116,6 +123,12 @@ class TextConfig(Section):
     alpha: Fraction = 0.4
     beta: Fraction = 0.8
     only_valid: bool = False
+
+    @field_validator("options")
+    @classmethod
+    def _listed(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        check_options(info.data.get("clip"), options)
+        return options
 
 
 class ModelConfig(Section):

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.errors import CloudsError, install
 from clouds_deploy.export.simplify import clean
+from clouds_deploy.telemetry import load_onnxruntime
 
 HEADROOM = 8.0
 """Values may be this many times larger on other images than on the samples before they overflow."""
@@ -328,7 +329,7 @@ def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict
         CloudsError: onnxruntime is not installed.
     """
     try:
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise CloudsError(
             "onnxruntime, which finds the values that overflow, is not installed",

@@ -25,6 +25,7 @@ from clouds_deploy.config.export import Int8Config
 from clouds_deploy.errors import CloudsError, install
 from clouds_deploy.export.simplify import clean
 from clouds_deploy.models.clouds.names import INPUT
+from clouds_deploy.telemetry import load_onnxruntime
 
 INT8 = "int8"
 PRODUCTS = ("Conv", "MatMul", "Gemm")
@@ -64,14 +65,14 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
             installed.
     """
     try:
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+        quantization = load_onnxruntime("onnxruntime.quantization")
     except ImportError as error:
         raise CloudsError(
             "onnxruntime, which quantises the graph, is not installed", install("cpu")
         ) from error
     chosen = _chosen(model, limits.nodes)
 
-    class Images(CalibrationDataReader):  # type: ignore[misc]
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self._feeds = iter([{INPUT: image[None], **extra} for image in images])
 
@@ -81,11 +82,11 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
     with tempfile.TemporaryDirectory() as folder, _silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         ir.save(model, source, external_data="float.onnx.data")
-        quantize_static(
+        quantization.quantize_static(
             source,
             target,
             Images(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(PRODUCTS),
             nodes_to_quantize=chosen,
             per_channel=True,

@@ -47,7 +47,7 @@ def contact_sheet(paths: Sequence[Path], columns: int = 4, width: int = 320) -> 
     """Shows images side by side, each with its prompt, or with a note on what else it is."""
     tiles = []
     for path in paths:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             facts = json.loads(image.info.get("clouds_deploy", "{}"))
             rows = round(width * image.height / image.width)
             tile = Image.new("RGB", (width, rows + 32), (250, 250, 248))

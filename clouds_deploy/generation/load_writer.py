@@ -36,15 +36,20 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
     import torch
 
     place, options, about = _find(model)
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    if "gguf_file" not in options:
+        safe |= {"use_safetensors": True, "weights_only": True}
     cuda = torch.cuda.is_available()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options, trust_remote_code=False)
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            place, **options, dtype=torch.bfloat16 if cuda else torch.float32
+            place, **options, **safe, dtype=torch.bfloat16 if cuda else torch.float32
         )
     except ImportError as error:
         raise CloudsError(f"{model} cannot be read: {error}", _INSTALL) from error
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise own_code("language model", model) from error
         raise CloudsError(
             f"the language model {model} cannot be loaded: {first_line(error)}",
             "give the id of a causal language model on the hub, its folder, or a .gguf file; "
@@ -52,6 +57,14 @@ def load_writer(model: str = PACKAGED, sampling: Sampling | None = None) -> Toke
         ) from error
     device = "cuda" if cuda else "cpu"
     return TokenWriter(loaded.eval().to(device), tokenizer, about, sampling or Sampling())
+
+
+def own_code(what: str, model: str) -> CloudsError:
+    """Error about a model of a hub or folder that comes with Python code of its own."""
+    return CloudsError(
+        f"the {what} {model} brings Python code of its own, which is never run",
+        "name a model of an architecture that the library has itself",
+    )
 
 
 def _find(model: str) -> tuple[str, dict[str, Any], dict[str, Any]]:

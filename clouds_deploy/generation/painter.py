@@ -14,6 +14,7 @@ from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.config.generate import Settings
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.generation.load_writer import own_code
 from clouds_deploy.models.libraries import library
 from clouds_deploy.streets import render
 
@@ -97,7 +98,7 @@ class Diffusion:
         pipeline = load_pipeline(model, kind)
         if adapter is not None:
             try:
-                pipeline.load_lora_weights(adapter, adapter_name=_ADAPTER)
+                pipeline.load_lora_weights(adapter, adapter_name=_ADAPTER, use_safetensors=True)
                 pipeline.set_adapters([_ADAPTER], [adapter_scale])
             except Exception as error:
                 raise CloudsError(
@@ -167,8 +168,12 @@ def load_pipeline(model: str, kind: Any) -> Any:
     """
     diffusers = library("diffusers")
     try:
-        return diffusers.AutoPipelineForText2Image.from_pretrained(model, torch_dtype=kind)
+        return diffusers.AutoPipelineForText2Image.from_pretrained(
+            model, torch_dtype=kind, trust_remote_code=False, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise own_code("diffusion model", model) from error
         raise CloudsError(
             f"the diffusion model {model} cannot be loaded: {first_line(error)}",
             f"give a text-to-image pipeline's hub id or folder; `{STREETS}` needs no weights",

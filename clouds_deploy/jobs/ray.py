@@ -9,6 +9,7 @@ from typing import Any
 from clouds_deploy.errors import CloudsError, install, nearest
 from clouds_deploy.jobs.results import Failed, Record, Results, Work
 from clouds_deploy.jobs.run import Runner, do_unit, run_here
+from clouds_deploy.telemetry import load_ray
 
 _DEATHS = 4
 """Workers that may die on the same unit."""
@@ -30,10 +31,9 @@ def load_runner(name: str) -> Runner:
 
 def _ray() -> Any:
     try:
-        import ray
+        return load_ray()
     except ImportError as error:
         raise CloudsError("--runner ray needs Ray", install("ray")) from error
-    return ray
 
 
 class Worker:

@@ -1,15 +1,15 @@
 """The one reader of weight files from elsewhere; no code in a file is ever run.
 
 A pickle is a program. `torch.load(weights_only=True)` admits tensors only; detectron2's `.pkl` files hold
-numpy arrays and get an unpickler of their own, which knows how to rebuild an array and nothing else.
+numpy arrays and get an unpickler of their own, which knows how to rebuild an array and nothing else. Both
+read only what `pickles.check_pickle` has gone through.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
-import pickle
+import io
 import re
 import zipfile
 from collections.abc import Collection, Mapping
@@ -21,8 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clouds_deploy.artifacts.names import is_regular, shown
+from clouds_deploy.artifacts.zips import BadZip, checked_zip, stored_bytes
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.models.pickles import Array, check_pickle, load_arrays, torch_globals
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".th", ".tar", ".pkl", ".safetensors")
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")
@@ -34,8 +37,12 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 _NUMBERS = "biufc"  # numpy's kinds: bool, int, unsigned, float, complex
-_CONTAINERS = ("set", "frozenset", "list", "dict", "tuple", "bytearray", "complex")
-_ARRAYS = ("_reconstruct", "scalar", "_frombuffer")
+_ENTRIES, _PICKLE = 200_000, 1 << 28
+"""Largest number of entries of a PyTorch file, and bytes of its pickle."""
+_OLD_PICKLES = 5
+"""At the beginning of an old PyTorch file: a magic number, two headers, the content, the storages' keys."""
+_NESTED = 8
+"""Wrappers around the tensors."""
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
@@ -53,7 +60,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         CloudsError: There is no such file, it is of another kind or damaged, it names a global that is not
             admitted (the message says which), or something in it that should be a tensor is none.
     """
-    if not path.is_file():
+    if not is_regular(path):
         raise CloudsError(f"there is no weight file {path}", "check the path")
     if path.suffix.lower() not in SUFFIXES:
         raise CloudsError(
@@ -82,55 +89,52 @@ def _read(path: Path) -> Any:
         return load_file(path)
     zipped = zipfile.is_zipfile(path)
     if path.suffix.lower() == ".pkl" and not zipped:
-        with path.open("rb") as file:
-            return _ArrayUnpickler(file, path).load()
-    with torch.serialization.safe_globals([argparse.Namespace, *_numpy_globals()]):
+        return load_arrays(path, lambda name: _refuse(path, name))
+    if zipped:
+        _check_archive(path)
+    else:
+        _check_old(path)
+    with torch.serialization.safe_globals([argparse.Namespace, *torch_globals()]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _check_archive(path: Path) -> None:
+    """Checks the zip that `torch.save` writes: nothing in it is compressed, and its pickle is one of weights.
+
+    Raises:
+        CloudsError: It is a TorchScript program.
+        Refused: Its pickle is larger or deeper than weights are.
+        BadZip: It is damaged.
+    """
+    size = path.stat().st_size
+    opened = checked_zip(path, entries=_ENTRIES, total=64 * size, deflated=True, dressed=False)
+    with opened as archive, path.open("rb") as file:
+        names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise CloudsError(
+                f"{path} is a TorchScript program, which runs code when it is opened: refused",
+                "nothing of it was run; save the module's state_dict() with torch.save, or as .safetensors",
+            )
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise BadZip(f"{shown(info.filename)} in it is compressed")
+            if info.filename.endswith(".pkl"):
+                data = stored_bytes(file, info, _PICKLE)
+                check_pickle(io.BytesIO(data), len(data))
+
+
+def _check_old(path: Path) -> None:
+    """Checks the pickles at the beginning of a file that PyTorch before 1.6 wrote."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for _ in range(_OLD_PICKLES):
+            check_pickle(file, size)
 
 
 def _has_safetensors_header(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
-
-
-def _numpy_globals() -> list[Any]:
-    """Numpy's numbers, which a training framework's schedule and step may be, beside the weights."""
-    from numpy._core import multiarray
-
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
-    return [
-        np.dtype,
-        *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
-        *((multiarray.scalar, f"{module}.scalar") for module in modules),
-    ]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that can rebuild arrays, numbers and containers.
-
-    Files of Python 2 are read as detectron2 reads them, with text and bytes alike as latin-1.
-    """
-
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file, encoding="latin1")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("builtins", "__builtin__") and name in _CONTAINERS:
-            return super().find_class(module, name)
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric"):
-            if name in _ARRAYS:
-                return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
-        elif module == "numpy.core.numeric" and name == "_frombuffer":
-            return super().find_class("numpy._core.numeric", name)
-        elif (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            return lambda text, encoding="latin1": str(text).encode("latin1")
-        raise _refuse(self._path, f"{module}.{name}")
 
 
 def _refuse(path: Path, name: str) -> CloudsError:
@@ -141,7 +145,9 @@ def _refuse(path: Path, name: str) -> CloudsError:
 
 
 def _unwrap(content: Any, path: Path) -> Mapping[Any, Any]:
-    while isinstance(content, Mapping):
+    for _ in range(_NESTED):
+        if not isinstance(content, Mapping):
+            break
         inside = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not inside:
             return content
@@ -150,6 +156,11 @@ def _unwrap(content: Any, path: Path) -> Mapping[Any, Any]:
 
             say(f"  {escape(path.name)}: the weights under `{inside[0]}` are taken, not `{inside[1]}`")
         content = content[inside[0]]
+    else:
+        raise CloudsError(
+            f"{path} holds its tensors in over {_NESTED} wrappers, or contains itself",
+            "save them anew, alone",
+        )
     raise CloudsError(
         f"{path} holds a {type(content).__name__}, not named tensors", "give a file of named tensors"
     )
@@ -166,6 +177,7 @@ def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in state.items():
+        value = value.value if isinstance(value, Array) else value
         if isinstance(value, np.generic | np.ndarray) and np.asarray(value).dtype.kind in _NUMBERS:
             # ascontiguousarray would turn a number into an array of one
             with contextlib.suppress(TypeError, ValueError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clouds_deploy.data.images import read_label_ids
+from clouds_deploy.data.images import FORMATS, read_label_ids
 from clouds_deploy.data.layouts.encodings import Encoding, gta5_ids, train_ids
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import CLASSES, IGNORE, NUM_CLASSES
@@ -65,9 +65,9 @@ def _by_palette(path: Path) -> Encoding | None:
     """Encoding by the colour of road in a file's palette, None without one."""
     road = CLASSES[0]
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             colors = image.getpalette("RGB") if image.mode == "P" else None
-    except OSError:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     for index, encoding in ((road.cityscapes_id, gta5_ids()), (road.train_id, train_ids())):
         if colors is not None and tuple(colors[3 * index : 3 * index + 3]) == road.color:

@@ -63,7 +63,11 @@ def load_clip(config: BackboneConfig, *, text: bool = True) -> Clip:
     from_hub = tag in tags
     try:
         model: Any = open_clip.create_model(
-            name, pretrained=tag if from_hub else None, precision="fp32", **config.options
+            name,
+            pretrained=tag if from_hub else None,
+            precision="fp32",
+            weights_only=True,
+            **config.options,
         )
     except Exception as error:
         if not from_hub:

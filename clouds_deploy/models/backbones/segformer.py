@@ -67,7 +67,9 @@ def segformer_backbone(config: BackboneConfig) -> Backbone:
     if config.weights == DEFAULT:
         hub = f"nvidia/{name.replace('_', '-')}"
         try:
-            trunk: Any = transformers.SegformerModel.from_pretrained(hub)
+            trunk: Any = transformers.SegformerModel.from_pretrained(
+                hub, trust_remote_code=False, weights_only=True
+            )
         except Exception as error:
             raise hub_error(f"`{config.name}`", f"`{hub}`", error) from error
         source = f"Hugging Face {hub}"

@@ -122,6 +122,6 @@ def clip_on_meta(config: BackboneConfig) -> Any:
     logging.root.setLevel(logging.ERROR)  # it warns that weights on meta are random
     try:
         with torch.device("meta"):
-            return open_clip.create_model(name, device="meta", **config.options)
+            return open_clip.create_model(name, device="meta", weights_only=True, **config.options)
     finally:
         logging.root.setLevel(level)

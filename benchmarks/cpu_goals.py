@@ -44,7 +44,8 @@ from clouds_deploy.inference.agreement import mask_overlaps
 from clouds_deploy.models.backbones import build_backbone
 from clouds_deploy.models.clouds.graph import SegmenterGraph
 from clouds_deploy.models.clouds.names import LABELS
-from clouds_deploy.models.clouds.segmenter import Segmenter, class_scores
+from clouds_deploy.models.clouds.scores import class_scores
+from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.models.sam.build import load_seeded
 from clouds_deploy.models.sam.encoder import SamEncoder

@@ -22,7 +22,8 @@ from clouds_deploy.config.joint import RefineConfig
 from clouds_deploy.config.parse import settings
 from clouds_deploy.inference.sam import torch_sam
 from clouds_deploy.labels import IGNORE, NUM_CLASSES
-from clouds_deploy.models.clouds.segmenter import Segmenter, label_and_trust
+from clouds_deploy.models.clouds.scores import label_and_trust
+from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.models.sam.build import load_sam
 from clouds_deploy.refinement.refiner import Refiner

@@ -25,14 +25,15 @@ from clouds_deploy.bundles.bundle import DECODER, ENCODER, SEGMENTER, Bundle
 from clouds_deploy.bundles.sam_specs import sam_specs
 from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
 from clouds_deploy.config.precision import Precision
-from clouds_deploy.data.images import fit_size, resize
+from clouds_deploy.data.images import network_size, resize
 from clouds_deploy.errors import CloudsError, first_line, install
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from clouds_deploy.models.clouds.deformable_attention import Form
-    from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+    from clouds_deploy.models.clouds.scores import Inference, Scores
+    from clouds_deploy.models.clouds.segmenter import Segmenter
     from clouds_deploy.models.sam.build import SamModel
 
 Images = npt.NDArray[np.uint8]
@@ -289,31 +290,30 @@ class TorchRun:
         """
         import torch
 
-        from clouds_deploy.models.clouds.segmenter import labels_at
-
         with torch.inference_mode():
             scores = self.scores(image[None])[0]
-            labels, trust = labels_at(scores, (image.shape[0], image.shape[1]), shares=shares)
+            labels, trust = scores.labels((image.shape[0], image.shape[1]), shares=shares)
             return labels.cpu().numpy(), None if trust is None else trust.cpu().numpy()
 
 
-def upscaled_labels(scores: Tensor, size: tuple[int, int]) -> Images:
-    """Labels of one image's scores (C, h, w) at a size of its own; see `models.clouds.segmenter`."""
+def upscaled_labels(scores: Tensor | Scores, size: tuple[int, int]) -> Images:
+    """Labels of one image's scores (C, h, w) at a size of its own; see `models.clouds.scores`."""
     import torch
 
-    from clouds_deploy.models.clouds.segmenter import labels_at
+    from clouds_deploy.models.clouds.scores import Scores, labels_at
 
     with torch.inference_mode():
-        labels: Images = labels_at(scores.float(), size)[0].cpu().numpy()
+        found = scores.labels(size) if isinstance(scores, Scores) else labels_at(scores.float(), size)
+        labels: Images = found[0].cpu().numpy()
     return labels
 
 
-def scorer(segmenter: Segmenter, short_side: int | None, device: Any) -> Callable[[Images], Tensor]:
+def scorer(segmenter: Segmenter, short_side: int | None, device: Any) -> Callable[[Images], Scores]:
     """Function that scores images; the model is moved to the device and put in evaluation mode.
 
     Args:
         segmenter: The model.
-        short_side: Shorter side that images are resized to; None leaves them as they are.
+        short_side: Shorter side that images are resized to; None leaves them as they are, see `network_size`.
         device: Where to compute.
 
     Returns:
@@ -324,10 +324,10 @@ def scorer(segmenter: Segmenter, short_side: int | None, device: Any) -> Callabl
     segmenter.to(device).eval()
 
     @torch.inference_mode()
-    def score(images: Images) -> Tensor:
-        size = fit_size(*images.shape[1:3], short=short_side)
+    def score(images: Images) -> Scores:
+        size = network_size(images.shape[1], images.shape[2], short_side)
         seen = np.stack([resize(image, size) for image in images])
-        return segmenter.scores(torch.from_numpy(seen).to(device).permute(0, 3, 1, 2))
+        return segmenter.lazy_scores(torch.from_numpy(seen).to(device).permute(0, 3, 1, 2))
 
     return score
 

@@ -206,7 +206,8 @@ class EvaluateConfig(Section):
     """How a segmenter is evaluated (docs/explanation/method.md 5).
 
     Attributes:
-        short_side: Length in pixels that the short side of an image is resized to; null keeps its size.
+        short_side: Length in pixels that the short side of an image is resized to; null keeps its size,
+            up to 33.5 million pixels.
         metric: `official` compares predictions and labels at the resized size, `native` at the label's own.
     """
 

@@ -527,6 +527,8 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
 THIN = 16
 """Longest side in shortest sides of an image that is resized by its shorter one: a strip of 1x2000 pixels
 would have a million pixels a row otherwise."""
+NETWORK_PIXELS = 1 << 25
+"""Most pixels that the network of a run sees: see `network_size`."""
 
 
 def fit_size(
@@ -548,6 +550,37 @@ def fit_size(
     scales = [side / of for side, of in ((short, min(height, width)), (long, max(height, width))) if side]
     scale = min(scales, default=1.0)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def network_size(height: int, width: int, short: int | None) -> tuple[int, int]:
+    """Height and width at which a run's network sees an image.
+
+    A network takes 250 bytes a pixel and more, so what it sees is bounded; who calls this resizes the labels
+    back. Where an image is made smaller for this reason, it is printed, once for each size.
+
+    Args:
+        height: The image's own, in pixels.
+        width: The image's own, in pixels.
+        short: Pixels of the shorter side, as in `fit_size`; None leaves an image as it is, up to
+            `NETWORK_PIXELS`.
+    """
+    wanted = fit_size(height, width, short=short)
+    if not seen_smaller(height, width, short):
+        return wanted
+    scale = (NETWORK_PIXELS / (wanted[0] * wanted[1])) ** 0.5
+    rows, columns = (max(1, int(side * scale)) for side in wanted)
+    _tell_once(
+        f"network {height}x{width}",
+        f"images of {width}x{height} are more than the network sees at once, {NETWORK_PIXELS / 1e6:.0f} "
+        f"million pixels: it sees them at {columns}x{rows}; their labels keep the images' size",
+    )
+    return rows, columns
+
+
+def seen_smaller(height: int, width: int, short: int | None) -> bool:
+    """Whether `network_size` makes an image smaller because of its number of pixels."""
+    rows, columns = fit_size(height, width, short=short)
+    return rows * columns > NETWORK_PIXELS
 
 
 def resize(

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Images = npt.NDArray[np.uint8]
 Predict = Callable[[Images], Any]
-"""(B, H, W, 3) uint8 RGB to class scores (B, C, h, w), a float tensor, or to labels (B, h, w) uint8."""
+"""(B, H, W, 3) uint8 RGB to class scores (B, C, h, w), a float tensor or `Scores`, or to labels (B, h, w)
+uint8."""
 Metric = Literal["native", "official"]
 
 _SUBSETS = {

@@ -53,7 +53,8 @@ from clouds_deploy.inference.letterbox import fit
 from clouds_deploy.labels import CITYSCAPES
 from clouds_deploy.models.clouds.graph import SegmenterGraph
 from clouds_deploy.models.clouds.names import INPUT, LABELS, SCORES, SHARE, VOCABULARY
-from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+from clouds_deploy.models.clouds.scores import Inference
+from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.models.clouds.store import FROZEN, RECIPE, TRAINED, load_run
 
 if TYPE_CHECKING:

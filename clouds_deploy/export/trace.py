@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import Tensor, nn
 
-    from clouds_deploy.models.clouds.segmenter import Inference, Segmenter
+    from clouds_deploy.models.clouds.scores import Inference
+    from clouds_deploy.models.clouds.segmenter import Segmenter
 
 M = TypeVar("M", bound="nn.Module")
 

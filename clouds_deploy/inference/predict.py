@@ -12,10 +12,17 @@ from clouds_deploy.artifacts.claims import remove
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.section import make_options
-from clouds_deploy.data.images import Pixels, passed_over, read_image, tell_passed_over, write_png
+from clouds_deploy.data.images import (
+    Pixels,
+    passed_over,
+    read_image,
+    seen_smaller,
+    tell_passed_over,
+    write_png,
+)
 from clouds_deploy.data.overlay import overlay, overlay_with_legend
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.inference.segmenter import Segmenter, open_model
+from clouds_deploy.inference.segmenter import RUN, Segmenter, open_model
 from clouds_deploy.jobs.results import Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
 from clouds_deploy.jobs.storage import Place
@@ -24,6 +31,8 @@ from clouds_deploy.labels import CITYSCAPES, LabelSet, chosen_label_set
 
 KIND = "prediction"
 LABELS, OVERLAYS, CONFIDENCES = "labels", "overlays", "confidences"
+SMALLER = "seen_smaller"
+"""Fact of an image that was too large for the network; see `network_size`."""
 BLOCK = 256
 """Images of a folder that make a unit, where the job goes unit by unit."""
 
@@ -96,13 +105,20 @@ class PredictWork:
             files = {f"{folder}/{item.name}.png": pixels for folder, pixels in written.items()}
             for name, pixels in files.items():
                 write_png(out / name, pixels)
-            return Done(item.name, {name: out / name for name in files}, inputs, {"images": 1})
+            facts = {"images": 1, **({SMALLER: 1} if self._seen_smaller(image) else {})}
+            return Done(item.name, {name: out / name for name in files}, inputs, facts)
 
         images = [item for item in items if not item.video]
         yield from pipeline(images, lambda i: (i, read_image(i.path), i.identity()), self._label, finish)
         for item in items:
             if item.video:
                 yield from self._video(item, out)
+
+    def _seen_smaller(self, image: Pixels) -> bool:
+        """Whether the model is a run whose network sees an image smaller than its recipe says."""
+        if self.predictor.describe()["kind"] != RUN:
+            return False
+        return seen_smaller(image.shape[0], image.shape[1], self.predictor.recipe.evaluate.short_side)
 
     def _label(
         self, given: list[tuple[Item, Pixels, dict[str, str]]]
@@ -188,6 +204,7 @@ def run_predict(
     Returns:
         `out`, the numbers of `images` and `frames` labelled, `failed`: `path`, `fault` and `fix` of every
         file that could not be labelled, `passed_over`: pictures and videos of formats that are not read,
+        `seen_smaller`: the number of images that were too large for a run's network and that it saw smaller,
         `backend` and `device`. The caller's exit code is 1 when any failed.
 
     Raises:
@@ -218,7 +235,7 @@ def run_predict(
     model = work.predictor.describe()
     results.seal(KIND, report.records, predictor=model, inputs=inputs, **told)
     where = {key: model.get(key) for key in ("backend", "device")}
-    return {"out": str(out), **told, "passed_over": over, **where}
+    return {"out": str(out), **told, "passed_over": over, SMALLER: report.total(SMALLER), **where}
 
 
 def predict(

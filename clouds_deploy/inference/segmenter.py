@@ -76,8 +76,8 @@ class Segmenter(Protocol):
             images: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            Class scores (B, C, h, w), a tensor, at the size that the model sees; or (B, H, W) uint8 labels
-            of a model that gives only them.
+            `models.clouds.scores.Scores` (B, C, h, w) at the size that the model sees; or (B, H, W) uint8
+            labels of a model that gives only them.
         """
         ...
 

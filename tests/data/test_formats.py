@@ -17,7 +17,7 @@ from clouds_deploy.data.images import fit_size, list_images, measure_image, pass
 from clouds_deploy.data.overlay import before_and_after, overlay_with_legend
 from clouds_deploy.errors import CloudsError, nearest, shortened
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
-from clouds_deploy.models.clouds.segmenter import label_and_trust, labels_at
+from clouds_deploy.models.clouds.scores import label_and_trust, labels_at
 from tests.data.trees import picture, save_16_bit
 
 

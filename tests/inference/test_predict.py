@@ -11,6 +11,7 @@ from PIL import Image
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.recipe import EvaluateConfig
+from clouds_deploy.data import images
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
@@ -90,12 +91,31 @@ def test_evaluate_and_predict_give_the_same_labels(resizing_run: Path, size: tup
     assert min(model.batch(image[None]).shape[-2:]) == 96
 
 
+def test_a_run_sees_a_bounded_number_of_pixels(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (300, 101, 3)).astype(np.uint8)
+    save(tmp_path / "in" / "a.png", image)
+    save(tmp_path / "in" / "b.png", image[:50])
+    monkeypatch.setattr(images, "NETWORK_PIXELS", 64 * 128)
+    run = open_model(small_run)
+    assert run.batch(image[None]).shape == (1, 19, 155, 52)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "images of 101x300 are more than the network sees at once" in told
+    assert "it sees them at 52x155" in told
+    result = predict_with(run, [tmp_path / "in"], tmp_path / "out")
+    assert (result["images"], result["seen_smaller"]) == (2, 1)
+    with Image.open(tmp_path / "out" / "labels" / "a.png") as labels:
+        assert labels.size == (101, 300)
+    assert images.network_size(100, 50, None) == (100, 50)
+
+
 def test_how_sure_the_labels_are(
     small_bundle: Path, small_run: Path, picture: np.ndarray, tmp_path: Path
 ) -> None:
     run = open_model(small_run)
     labels, trust = run.predict_with_trust(picture)
-    scores = run.batch(picture[None])[0].numpy()
+    scores = run.batch(picture[None])[0].whole().numpy()
     assert np.array_equal(labels, scores.argmax(0))
     assert np.abs(trust / 255 - scores.max(0) / scores.sum(0)).max() <= 0.5 / 255 + 1e-6
     with pytest.raises(CloudsError, match="gives labels only"):

@@ -12,7 +12,9 @@ from clouds_deploy.config.model import (
 from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones import CLIP_MEAN, build_backbone
-from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, class_scores
+from clouds_deploy.models.clouds import scores
+from clouds_deploy.models.clouds.scores import class_scores
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 
 SMALL = ModelConfig(
     width=32,
@@ -31,12 +33,26 @@ def test_shapes_at_any_size(segmenter: Segmenter) -> None:
     image = torch.rand(2, 3, 70, 100) * 255
     with torch.no_grad():
         predictions = segmenter(image)
-        scores = segmenter.scores(image)
+        found = segmenter.scores(image)
     assert len(predictions) == 4
     assert predictions[-1].class_logits.shape == (2, 12, 20)
     assert predictions[-1].mask_logits.shape == (2, 12, 24, 32)
-    assert scores.shape == (2, 19, 70, 100)
-    assert scores.min() >= 0
+    assert found.shape == (2, 19, 70, 100)
+    assert found.min() >= 0
+
+
+@pytest.mark.parametrize("size", [(64, 64), (150, 203), (33, 500)])
+def test_strips_of_scores_are_those_of_the_whole(
+    segmenter: Segmenter, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "_MASK_STRIP", 1 << 13)
+    image = (torch.rand(2, 3, *size) * 255).to(torch.uint8)
+    with torch.inference_mode():
+        whole, lazy = segmenter.scores(image), segmenter.lazy_scores(image)
+        assert lazy.shape == whole.shape
+        for number in range(2):
+            assert torch.equal(lazy[number].whole(), whole[number])
+            assert torch.equal(lazy[number].labels(size)[0], whole[number].argmax(0).to(torch.uint8))
 
 
 def test_exact_and_fast_nearly_agree(segmenter: Segmenter) -> None:

@@ -17,6 +17,7 @@ from clouds_deploy.config.model import (
 )
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.models.backbones.open_clip import clip_backbone, clip_tokenizer, load_clip
+from clouds_deploy.models.clouds import scores
 from clouds_deploy.models.clouds.classifiers import TextClassifier, pool_masks, vocabulary_logits
 from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
 from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
@@ -224,6 +225,17 @@ def test_another_vocabulary_without_rebuilding(segmenter: Segmenter) -> None:
         assert torch.allclose(same, segmenter(image, every_layer=False)[-1].class_logits, atol=1e-6)
     if segmenter.ensemble is None:  # without the mixing's normalisation a class stands for itself
         assert torch.allclose(less[..., :18], same[..., :18], atol=1e-5)
+
+
+def test_strips_of_scores_are_those_of_the_whole(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "_MASK_STRIP", 1 << 13)
+    image = (torch.rand(1, 3, 150, 203) * 255).to(torch.uint8)
+    with torch.inference_mode():
+        whole, lazy = segmenter.scores(image)[0], segmenter.lazy_scores(image)[0]
+        assert torch.equal(lazy.whole(), whole)
+        assert torch.equal(lazy.labels((150, 203))[0], whole.argmax(0).to(torch.uint8))
 
 
 def test_only_the_head_learns(segmenter: Segmenter) -> None:

@@ -21,7 +21,8 @@ from clouds_deploy.export.trace import save, to_onnx
 from clouds_deploy.inference.segmenter import open_model
 from clouds_deploy.models.clouds.graph import SegmenterGraph
 from clouds_deploy.models.clouds.names import LABELS, SCORES, SHARE, VOCABULARY
-from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, label_and_trust
+from clouds_deploy.models.clouds.scores import label_and_trust
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import RECIPE, load_run, save_weights
 from tests.parity.test_text_head import CONVNEXT, RESNET, model
 

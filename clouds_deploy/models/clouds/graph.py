@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn, uint8
 
 from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
-from clouds_deploy.models.clouds.segmenter import STRIDE, Inference, Segmenter, class_scores
+from clouds_deploy.models.clouds.scores import Inference, class_scores
+from clouds_deploy.models.clouds.segmenter import STRIDE, Segmenter
 
 
 class SegmenterGraph(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,9 @@ from clouds_deploy.models.clouds.clip_head import GeometricEnsemble
 from clouds_deploy.models.clouds.deformable_attention import DeformableAttention, Form
 from clouds_deploy.models.clouds.mask_decoder import MaskDecoder, Prediction
 from clouds_deploy.models.clouds.pixel_decoder import PixelDecoder
+from clouds_deploy.models.clouds.scores import Inference, Scores, class_scores, class_shares
 from clouds_deploy.models.clouds.vocabulary import embed_vocabulary
 
-Inference = Literal["exact", "fast"]
 STRIDE = 32
 
 
@@ -143,6 +142,16 @@ class Segmenter(nn.Module):
         padded = (height + -height % STRIDE, width + -width % STRIDE)
         return class_scores(prediction, padded, inference)[:, :, :height, :width]
 
+    def lazy_scores(self, image: Tensor) -> Scores:
+        """The scores of `scores(image, "exact")`, each strip computed when it is asked for.
+
+        Args:
+            image: (B, 3, H, W) RGB, 0..255.
+        """
+        prediction = self(image.float(), every_layer=False)[-1]
+        height, width = image.shape[-2:]
+        return Scores(class_shares(prediction), prediction.mask_logits.float(), (height, width))
+
     def set_form(self, form: Form) -> Segmenter:
         """Sets the form of deformable attention; all forms give the same results."""
         for module in self.modules():
@@ -153,86 +162,6 @@ class Segmenter(nn.Module):
     def trainable_parameters(self) -> int:
         """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-
-def class_scores(prediction: Prediction, size: tuple[int, int], inference: Inference = "exact") -> Tensor:
-    """Class scores per pixel of predicted segments; see `Segmenter.scores`.
-
-    Args:
-        prediction: The last layer's prediction.
-        size: (H, W) of the padded image, four times the mask size.
-        inference: `exact` or `fast`.
-
-    Returns:
-        (B, C, H, W) float32.
-    """
-    classes = prediction.class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
-    masks = prediction.mask_logits.float()
-    if inference == "exact":
-        masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-        return torch.bmm(classes, masks.sigmoid().flatten(2)).view(masks.shape[0], -1, *size)
-    sums = torch.bmm(classes, masks.sigmoid().flatten(2)).view(masks.shape[0], -1, *masks.shape[2:])
-    return F.interpolate(sums, size=size, mode="bilinear", align_corners=False)
-
-
-def label_and_trust(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Label map and its confidence.
-
-    Args:
-        scores: (B, C, H, W) as from `Segmenter.scores`, not negative.
-
-    Returns:
-        labels (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the best class's share of the sum of
-        all scores, because masks that overlap or leave gaps make this sum more or less than one.
-    """
-    best, labels = scores.max(1)
-    return labels.to(torch.uint8), best / scores.sum(1).clamp(min=1e-6)
-
-
-_STRIP = 1 << 20
-"""Pixels that are handled together where a map of an image's size is written."""
-
-
-def labels_at(scores: Tensor, size: tuple[int, int], *, shares: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Label map of one image at a size of its own, with few bytes a pixel.
-
-    Scores are resized class by class, so that two float32 maps of the image's size exist instead of C; the
-    labels are those of `label_and_trust` on all resized scores.
-
-    Args:
-        scores: (C, h, w) float32, not negative.
-        size: (H, W) to resize to, bilinearly.
-        shares: Whether to compute confidences too, at 4 more bytes a pixel.
-
-    Returns:
-        (H, W) uint8 labels, and, if asked for, (H, W) uint8 of 255 times the best class's share of scores.
-    """
-
-    def plane(index: int) -> Tensor:
-        own = scores[index]
-        if own.shape == size:
-            return own
-        return F.interpolate(own[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-
-    best = plane(0).clone() if scores.shape[1:] == size else plane(0)
-    total = best.clone() if shares else None
-    labels = torch.zeros(size, dtype=torch.uint8, device=scores.device)
-    step = max(1, _STRIP // size[1])
-    strips = [slice(row, row + step) for row in range(0, size[0], step)]
-    for index in range(1, len(scores)):
-        one = plane(index)
-        for rows in strips:
-            labels[rows].masked_fill_(one[rows] > best[rows], index)
-            torch.maximum(best[rows], one[rows], out=best[rows])
-        if total is not None:
-            total += one
-        del one  # before the next is made
-    if total is None:
-        return labels, None
-    trust = torch.empty(size, dtype=torch.uint8, device=scores.device)
-    for rows in strips:
-        trust[rows] = (255 * (best[rows] / total[rows].clamp(min=1e-6))).round().to(torch.uint8)
-    return labels, trust
 
 
 def build_segmenter(config: ModelConfig, classes: LabelSet = CITYSCAPES) -> Segmenter:

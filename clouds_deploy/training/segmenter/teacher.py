@@ -14,7 +14,8 @@ from torch import Tensor
 
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.clouds.segmenter import Segmenter, label_and_trust
+from clouds_deploy.models.clouds.scores import label_and_trust
+from clouds_deploy.models.clouds.segmenter import Segmenter
 
 
 def decay_at(update: int, config: SelfTrainingConfig) -> float:

@@ -102,7 +102,8 @@ def bisect(
             )
             values = {n: bad[n] if n in bad else feeds[n] for n in node.input if n in bad or n in feeds}
             with atomic_directory(out) as folder:
-                _cut(model, node, constants, values, {name: bad[name], f"{name} wanted": good[name]}, folder)
+                wanted = {name: bad[name], f"{name} wanted": good[name]}
+                _cut(model, node, _kinds(wrong[0]), constants, values, wanted, folder)
                 write_json(folder / FINDING, asdict(region) | {"right": right[1], "wrong": wrong[1]})
             return region
     return None
@@ -125,9 +126,10 @@ def _behind(model: Any, errors: Mapping[str, float], tolerance: float) -> set[st
 def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
     """Runs a graph with every float tensor in it as an output."""
     import onnx
-    from onnx import helper, shape_inference
+    from onnx import external_data_helper, helper
 
-    model = shape_inference.infer_shapes(onnx.load(str(graph)), data_prop=True)
+    model = _inferred(graph)
+    external_data_helper.load_external_data_for_model(model, str(graph.parent))
     given = {value.name for value in model.graph.output}
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     order, rounded, casts = [], {}, []
@@ -154,11 +156,20 @@ def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[
     return found, order + [name for name in given if found[name].dtype.kind == "f"]
 
 
-def _kinds(model: Any) -> dict[str, int]:
-    """The type of every tensor that shape inference finds, as ONNX numbers it."""
+def _inferred(graph: Path) -> Any:
+    """A graph with the types and shapes of its tensors, without weights that lie in a file beside it.
+
+    With those it may be larger than the 2 GiB that shape inference takes.
+    """
+    import onnx
     from onnx import shape_inference
 
-    values = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    return shape_inference.infer_shapes(onnx.load(str(graph), load_external_data=False), data_prop=True)
+
+
+def _kinds(graph: Path) -> dict[str, int]:
+    """The type of every tensor that shape inference finds, as ONNX numbers it."""
+    values = _inferred(graph).graph.value_info
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
@@ -174,6 +185,7 @@ def _apart(found: Array, right: Array) -> float:
 def _cut(
     model: Any,
     node: Any,
+    kinds: Mapping[str, int],
     constants: set[str],
     inputs: Mapping[str, Array],
     outputs: Mapping[str, Array],
@@ -188,7 +200,6 @@ def _cut(
             name, helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
         )
 
-    kinds = _kinds(model)
     before: list[Any] = []
     after: list[Any] = []
     one = onnx.NodeProto()

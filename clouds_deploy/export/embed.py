@@ -50,14 +50,18 @@ def fix_inputs(graph: Path, feeds: Mapping[str, Array], out: Path) -> None:
     Args:
         graph: The ONNX file.
         feeds: The inputs' values by name.
-        out: The file to write.
+        out: The file to write; weights over 2 GB go beside it, as `<name>.data`.
     """
     import onnx
     from onnx import numpy_helper
+
+    from clouds_deploy.export import trace
 
     model = onnx.load(str(graph))
     kept = [value for value in model.graph.input if value.name not in feeds]
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in feeds.items())
-    onnx.save(model, str(out))
+    apart = sum(tensor.ByteSize() for tensor in model.graph.initializer) > trace.LARGEST_FILE
+    place = f"{out.name}.data" if apart else None
+    onnx.save(model, str(out), save_as_external_data=apart, location=place, size_threshold=256)

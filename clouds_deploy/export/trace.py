@@ -33,7 +33,8 @@ LARGEST_BATCH = 1024
 LARGEST_VOCABULARY = 255
 LARGEST_SYNONYMS = 1024
 LARGEST_FILE = 2 * 2**30 - 2**24
-"""Protobuf ends at 2 GiB; weights of a larger model go to a file of their own."""
+"""Most bytes of weights in a graph's file: protobuf ends at 2 GiB. Those of a larger graph go to a file of
+their own, `<name>.onnx.data`."""
 
 
 @dataclass(frozen=True)

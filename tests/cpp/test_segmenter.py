@@ -239,6 +239,21 @@ def test_trust_equals_python(library: Any, binding: Any, tmp_path: Path) -> None
             assert len(np.unique(trust)) > 3
 
 
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_weights_beside_the_graph(library: Any, binding: Any, tmp_path: Path, backend: str) -> None:
+    """As a graph over 2 GB has them."""
+    if backend not in library.clouds_backends().decode().split():
+        pytest.skip(f"the library was built without {backend}")
+    bundle = write_toy(tmp_path / "bundle", beside=True)
+    assert (bundle / "segmenter.onnx.data").stat().st_size > 0
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    with binding.Segmenter(library, bundle, backend=backend) as segmenter:
+        assert np.array_equal(segmenter.segment(image), open_model(bundle, backend=backend).predict(image))
+    (bundle / "segmenter.onnx.data").unlink()
+    with pytest.raises(binding.Refused, match=r"segmenter\.onnx\.data"):
+        binding.Segmenter(library, bundle, backend=backend)
+
+
 def test_no_scores_no_trust(library: Any, binding: Any, toy: Path) -> None:
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     with binding.Segmenter(library, toy) as segmenter, pytest.raises(binding.Refused) as caught:

@@ -28,6 +28,7 @@ def write_toy(
     text: bool = False,
     scores: bool = False,
     compressed: bool = False,
+    beside: bool = False,
     **facts: Any,
 ) -> Path:
     """Write a bundle that labels each pixel by its colour.
@@ -39,12 +40,14 @@ def write_toy(
         text: Whether classes are vectors beside the image, as with the text head.
         scores: Whether it gives scores too.
         compressed: Whether the reference is packed as bundles up to 0.1.0 had it.
+        beside: Whether the weights lie in a file of their own, as those over 2 GB do.
         facts: What else `bundle.json` says.
     """
     path.mkdir(parents=True)
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(DIMENSIONS, len(NAMES))).astype(np.float32)
-    onnx.save(_graph(height, width, text, scores, weights), path / GRAPH)
+    graph = _graph(height, width, text, scores, weights)
+    onnx.save(graph, path / GRAPH, save_as_external_data=beside, location=f"{GRAPH}.data", size_threshold=0)
     size = (height, width)
     image = {"name": "image", "dtype": "uint8", "shape": [None, *size, 3]}
     words = [

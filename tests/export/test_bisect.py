@@ -54,6 +54,29 @@ def test_the_broken_layer_is_found(tmp_path: Path, broken: int) -> None:
     assert np.abs(again - arrays[f"{found.output} wanted"]).max() > 0.01
 
 
+def test_a_graph_of_more_than_protobuf_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights lie beside it; shape inference, which takes 2 GB, never sees them."""
+    paths = [chain(tmp_path / "right.onnx"), chain(tmp_path / "wrong.onnx", 2)]
+    for path in paths:
+        model = onnx.load(path)
+        place = f"{path.name}.data"
+        onnx.save(model, path, save_as_external_data=True, location=place, size_threshold=0)
+    infer = onnx.shape_inference.infer_shapes
+
+    def within(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+        assert not any(tensor.raw_data for tensor in model.graph.initializer)
+        return infer(model, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", within)
+    found = bisect((paths[0], "onnxruntime"), (paths[1], "openvino"), FEEDS, tmp_path / "failed")
+    assert found is not None
+    assert found.node == "layer2/product"
+    (again,) = onnxruntime.InferenceSession(tmp_path / "failed" / GRAPH).run(
+        None, {"t1": np.load(tmp_path / "failed" / ARRAYS)["t1"]}
+    )
+    assert again.shape == (3, 8)
+
+
 def test_nothing_is_wrong(tmp_path: Path) -> None:
     path = chain(tmp_path / "a.onnx")
     assert bisect((path, "onnxruntime"), (path, "openvino"), FEEDS, tmp_path / "failed") is None

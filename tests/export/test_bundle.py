@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.artifacts import read_manifest, sha256
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
@@ -140,6 +140,40 @@ def test_weights_over_the_limit_go_to_a_file_of_their_own(
     images = expected["image"]
     labels = open_graph(tmp_path / "large.onnx", engine).run({"image": images})["labels"]
     assert (labels == expected["labels"]).mean() > 0.999
+
+
+def test_a_bundle_whose_weights_lie_beside_its_graph(
+    tmp_path: Path,
+    small_run: Path,
+    exported_already: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exported, packed, unpacked, proven and run with both files; a missing or a changed one is told."""
+    import clouds_deploy
+    from clouds_deploy.artifacts import CACHE_VARIABLE
+    from clouds_deploy.bundles.packed import pack, unpacked
+    from clouds_deploy.export import trace
+
+    monkeypatch.setattr(trace, "LARGEST_FILE", 1000)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    file = tmp_path / "a.clouds"
+    clouds_deploy.export(small_run, out=file, engines=("onnxruntime",))
+    opened = unpacked(file)
+    graph, weights = opened / "segmenter.onnx", opened / "segmenter.onnx.data"
+    assert weights.stat().st_size > 10 * graph.stat().st_size
+    assert open_bundle(opened).manifest["files"][weights.name]["sha256"] == sha256(weights)
+    assert {path.name for path in opened.glob("*.onnx*")} == {graph.name, weights.name}
+    pack(opened, tmp_path / "again.clouds")
+    assert (tmp_path / "again.clouds").read_bytes() == file.read_bytes()
+    for backend in ("onnxruntime", "openvino"):
+        assert clouds_deploy.selftest(file, backends=(backend,))["passed"]
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CloudsError, match=r"segmenter\.onnx\.data"):
+        open_bundle(opened)
+    weights.unlink()
+    with pytest.raises(CloudsError, match=r"segmenter\.onnx\.data"):
+        open_bundle(opened)
 
 
 def test_a_recipe_is_tried_before_it_is_trained(

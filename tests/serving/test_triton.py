@@ -157,17 +157,18 @@ def test_a_plan_that_the_bundle_holds(small_bundle: Path, tmp_path: Path) -> Non
     assert "max_batch_size: 2" in (tmp_path / "r" / "models" / "clouds" / "config.pbtxt").read_text()
 
 
-def test_classes_go_into_the_graph(tmp_path: Path) -> None:
+def test_classes_go_into_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text head's vocabulary has no batch, so it cannot be an input of a model that Triton batches."""
     from onnx import TensorProto, helper
 
     from clouds_deploy.bundles.bundle import KIND, SEGMENTER, Bundle
     from clouds_deploy.bundles.tensors import GraphSpec
     from clouds_deploy.bundles.vocabulary import Vocabulary
+    from clouds_deploy.export import trace
     from clouds_deploy.export.embed import fix_inputs
     from clouds_deploy.serving.triton.repository import _fix_classes
 
-    vectors = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(3, 2, 64)).astype(np.float32)
     made = Vocabulary(("a", "b", "c"), vectors, np.zeros(3, np.float32))
     made.save(tmp_path / "vocabulary.npz")
     node = helper.make_node("ReduceSum", ["vocabulary"], ["total"], keepdims=0)
@@ -177,19 +178,23 @@ def test_classes_go_into_the_graph(tmp_path: Path) -> None:
         "g",
         [
             helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 2]),
-            helper.make_tensor_value_info("vocabulary", TensorProto.FLOAT, [3, 2, 4]),
+            helper.make_tensor_value_info("vocabulary", TensorProto.FLOAT, [3, 2, 64]),
         ],
         [helper.make_tensor_value_info("labels", TensorProto.FLOAT, ["N", 2])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, str(tmp_path / "segmenter.onnx"))
-    specs = (TensorSpec("image", "float32", (None, 2)), TensorSpec("vocabulary", "float32", (3, 2, 4)))
+    specs = (TensorSpec("image", "float32", (None, 2)), TensorSpec("vocabulary", "float32", (3, 2, 64)))
     bundle = Bundle(tmp_path, KIND, {}, {SEGMENTER: GraphSpec(specs, ())}, {})
     _fix_classes(bundle, tmp_path / "fixed.onnx", fix_inputs)
-    session = open_graph(tmp_path / "fixed.onnx", "onnxruntime")
-    assert [spec.name for spec in session.inputs] == ["image"]
-    image = np.ones((5, 2), np.float32)
-    assert np.allclose(session.run({"image": image})["labels"], 1 + vectors.sum(), atol=1e-4)
+    monkeypatch.setattr(trace, "LARGEST_FILE", 10)  # and beside it, where the graph has over 2 GB
+    _fix_classes(bundle, tmp_path / "large.onnx", fix_inputs)
+    for name in ("fixed", "large"):
+        session = open_graph(tmp_path / f"{name}.onnx", "onnxruntime")
+        assert [spec.name for spec in session.inputs] == ["image"]
+        image = np.ones((5, 2), np.float32)
+        assert np.allclose(session.run({"image": image})["labels"], 1 + vectors.sum(), atol=1e-4)
+        assert (tmp_path / f"{name}.onnx.data").exists() == (name == "large")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,9 @@ import typer
 from clouds_deploy.cli.newest import newest_model
 from clouds_deploy.cli.options import Backend, Device, Json, Precision, Runner
 from clouds_deploy.cli.output import deliver, table
+from clouds_deploy.errors import CloudsError
 
-_DATA = "Data"
+_DATA, _CLASSES = "Data", "Classes"
 
 
 def evaluate(
@@ -44,6 +46,31 @@ def evaluate(
     images: Annotated[
         int | None, typer.Option(help="Use only this many images of each dataset.", rich_help_panel=_DATA)
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Label set to compare in: a name or a YAML or JSON file.",
+            show_default="the model's",
+            rich_help_panel=_CLASSES,
+        ),
+    ] = None,
+    read_as: Annotated[
+        str | None,
+        typer.Option(
+            help="Label set that the label files are written in.",
+            show_default="the one to compare in, or what the layout says",
+            rich_help_panel=_CLASSES,
+        ),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="A=B",
+            help="Count class A, of the model or the data, as B; A= ignores it. Repeatable.",
+            rich_help_panel=_CLASSES,
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +101,9 @@ def evaluate(
         split=split,
         domain=domain,
         images=images,
+        classes=classes,
+        read_as=read_as,
+        map=_map(mapping or ()),
         metric=metric,
         backend=backend,
         out=out,
@@ -82,6 +112,16 @@ def evaluate(
         runner=runner,
     )
     deliver(result, as_json, _render)
+
+
+def _map(pairs: Sequence[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for pair in pairs:
+        name, separator, target = pair.partition("=")
+        if not separator or not name:
+            raise CloudsError(f"--map {pair} is not `A=B`", "for example --map car=vehicle")
+        found[name.strip()] = target.strip() or None
+    return found
 
 
 _MEANS = {"miou": "mIoU", "miou_16": "16 classes", "miou_13": "13 classes"}

@@ -27,6 +27,13 @@ def import_(
     skip_backbone: Annotated[
         bool, typer.Option("--skip-backbone", help="Import only the head; --recipe names the backbone.")
     ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Label set that it was trained on: a name or a YAML or JSON file.",
+            show_default="the recipe's, else cityscapes19",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a published checkpoint into a run; lists every tensor that was not used.
@@ -36,12 +43,14 @@ def import_(
     from clouds_deploy.models.importing.checkpoint import import_checkpoint as run
 
     place = out or free_folder(RUNS, checkpoint.stem)
-    deliver(run(checkpoint, out=place, recipe=recipe, skip_backbone=skip_backbone), as_json, _render)
+    result = run(checkpoint, out=place, recipe=recipe, skip_backbone=skip_backbone, classes=classes)
+    deliver(result, as_json, _render)
 
 
 def _render(result: dict[str, Any]) -> None:
     typer.echo(
         f"{result['run']}: {result['head']} head on {result['backbone']}, "
+        f"classes of {result['label_set']}, "
         f"{result['used']} tensors used, {result['kept_aside']} kept but not used by this model"
     )
     for theirs, name in result["renamed"].items():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from clouds_deploy.config.precision import Precision
+from clouds_deploy.config.recipe import ClassMap, MaybeClasses
 from clouds_deploy.config.section import Section
 
 
@@ -20,6 +23,10 @@ class EvaluateOptions(Section):
         split: The folder's split.
         domain: Synthetic streets only: `game`, `imagined` or `photo`.
         images: Evaluate on this many of each only.
+        classes: Label set to compare in, a shipped one's name or a file; None is the model's.
+        read_as: Label set that label files are written in; None is as `data.read_as` says.
+        map: Class of the model or of the data -> class of the label set to compare in, null to ignore it.
+            Classes of equal names need no entry.
         metric: `native` or `official`; None is the recipe's. A bundle gives labels at the image's own size,
             so it knows `native` only.
         backend: Bundles only: what runs the graph; None is ONNX Runtime.
@@ -34,6 +41,9 @@ class EvaluateOptions(Section):
     split: str = "val"
     domain: str | None = None
     images: int | None = None
+    classes: MaybeClasses = None
+    read_as: MaybeClasses = None
+    map: ClassMap = Field(default_factory=dict)
     metric: str | None = None
     backend: str | None = None
     device: str = "auto"

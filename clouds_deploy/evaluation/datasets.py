@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.jobs.units import Unit, find_units, is_spread
+from clouds_deploy.labels import LabelSet
 
 if TYPE_CHECKING:
     from clouds_deploy.config.recipe import Recipe
@@ -126,7 +130,8 @@ def chosen_data(recipe: Recipe, options: EvaluateOptions) -> dict[str, Source | 
         raise CloudsError("--images chooses from a dataset, not from shards", f"leave it out for {tars[0]}")
     domains = name_domains([_parsed(one, recipe, options) for one in given if one not in tars])
     found: dict[str, Source | list[Unit]] = {
-        name: domain.source(images, _reading(recipe)) for name, domain in domains.items()
+        name: domain.source(images, comparison(recipe, options, domain.layout).reading)
+        for name, domain in domains.items()
     }
     return found | {str(one): _shards(one) for one in tars}
 
@@ -136,12 +141,62 @@ def _parsed(text: str | Path, recipe: Recipe, options: EvaluateOptions) -> Domai
     return parse_domain(text, layout=options.layout, split=options.split, usual=usual)
 
 
-def _reading(recipe: Recipe) -> Reading:
-    """How the label files of a dataset that is named become a model's classes."""
+@dataclass(frozen=True)
+class Comparison:
+    """The label set that predictions and labels are compared in, and how both come into it.
+
+    Attributes:
+        classes: The label set.
+        reading: How label files come into it.
+        table: (256,) uint8 from the model's train ids to the set's; a class of the model that has no
+            counterpart becomes the set's number of classes, which is right nowhere. None where the set is the
+            model's.
+        unmatched: Names of these classes.
+    """
+
+    classes: LabelSet
+    reading: Reading
+    table: npt.NDArray[np.uint8] | None = None
+    unmatched: tuple[str, ...] = ()
+
+
+def comparison(recipe: Recipe, options: EvaluateOptions, layout: str | None = None) -> Comparison:
+    """How a model is compared with the labels of a dataset.
+
+    Args:
+        recipe: The model's.
+        options: `classes`, `read_as` and `map`.
+        layout: The dataset's layout; None means that of the recipe's validation data.
+
+    Raises:
+        CloudsError: The map names a class that the label set to compare in does not have.
+    """
     from clouds_deploy.data.layouts import Reading
+    from clouds_deploy.data.layouts.folder import FOLDER
 
     data = recipe.data
-    return Reading(data.classes, data.val_read_as or data.read_as, data.map)
+    own, usual = data.classes, data.val_layout or data.layout
+    classes = options.classes or own
+    mapping = {**(data.map if classes == own else {}), **options.map}
+    for name, target in mapping.items():
+        if target is not None and target not in classes.names:
+            raise CloudsError(
+                f"--map takes `{name}` to `{target}`, which label set `{classes.name}` lacks",
+                nearest(target, classes.names),
+            )
+    read_as = options.read_as
+    if read_as is None and layout in (None, usual):
+        read_as = data.val_read_as or data.read_as
+        if read_as is None and usual == FOLDER.name and not options.given():
+            read_as = own  # the run's own files
+    reading = Reading(classes, read_as, mapping)
+    if classes == own:
+        return Comparison(classes, reading)
+    counterpart = Reading(classes, mapping=mapping)
+    unmatched = counterpart.ignored(own.names)
+    table = counterpart.table(own.names)
+    table[[own.index(name) for name in unmatched]] = classes.count
+    return Comparison(classes, reading, table, unmatched)
 
 
 def _shards(path: str | Path) -> list[Unit]:
@@ -171,11 +226,16 @@ def chosen_source(recipe: Recipe, options: EvaluateOptions) -> tuple[Source, str
         if layout == STREETS or (domain is not None and layout is None):
             raise CloudsError(f"`streets` are synthetic, they have no folder {data}", "leave --data out")
         given = _parsed(data, recipe, options)
-        return given.source(images, _reading(recipe)), str(given)
+        return given.source(images, comparison(recipe, options, given.layout).reading), str(given)
     usual = section.val_layout or section.layout
     name = STREETS if domain is not None and layout is None else layout or usual
     root = None if name == STREETS else section.val_root or section.root
+    reading = comparison(recipe, options, name).reading
     changes = {
+        "classes": reading.classes,
+        "val_read_as": reading.files,
+        "read_as": None,
+        "map": reading.mapping,
         "val_layout": name,
         "val_root": root,
         "val_split": options.split,

@@ -115,6 +115,7 @@ def evaluate(
     metric: Metric = "native",
     progress: Advance | None = None,
     classes: LabelSet = CITYSCAPES,
+    table: Images | None = None,
 ) -> Evaluation:
     """Compares predictions with labels (docs/explanation/method.md 5).
 
@@ -125,6 +126,8 @@ def evaluate(
             bare labels by nearest neighbour); `official` brings the label to the prediction's size.
         progress: Told the number of images done.
         classes: The label set of predictions and labels.
+        table: (256,) uint8, what predicted train ids become before they are compared; `classes.count` is
+            right nowhere. None leaves them.
 
     Returns:
         The counts and what follows from them.
@@ -134,14 +137,14 @@ def evaluate(
     """
     if len(source) == 0:
         raise CloudsError("there are no images to evaluate on", "check the data's root and split")
-    matrix = ConfusionMatrix(classes.count)
+    matrix = ConfusionMatrix(classes.count + (table is not None))
     done = 0
     for images, targets in _batches(source):
         outcome = predict(images)
         del images  # large ones need the room
         for number, target in enumerate(targets):
             guess, truth = _compared(outcome[number], target, metric)
-            matrix.update(guess, truth)
+            matrix.update(guess if table is None else table[guess], truth)
         done += len(targets)
         if progress is not None:
             progress(done)

@@ -14,10 +14,11 @@ from clouds_deploy.bundles.bundle import KIND as BUNDLE
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.config.evaluate import EvaluateOptions
 from clouds_deploy.config.section import make_options
+from clouds_deploy.console import say
 from clouds_deploy.data.labelled import check_labelled, describe
-from clouds_deploy.data.layouts import Reading
-from clouds_deploy.data.sources import LayoutSource, Source, subset
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.data.sources import LayoutSource, Source, known_classes, subset
+from clouds_deploy.errors import CloudsError, shortened
+from clouds_deploy.evaluation.datasets import Comparison, comparison
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, Metric, summarize
 from clouds_deploy.evaluation.evaluate import evaluate as measure
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
@@ -28,7 +29,6 @@ from clouds_deploy.jobs.run import Runner, run_job
 from clouds_deploy.jobs.shards import is_image, split_member
 from clouds_deploy.jobs.storage import Place
 from clouds_deploy.jobs.units import Span, Unit, cut, open_shard
-from clouds_deploy.labels import LabelSet
 
 KIND = "evaluation"
 LABELS = MEMBERS["labels"]
@@ -85,9 +85,9 @@ class EvaluateWork:
         return self._segmenter
 
     @property
-    def classes(self) -> LabelSet:
-        """The label set that predictions and labels are compared in: the model's."""
-        return self.segmenter.label_set
+    def comparison(self) -> Comparison:
+        """The label set that predictions and labels are compared in: the model's, or the one asked for."""
+        return comparison(self.segmenter.recipe, self.options, "folder")
 
     @property
     def metric(self) -> Metric:
@@ -118,8 +118,14 @@ class EvaluateWork:
             "backend": self.segmenter.backend,
             "precision": self.options.precision,
             "metric": self.metric,
+            **self._compared_in(),
             "data": {name: len(one) for name, one in self.data.items()},
         }
+
+    def _compared_in(self) -> dict[str, Any]:
+        """What was asked for beside the model's own classes."""
+        asked = self.options.model_dump(mode="json", include={"classes", "read_as", "map"})
+        return {"compared_in": asked} if any(asked.values()) else {}
 
     def units(self) -> list[tuple[str, Unit | Span]]:
         """All units, each with the name of its images."""
@@ -149,13 +155,15 @@ class EvaluateWork:
             return [_Images(unit.name, self._selection(unit))]
         if not open_shard(unit.place, unit.files[0], folder, _place):
             raise CloudsError(f"{unit.told()} holds no images", f"a shard holds key.jpg and key.{LABELS}")
-        reading = Reading(self.classes)
-        return [_Images(unit.name, LayoutSource("folder", folder, "all", reading))]
+        return [_Images(unit.name, LayoutSource("folder", folder, "all", self.comparison.reading))]
 
     def work(self, items: Sequence[_Images], out: Path) -> Iterator[Done | Failed | str]:
         """See `Work`."""
+        how = self.comparison
         for item in items:
-            found = measure(self.segmenter.batch, item.source, self.metric, classes=self.classes)
+            found = measure(
+                self.segmenter.batch, item.source, self.metric, classes=how.classes, table=how.table
+            )
             counts: Any = found.matrix.counts.tolist()
             yield Done(item.name, facts={"images": found.images, "counts": counts})
 
@@ -200,8 +208,9 @@ def run_evaluate(
     report = run_job(work, [unit for _, unit in work.units()], results, runner)
     if report.failed:
         raise CloudsError(report.failed[0]["fault"], report.failed[0]["fix"], exit_code=1)
-    classes = work.classes
-    found = {name: Evaluation(ConfusionMatrix(classes.count), 0, work.metric, classes) for name in work.data}
+    how = work.comparison
+    size = how.classes.count + (how.table is not None)
+    found = {name: Evaluation(ConfusionMatrix(size), 0, work.metric, how.classes) for name in work.data}
     for item in report.items:
         name = names[item["name"]]
         found[name].matrix.counts += np.array(item["counts"])
@@ -239,9 +248,18 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
         if not isinstance(one, list):
             check_labelled(one, "images")
     work = EvaluateWork(path, chosen, data, segmenter)
+    how = work.comparison
+    if chosen.map:
+        known = set(segmenter.label_set.names)
+        how.reading.check(known.union(*(known_classes(d) for d in data.values() if not isinstance(d, list))))
+    if how.unmatched:
+        lost = shortened(how.unmatched)
+        say(f"no class of {how.classes.name} stands for {lost}: predicted, they count as wrong")
     runner = None if chosen.runner == "local" else load_runner(chosen.runner)
     found = run_evaluate(work, chosen.out, runner=runner)
     about = {"model": str(model), "backend": segmenter.backend, "device": segmenter.device, "read": read}
+    if how.unmatched:
+        about["unmatched"] = list(how.unmatched)
     if len(chosen.given()) < 2:
         ((what, only),) = found.items()
         return {**about, "data": what, **only.to_dict()}

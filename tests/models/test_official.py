@@ -22,6 +22,7 @@ from clouds_deploy.config.model import (
 )
 from clouds_deploy.config.recipe import EvaluateConfig, Recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import label_set
 from clouds_deploy.models.clouds.segmenter import build_segmenter
 from clouds_deploy.models.clouds.store import load_run, read_tensors
 from clouds_deploy.models.clouds.vocabulary import TEMPLATES
@@ -236,6 +237,14 @@ def test_a_text_head_brings_its_own_names(ensemble: bool, tmp_path: Path) -> Non
     again = to_official(tmp_path / "run")
     assert again.keys() == state.keys()
     assert all(torch.equal(again[n], t) for n, t in state.items())
+    if not ensemble:  # the same weights know any names
+        own = {"classes": ["crane", {"name": "mast", "synonyms": ["pole", "poles"]}]}
+        classes = label_set(own, "own")
+        import_checkpoint(tmp_path / "x.pth", out=tmp_path / "two", recipe=small, classes=classes)
+        two = load_run(tmp_path / "two")[1].vocabulary
+        assert two is not None
+        assert two.shape == (2, 2, 32)
+        torch.testing.assert_close(two[1, 0], pole, rtol=1e-5, atol=1e-6)
 
 
 def test_every_fault_is_named_and_nothing_is_written(small: dict[str, Tensor], tmp_path: Path) -> None:
@@ -311,6 +320,28 @@ def test_other_classes_than_cityscapes_are_explained(small: dict[str, Tensor], t
     with pytest.raises(CloudsError, match=r"class_embed.weight: \[151, 32\], not \[20, 32\]") as caught:
         import_checkpoint(save(state, tmp_path / "x.pth"), out=tmp_path / "run", recipe=CONVNEXT_RECIPE)
     assert "150 classes" in caught.value.hint
+
+
+def test_a_head_of_other_classes_is_imported_with_their_set(small: dict[str, Tensor], tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(4)
+    rows, bias = f"{PREDICTOR}class_embed.weight", f"{PREDICTOR}class_embed.bias"
+    state = {**small, rows: torch.randn(66, 32, generator=generator), bias: torch.zeros(66)}
+    state["criterion.empty_weight"] = torch.ones(66)
+    path = save(state, tmp_path / "x.pth")
+    given: dict[str, Any] = {"out": tmp_path / "run", "recipe": CONVNEXT_RECIPE}
+    with pytest.raises(CloudsError) as caught:
+        import_checkpoint(path, **given)
+    assert "--classes mapillary_v1_2" in caught.value.hint
+    result = import_checkpoint(path, **given, classes="mapillary_v1_2")
+    assert result["label_set"] == "mapillary_v1_2"
+    made, segmenter = load_run(tmp_path / "run")
+    assert made.data.classes.names[55] == "car"
+    assert torch.equal(segmenter.mask_decoder.classify.weight, state[rows])
+    assert torch.equal(to_official(tmp_path / "run")[rows], state[rows])
+    path = tmp_path / "two.yaml"
+    path.write_text("classes: [a, b]\n", encoding="utf-8")
+    with pytest.raises(CloudsError, match=r"\[66, 32\], not \[3, 32\]"):
+        import_checkpoint(tmp_path / "x.pth", **{**given, "out": tmp_path / "other"}, classes=path)
 
 
 def test_heads_that_are_not_ours_are_told_apart(small: dict[str, Tensor]) -> None:

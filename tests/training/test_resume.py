@@ -204,7 +204,7 @@ def test_a_finished_run_says_so(undisturbed: Path, capfd: pytest.CaptureFixture[
 def test_the_place_is_checked_before_the_model_is_built(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_initial", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(loop, "initial_segmenter", lambda *_: pytest.fail("the work began"))
     (tmp_path / "file").write_text("mine")
     for out, told in ((stopped, "exists already"), (tmp_path / "file" / "p", "is a file, not a folder")):
         with pytest.raises(CloudsError, match=told):

@@ -14,6 +14,7 @@ from clouds_deploy.config.model import BackboneConfig, MaskDecoderConfig, ModelC
 from clouds_deploy.config.recipe import DataConfig, EvaluateConfig, Recipe
 from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import LabelSet, chosen_label_set
 from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.models.clouds.store import (
     FROZEN,
@@ -50,6 +51,7 @@ def import_checkpoint(
     out: str | Path,
     recipe: str | Path | Recipe | None = None,
     skip_backbone: bool = False,
+    classes: str | Path | LabelSet | None = None,
 ) -> dict[str, Any]:
     """Imports a checkpoint of CLOUDS, FC-CLIP or Mask2Former as a run.
 
@@ -64,10 +66,12 @@ def import_checkpoint(
             None detects head, backbone and number of queries.
         skip_backbone: Import the head of a checkpoint whose backbone is not one of ours (Mask2Former's
             ResNet and Swin); the recipe's backbone then takes its place, with the weights named there.
+        classes: Label set that the checkpoint was trained on: a shipped one's name, a file, or the set. None
+            means the recipe's, `cityscapes19` without one.
 
     Returns:
-        `run`, `file`, `sha256`, `head`, `backbone`, `tensors` (in the file), `used`, `kept_aside`, and the
-        names `dropped`, `skipped` and `renamed`.
+        `run`, `file`, `sha256`, `head`, `backbone`, `label_set`, `tensors` (in the file), `used`,
+        `kept_aside`, and the names `dropped`, `skipped` and `renamed`.
 
     Raises:
         CloudsError: The file can't be read; it is no such checkpoint; it does not fit, with every missing,
@@ -96,17 +100,21 @@ def import_checkpoint(
         evaluate=EvaluateConfig(short_side=1024),
         export=ExportConfig.model_validate({"height": 1024, "width": 2048}),
     )
+    if classes is not None:
+        data = recipe.data.model_copy(update={"classes": chosen_label_set(classes)})
+        recipe = recipe.model_copy(update={"data": data})
+    label_set = recipe.data.classes
     _agrees(recipe.model, head, path)
     clip = clip_on_meta(recipe.model.backbone) if has_clip else None
-    segmenter = hollow_segmenter(recipe.model, clip)
+    segmenter = hollow_segmenter(recipe.model, clip, label_set)
     layout = official_layout(
         shapes_of(segmenter.state_dict()), None if clip is None else shapes_of(clip.state_dict()), head
     )
-    require(shapes_of(state), layout, str(path))
+    require(shapes_of(state), layout, str(path), label_set)
     _check_numbers(segmenter, state, layout.parts, path)
     ours = {**segmenter.state_dict(), **split(state, layout.parts)}
     if head == "text":
-        ours["vocabulary"] = own_vocabulary(recipe.model.backbone, state)
+        ours["vocabulary"] = own_vocabulary(recipe.model.backbone, state, label_set)
     unfilled = [name for name, tensor in ours.items() if tensor.is_meta]
     if unfilled:
         raise CloudsError(
@@ -120,6 +128,7 @@ def import_checkpoint(
         "sha256": sha256(path),
         "head": head,
         "backbone": recipe.model.backbone.name,
+        "label_set": label_set.name,
         "tensors": len(found),
         "used": len(layout.parts),
         "kept_aside": len(aside),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import CITYSCAPES, SHIPPED, LabelSet, shipped_set
 from clouds_deploy.models.importing.detect import Head
 from clouds_deploy.models.importing.names import CLIP, EMPTY_WEIGHT, PREDICTOR, VOID, official_parts
 from clouds_deploy.models.weights import Faults, Shape, Shapes, compare
@@ -63,8 +64,14 @@ def official_layout(ours: Shapes, clip: Shapes | None, head: Head) -> Layout:
     return Layout(shapes, parts)
 
 
-def require(found: Shapes, layout: Layout, where: str) -> None:
+def require(found: Shapes, layout: Layout, where: str, label_set: LabelSet = CITYSCAPES) -> None:
     """Raises an error for a checkpoint that differs from a layout.
+
+    Args:
+        found: The checkpoint's names and shapes.
+        layout: The layout.
+        where: What to call the checkpoint.
+        label_set: The classes of the layout.
 
     Raises:
         CloudsError: Its message names every missing, unexpected and misshapen tensor.
@@ -76,8 +83,11 @@ def require(found: Shapes, layout: Layout, where: str) -> None:
     classes = found.get(f"{PREDICTOR}class_embed.weight")
     expected = layout.shapes.get(f"{PREDICTOR}class_embed.weight")
     if classes and expected and classes[1:] == expected[1:] and classes[0] != expected[0]:
+        count = classes[0] - 1
+        fitting = [name for name in SHIPPED if shipped_set(name).count == count]
         hint = (
-            f"it was trained on {classes[0] - 1} classes, and a linear head knows no others; "
-            f"here they are the {expected[0] - 1} of Cityscapes"
+            f"it was trained on {count} classes, and a linear head knows no others; label set "
+            f"`{label_set.name}` has {label_set.count}: name its own, --classes "
+            + (" or ".join(fitting) if fitting else "FILE (docs/guides/own-classes.md)")
         )
     raise CloudsError(f"{where} does not hold this model:\n{faults}", hint)

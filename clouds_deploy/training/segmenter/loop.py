@@ -19,7 +19,6 @@ import torch
 from rich.markup import escape
 from torch import Tensor
 
-from clouds_deploy import seeds
 from clouds_deploy.artifacts import read_json, sha256, write_json
 from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.backends.torch_session import scorer
@@ -34,20 +33,17 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, Predict, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.labels import CITYSCAPES, LabelSet
-from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import (
     KIND,
     RECIPE,
     TRAINED,
-    empty_segmenter,
-    fill,
-    load_run,
     split_state,
 )
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.processes import Processes, device_name, open_processes
 from clouds_deploy.training.run import RunFolder
 from clouds_deploy.training.schedule import learning_rate
+from clouds_deploy.training.segmenter.initial import initial_segmenter
 from clouds_deploy.training.segmenter.learner import Learner, Progress, resumed_segmenter
 from clouds_deploy.training.segmenter.pseudo_labels import Labeler, LabelStore, Refine
 from clouds_deploy.training.segmenter.step import MEASURES, Step, trains_more_than_the_head
@@ -78,13 +74,14 @@ def train(
         recipe: The experiment.
         out: The run directory; must not exist, unless it is to be resumed.
         resume: Goes on from the run's newest checkpoint that holds. A finished run is left as it is.
-        init: A finished run whose weights, all of them, a new run starts from.
+        init: A finished run whose weights a new run starts from; see `initial_segmenter`.
         refine: Refines pseudo-labels as the recipe's `joint.refine` says; only for a recipe that has one.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
         The final evaluation (see `Evaluation.to_dict`) with `run`, `steps`, and `images_per_second`, which
-        leaves out evaluations and checkpoints and is null when no step was left to do.
+        leaves out evaluations and checkpoints and is null when no step was left to do; with `init` from
+        other classes what was kept, as `init`.
 
     Raises:
         CloudsError: `out` exists, or there is nothing to resume; the recipe is another than the run's; the
@@ -108,7 +105,14 @@ def train(
             folder.check_new()
         read = _check_inputs(recipe, refine)
         found = processes.in_turn(lambda: folder.resume(tidy=processes.first)) if resume else None
-        segmenter, state = resumed_segmenter(folder, found, recipe) if found else _initial(recipe, init)
+        begun: dict[str, Any] = {}
+        if found is not None:
+            segmenter, state = resumed_segmenter(folder, found, recipe)
+        else:
+            first = initial_segmenter(recipe, init)
+            segmenter = first.segmenter
+            state = Progress(0, (0.0,) * (len(MEASURES) + 1), segmenter.backbone.weights, first.inputs)
+            begun = {"init": first.facts} if first.facts else {}
         if state.backbone_weights == "random":
             warn("the backbone's weights are random: good for a dry run only")
         learner = Learner(segmenter.to(processes.device), recipe)
@@ -118,7 +122,7 @@ def train(
             learner.start(folder, state)
             claims.enter_context(folder.claimed())
         processes.wait()
-        return {**_train(folder, recipe, learner, state, refine, processes), "data": read}
+        return {**_train(folder, recipe, learner, state, refine, processes), "data": read, **begun}
 
 
 def _check_inputs(recipe: Recipe, refine: Refine | None) -> dict[str, Any]:
@@ -199,22 +203,6 @@ def _train(
 
 def _summary(out: Path, outcome: dict[str, Any], steps: int, speed: float | None) -> dict[str, Any]:
     return {"run": str(out), "steps": steps, "images_per_second": speed, **outcome}
-
-
-def _initial(recipe: Recipe, init: Path | None) -> tuple[Segmenter, Progress]:
-    """Model of step 0: the recipe's backbone with random decoders, or another run's weights."""
-    nothing = (0.0,) * (len(MEASURES) + 1)
-    if init is None:
-        if recipe.joint is not None and recipe.joint.trains_itself:
-            warn("self-training starts from a random head; --init RUN starts it from a trained one")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeds.derive(recipe.seed, 0, seeds.MODEL))
-            segmenter = build_segmenter(recipe.model, recipe.data.classes)
-        return segmenter, Progress(0, nothing, segmenter.backbone.weights, {})
-    other = load_run(init)[1]
-    segmenter = empty_segmenter(recipe.model, other.backbone.weights)
-    fill(segmenter, other.state_dict(), str(init))
-    return segmenter, Progress(0, nothing, other.backbone.weights, {"init": sha256(init / TRAINED)})
 
 
 class _Run:

@@ -18,8 +18,9 @@ test-all: $(STAMP) check  ## the slow tests too
 test-cpp: $(STAMP)  ## the C++ runtime: sanitizers, a minute of threads, a fuzzer; skips what cannot be built here
 	$(BIN)/python -m pytest -q -m "not gpu" tests/cpp
 
-docs: $(STAMP)  ## rewrite the generated pages of docs/reference
+docs: $(STAMP)  ## rewrite the generated pages of docs/reference, then build the site, strictly, into site/
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types imports
 
@@ -44,4 +45,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) quickstart dist build
+	rm -rf $(VENV) quickstart dist build site

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-FOR_USERS = [name for name in NAMES if name.startswith(("README", "docs/guides/", "docs/reference/"))]
+SHOWING = ("README", "docs/README", "docs/guides/", "docs/tutorials/", "docs/troubleshooting")
+FOR_USERS = [name for name in NAMES if name.startswith((*SHOWING, "docs/reference/"))]
 CITING = (".py", ".yaml", ".hpp", ".cpp", ".cmake", ".sh", ".md", ".html", ".js")
 PRIVATE = re.compile(r"mend(s|ed|ing)?\b|drawn streets|in turns|quicker", re.IGNORECASE)
 
@@ -52,7 +53,7 @@ def test_help_uses_the_words_of_the_field(command: str) -> None:
     assert not PRIVATE.search(shown.output)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("README", "docs/guides/"))])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(SHOWING)])
 def test_commands_have_their_options(name: str) -> None:
     known = dict(commands(app))
     for block in re.findall(

@@ -23,7 +23,8 @@ from clouds_deploy.export.gates import street_images
 from clouds_deploy.inference.segmenter import open_model
 from clouds_deploy.labels import CITYSCAPES, LabelSet, label_set, load_label_set, named_set
 from clouds_deploy.models.clouds.graph import SegmenterGraph
-from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter, labels_at
+from clouds_deploy.models.clouds.scores import labels_at
+from clouds_deploy.models.clouds.segmenter import Segmenter, build_segmenter
 from clouds_deploy.models.clouds.store import load_run
 from clouds_deploy.serving.model import ServedModel
 from clouds_deploy.serving.triton.repository import write_repository

@@ -23,6 +23,7 @@ from clouds_deploy.data.images import read_image
 from clouds_deploy.export.gates import street_images
 from clouds_deploy.inference.segmenter import open_model
 from tests.cpp import builder
+from tests.cpp.corpus import write_corpus
 from tests.cpp.toy import HEIGHT, WIDTH, write_toy
 
 SIZES = ((64, 128), (100, 130), (48, 300), (333, 77), (129, 257))
@@ -103,6 +104,9 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(
 
     (folder / "wide.png").write_bytes(png(50_000, 50_000))
     (folder / "hollow.png").write_bytes(png(20_000, 20_000))  # 1.2 GB that these bytes cannot hold
+    whole = png(4, 4)
+    claims = whole[:33] + struct.pack(">I", 0x2E00_0000) + b"eXIfMM\0*" + whole[33:]  # found by a fuzzer
+    (folder / "claims.png").write_bytes(claims)
     (folder / "claim.ppm").write_bytes(b"P6 99999 99999 255\n")
     jpeg = io.BytesIO()
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(jpeg, "JPEG")
@@ -119,6 +123,7 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(
     for name, why in {
         "wide.png": "is too large: 50000x50000 pixels; at most 500 million are read",
         "hollow.png": "is a damaged image: it ends too early",
+        "claims.png": "is a damaged image: it ends too early",
         "claim.ppm": "is too large: 99999x99999 pixels",
         "tall.jpg": "is too large: 65000x65000 pixels",
     }.items():
@@ -408,11 +413,10 @@ def test_sanitizers_find_nothing(
     check(str(build / "clouds_hammer"), str(toy), "10", "8")
     check(str(build / "clouds_hammer"), str(small_bundle), "20", "8")
     check(str(build / "clouds_plain_c"), str(toy), str(toy_sam))
-    check(
-        str(build / "clouds_fuzz"),
-        "10",
-        *(str(toy / n) for n in ("manifest.json", "bundle.json", "reference.npz")),
-    )
+    write_corpus(tmp_path / "corpus")
+    for program, folder in (("clouds_fuzz", "bundle"), ("clouds_fuzz_images", "images")):
+        if (build / program).is_file():
+            check(str(build / program), "10", *map(str, (tmp_path / "corpus" / folder).iterdir()))
     check(str(build / "clouds_selftest"), str(small_bundle))
     check(str(build / "clouds_selftest"), str(tmp_path), code=2)
     if (build / "clouds_segment").is_file():

@@ -1,5 +1,6 @@
 # Each backend is one or two source files, compiled where its headers and its library are found.
-# Where they are: OpenVINO_DIR, ONNXRUNTIME_ROOT, TENSORRT_ROOT, TENSORRT_RTX_ROOT.
+# Where they are: OpenVINO_DIR, ONNXRUNTIME_ROOT, TENSORRT_ROOT, TENSORRT_RTX_ROOT; CUDART_ROOT where CMake does not find
+# a CUDA toolkit by itself, as for the wheels of PyPI.
 
 macro(clouds_backend name found source)
   if(${found} AND NOT CLOUDS_${name} STREQUAL "OFF")
@@ -33,13 +34,30 @@ if("ONNXRUNTIME" IN_LIST CLOUDS_BACKENDS)
   list(APPEND CLOUDS_LINKED ${ONNXRUNTIME_LIBRARY})
 endif()
 
-# One of the two: both define the same symbols. OFF by default: their source was never compiled.
-macro(clouds_tensorrt name library)
-  if(NOT CLOUDS_${name} STREQUAL "OFF")
+# CUDA's runtime: of a toolkit, or by itself. Defines CUDA::cudart.
+macro(clouds_cudart)
+  if(NOT TARGET CUDA::cudart AND NOT CUDART_ROOT)
     find_package(CUDAToolkit QUIET)
+  endif()
+  if(NOT TARGET CUDA::cudart)
+    find_path(CUDART_INCLUDE cuda_runtime_api.h HINTS ${CUDART_ROOT} PATH_SUFFIXES include)
+    find_library(CUDART_LIBRARY cudart HINTS ${CUDART_ROOT} PATH_SUFFIXES lib lib64)
+    if(CUDART_INCLUDE AND CUDART_LIBRARY)
+      add_library(CUDA::cudart UNKNOWN IMPORTED)
+      set_target_properties(CUDA::cudart PROPERTIES IMPORTED_LOCATION ${CUDART_LIBRARY}
+        INTERFACE_INCLUDE_DIRECTORIES "${CUDART_INCLUDE}")
+    endif()
+  endif()
+endmacro()
+
+# One of the two: both define the same symbols. OFF by default: their source was never run.
+macro(clouds_tensorrt name library parser)
+  if(NOT CLOUDS_${name} STREQUAL "OFF")
+    clouds_cudart()
     find_path(${name}_INCLUDE NvInfer.h HINTS ${${name}_ROOT} PATH_SUFFIXES include)
     find_library(${name}_LIBRARY ${library} HINTS ${${name}_ROOT} PATH_SUFFIXES lib lib64)
-    if(CUDAToolkit_FOUND AND ${name}_INCLUDE AND ${name}_LIBRARY)
+    find_library(${name}_PARSER ${parser} HINTS ${${name}_ROOT} PATH_SUFFIXES lib lib64)
+    if(TARGET CUDA::cudart AND ${name}_INCLUDE AND ${name}_LIBRARY)
       set(${name}_FOUND ON)
     endif()
   endif()
@@ -47,10 +65,14 @@ macro(clouds_tensorrt name library)
   if("${name}" IN_LIST CLOUDS_BACKENDS)
     target_include_directories(clouds_objects SYSTEM PRIVATE ${${name}_INCLUDE})
     list(APPEND CLOUDS_LINKED ${${name}_LIBRARY} CUDA::cudart)
+    if(${name}_PARSER)  # of clouds_build
+      set(CLOUDS_PARSER ${${name}_PARSER})
+      set(CLOUDS_PARSER_INCLUDE ${${name}_INCLUDE})
+    endif()
   endif()
 endmacro()
-clouds_tensorrt(TENSORRT nvinfer)
-clouds_tensorrt(TENSORRT_RTX tensorrt_rtx)
+clouds_tensorrt(TENSORRT nvinfer nvonnxparser)
+clouds_tensorrt(TENSORRT_RTX tensorrt_rtx tensorrt_onnxparser_rtx)
 if("TENSORRT" IN_LIST CLOUDS_BACKENDS AND "TENSORRT_RTX" IN_LIST CLOUDS_BACKENDS)
   message(FATAL_ERROR "CLOUDS_TENSORRT and CLOUDS_TENSORRT_RTX exclude each other: build one library for each")
 endif()

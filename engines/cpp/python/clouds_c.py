@@ -34,6 +34,8 @@ class Options(ctypes.Structure):
         ("requests", ctypes.c_size_t),
         ("workers", ctypes.c_size_t),
         ("queue", ctypes.c_size_t),
+        ("batch", ctypes.c_int),
+        ("cuda_stream", ctypes.c_void_p),
     )
 
 
@@ -99,6 +101,11 @@ def load(path: Path | str) -> Any:
     for name in ("clouds_sam_close", "clouds_embedding_free"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
     library.clouds_segment.argtypes = [*4 * [ctypes.c_void_p], ctypes.c_size_t]
+    library.clouds_segment_on_device.argtypes = [
+        *3 * [ctypes.c_void_p],
+        ctypes.c_size_t,
+        *2 * [ctypes.c_void_p],
+    ]
     library.clouds_self_test.argtypes = [ctypes.c_void_p, *2 * [ctypes.POINTER(ctypes.c_double)]]
     return library
 

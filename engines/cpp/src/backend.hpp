@@ -16,10 +16,18 @@ namespace clouds {
 struct Input {
   const void* data;
   Shape shape;
+  bool on_device = false;  // in memory of the graph's GPU
 };
 struct Output {
-  void* data;
+  void* data;  // null: not wanted
   Shape shape;
+  bool on_device = false;
+};
+
+// The caller's CUDA stream. Where one is given, a call may return before its work on the GPU is done.
+struct Stream {
+  void* handle = nullptr;  // a cudaStream_t; null is CUDA's default stream
+  bool given = false;
 };
 
 // One inference at a time, with memory of its own. Graphs outlive their requests.
@@ -30,7 +38,7 @@ class Request {
   Request& operator=(const Request&) = delete;
   virtual ~Request() = default;
   // Inputs and outputs in the order of the graph's specs; reads and writes the caller's memory. Throws Error.
-  virtual void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) = 0;
+  virtual void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs, const Stream& stream) = 0;
 };
 
 // A loaded graph on one device. Any thread may ask it for requests.
@@ -41,7 +49,8 @@ class Graph {
   Graph& operator=(const Graph&) = delete;
   virtual ~Graph() = default;
   virtual std::unique_ptr<Request> request() = 0;
-  virtual std::string device() const = 0;  // in the backend's own words
+  virtual std::string device() const = 0;  // cpu, cuda:N, or what OpenVINO calls another one
+  virtual bool on_gpu() const { return false; }  // whether it takes inputs and outputs in CUDA's memory
 };
 
 struct GraphFile {
@@ -50,10 +59,14 @@ struct GraphFile {
   std::vector<TensorSpec> outputs;
   std::int64_t batch = 0;        // what nearly every call has, to plan for; 0: not known
   std::set<std::string> beside;  // files of the bundle, from which an ONNX file may take weights
+  bool host_code = false;        // whether an engine brings code of its own, as version-compatible ones do
 };
 
 // Loads a graph: an ONNX file, or an engine for the backends that run engines. Throws Error.
 std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& file, const Options& options);
+
+// Refuses an ONNX file that no runtime is to see: see check_weights. `backend` is who would read it.
+void check_graph(const std::filesystem::path& path, const std::set<std::string>& beside, const std::string& backend);
 
 // The options with the backend that they ask for, or the first built in, and the precision by its one name. Throws Error
 // when something in them is unknown or absurd; whether the backend is built in is asked when a graph is opened.

@@ -6,6 +6,7 @@
 
 #include "clouds/error.hpp"
 #include "files.hpp"
+#include "names.hpp"
 #include "npz.hpp"
 
 namespace clouds {
@@ -18,42 +19,10 @@ constexpr const char* kFacts = "bundle.json";
 constexpr std::size_t kLargestVocabulary = std::size_t{64} << 20;  // bytes
 constexpr std::size_t kLargest = 255;  // classes that uint8 labels tell apart, 255 kept for "ignore"
 
-constexpr std::size_t kLongestName = 255;  // bytes of one part of a path
-
-// Whether a name from a manifest is that of a file below its directory, on every system.
-bool stays_inside(const std::string& name) {
-  if (name.empty() || name.front() == '/' || name.back() == '/') return false;
-  if (name.size() > 1 && name[1] == ':') return false;  // a drive
-  for (const char c : name) {
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f' || c == '\\') return false;
-  }
-  for (std::size_t from = 0; from <= name.size();) {
-    const std::size_t to = std::min(name.find('/', from), name.size());
-    const std::string part = name.substr(from, to - from);
-    if (part.empty() || part == "." || part == ".." || part.size() > kLongestName) return false;
-    from = to + 1;
-  }
-  return true;
-}
-
-// Whether a path is what it seems to be: no link in it leads out of the directory.
-bool leads_inside(const fs::path& path, const fs::path& directory) {
-  std::error_code error;
-  const fs::path root = fs::canonical(directory, error);
-  if (error) return false;
-  const fs::path found = fs::canonical(path, error);
-  if (error) return false;
-  return std::mismatch(root.begin(), root.end(), found.begin(), found.end()).first == root.end();
-}
-
-void check_file(const fs::path& path, const fs::path& directory, const FileEntry& entry, const std::string& kind,
-                bool verify) {
+void check_file(const fs::path& path, const FileEntry& entry, const std::string& kind, bool verify) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) {
     throw Error(path.string() + " is missing from the " + kind, "copy the directory again, whole");
-  }
-  if (!leads_inside(path, directory)) {
-    throw Error(path.string() + " is a link that leads out of its directory", "don't use it: it was tampered with");
   }
   const bool same = fs::file_size(path, error) == entry.bytes && !error && (!verify || sha256_of(path) == entry.sha256);
   if (!same) {
@@ -97,16 +66,18 @@ Manifest check_directory(const fs::path& directory, const std::string& kind, boo
     throw Error(directory.string() + " has no " + kManifest + ": it is not a finished " + kind, "make it again");
   }
   Manifest manifest = parse_manifest(read_text(path, kLargestDocument), path.string(), directory.string(), kind);
-  for (const auto& [name, entry] : manifest.files) {
-    if (!stays_inside(name)) {
-      throw Error(path.string() + " names a file outside of its directory", "don't use it: it was tampered with");
-    }
-  }
+  std::vector<fs::path> paths;
+  for (const auto& [name, entry] : manifest.files) paths.push_back(inside(directory, name, path.string()));
   check_nothing_else(directory, manifest, kind);
-  for (const auto& [name, entry] : manifest.files) {
-    check_file(directory / fs::u8path(name), directory, entry, kind, verify);
-  }
+  auto at = paths.begin();
+  for (const auto& [name, entry] : manifest.files) check_file(*at++, entry, kind, verify);
   return manifest;
+}
+
+std::string kind_of(const fs::path& directory) {
+  std::error_code error;
+  const fs::path path = directory / kManifest;
+  return fs::is_regular_file(path, error) ? parse_kind(read_text(path, kLargestDocument), path.string()) : "";
 }
 
 std::set<std::string> file_names(const Manifest& manifest) {
@@ -116,13 +87,13 @@ std::set<std::string> file_names(const Manifest& manifest) {
 }
 
 SegmenterBundle open_segmenter_bundle(const fs::path& path, bool verify) {
-  Manifest manifest = check_directory(path, "bundle", verify);
+  Manifest manifest = check_directory(path, kSegmenterKind, verify);
   const fs::path facts = path / kFacts;
   return {path, std::move(manifest), parse_segmenter(read_text(facts, kLargestDocument), facts.string())};
 }
 
 SamBundle open_sam_bundle(const fs::path& path, bool verify) {
-  Manifest manifest = check_directory(path, "sam_bundle", verify);
+  Manifest manifest = check_directory(path, kSamKind, verify);
   const fs::path facts = path / kFacts;
   return {path, std::move(manifest), parse_sam(read_text(facts, kLargestDocument), facts.string())};
 }

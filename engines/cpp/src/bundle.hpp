@@ -13,10 +13,15 @@ namespace clouds {
 inline constexpr const char* kGraph = "segmenter.onnx";
 inline constexpr const char* kReference = "reference.npz";
 inline constexpr const char* kVocabulary = "vocabulary.npz";
+inline constexpr const char* kSegmenterKind = "bundle";
+inline constexpr const char* kSamKind = "sam_bundle";
 
 // Checks a directory against its manifest: that it is of the kind wanted, whole and unchanged, holds nothing else, and
 // that neither a name nor a link leads out of it. Throws Error.
 Manifest check_directory(const std::filesystem::path& directory, const std::string& kind, bool verify);
+
+// What a directory's manifest says it is; empty where it says nothing.
+std::string kind_of(const std::filesystem::path& directory);
 
 struct SegmenterBundle {
   std::filesystem::path path;

@@ -96,6 +96,8 @@ clouds::Options options_of(const clouds_options* given) {
   out.requests = filled.requests;
   out.workers = filled.workers;
   out.queue = filled.queue;
+  out.batch = filled.batch;
+  out.cuda_stream = filled.cuda_stream;
   return out;
 }
 
@@ -130,7 +132,7 @@ void clouds_options_default(clouds_options* options) {
   if (options == nullptr) return;
   const clouds::Options own;
   *options = {sizeof(clouds_options), nullptr,     nullptr,  own.threads, nullptr, nullptr, 1,
-              own.requests,           own.workers, own.queue};
+              own.requests,           own.workers, own.queue, own.batch,   nullptr};
 }
 
 clouds_status clouds_segmenter_open(const char* bundle, const clouds_options* options, clouds_segmenter** out) {
@@ -184,6 +186,15 @@ clouds_status clouds_segment(const clouds_segmenter* segmenter, const clouds_ima
       if (trusts != nullptr) trust.push_back(view(trusts[i]));
     }
     segmenter->segmenter.segment(in, out, trust);
+    return CLOUDS_OK;
+  });
+}
+
+clouds_status clouds_segment_on_device(const clouds_segmenter* segmenter, const uint8_t* images, uint8_t* labels,
+                                       size_t count, void* stream, float* scores) {
+  return guarded([&] {
+    if (segmenter == nullptr) return null_given("segmenter");
+    segmenter->segmenter.segment_on_device(images, labels, count, stream, scores);
     return CLOUDS_OK;
   });
 }

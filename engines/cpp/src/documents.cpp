@@ -9,6 +9,7 @@ namespace clouds {
 namespace {
 
 using nlohmann::json;
+using nlohmann::ordered_json;
 
 constexpr int kFormat = 1;  // of manifests; clouds_deploy.artifacts.FORMAT
 
@@ -127,6 +128,14 @@ EngineFacts engine(const json& value) {
           value.value("version_compatible", false)};
 }
 
+std::vector<EngineFacts> engines(const json& value) {
+  std::vector<EngineFacts> out;
+  if (!value.contains("engines")) return out;
+  if (!value["engines"].is_array()) throw std::out_of_range("engines is no list");
+  for (const json& one : value["engines"]) out.push_back(engine(one));
+  return out;
+}
+
 GraphFacts graph(const json& value) {
   return {value.at("file").get<std::string>(), specs(value.at("inputs")), specs(value.at("outputs"))};
 }
@@ -155,6 +164,12 @@ Manifest parse_manifest(std::string_view text, const std::string& where, const s
   });
 }
 
+std::string parse_kind(std::string_view text, const std::string& where) {
+  const json value = parse(text, where);
+  const bool named = value.is_object() && value.contains("kind") && value["kind"].is_string();
+  return named ? value["kind"].get<std::string>() : "";
+}
+
 SegmenterFacts parse_segmenter(std::string_view text, const std::string& where) {
   const json value = parse(text, where);
   return facts(where, [&] {
@@ -170,9 +185,7 @@ SegmenterFacts parse_segmenter(std::string_view text, const std::string& where) 
     out.backbone_weights = value.at("backbone_weights").get<std::string>();
     out.random_weights = value.value("random_weights", false);
     out.label_agreement = value.at("label_agreement").get<double>();
-    if (value.contains("engines")) {
-      for (const json& one : value["engines"]) out.engines.push_back(engine(one));
-    }
+    out.engines = engines(value);
     return out;
   });
 }
@@ -182,7 +195,46 @@ SamFacts parse_sam(std::string_view text, const std::string& where) {
   return facts(where, [&] {
     const json& graphs = value.at("graphs");
     return SamFacts{value.at("name").get<std::string>(), static_cast<int>(integer(value.at("image_size"), 1, 1 << 16)),
-                    graph(graphs.at("encoder")), graph(graphs.at("decoder"))};
+                    graph(graphs.at("encoder")), graph(graphs.at("decoder")), engines(value)};
+  });
+}
+
+std::string with_engine(std::string_view text, const std::string& where, const EngineEntry& engine) {
+  parse(text, where);  // the limits
+  return facts(where, [&] {
+    ordered_json value = ordered_json::parse(text);
+    ordered_json one = {{"file", engine.file},
+                        {"engine", engine.engine},
+                        {"sms", ordered_json::array()},
+                        {"batch", engine.batch},
+                        {"workspace_mib", nullptr},
+                        {"version_compatible", engine.version_compatible},
+                        {"hardware_compatible", false},
+                        {"graph_sha256", engine.graph_sha256},
+                        {"version", engine.version},
+                        {"bytes", engine.bytes},
+                        {"sha256", engine.sha256},
+                        {"gpu", engine.gpu}};
+    if (!engine.sm.empty()) one["sms"].push_back(engine.sm);
+    if (engine.workspace_mib > 0) one["workspace_mib"] = engine.workspace_mib;
+    ordered_json kept = ordered_json::array();
+    for (const ordered_json& other : value.value("engines", ordered_json::array())) {
+      if (other.at("file") != engine.file) kept.push_back(other);
+    }
+    kept.push_back(one);
+    value["engines"] = kept;
+    return value.dump(2) + "\n";
+  });
+}
+
+std::string with_files(std::string_view text, const std::string& where, const std::map<std::string, FileEntry>& files) {
+  parse(text, where);
+  return facts(where, [&] {
+    ordered_json value = ordered_json::parse(text);
+    for (const auto& [name, entry] : files) {
+      value.at("files")[name] = {{"bytes", entry.bytes}, {"sha256", entry.sha256}};
+    }
+    return value.dump(2) + "\n";
   });
 }
 

@@ -39,6 +39,21 @@ struct EngineFacts {
   bool version_compatible = false;
 };
 
+// An engine that was built here, with all that a bundle says of it.
+struct EngineEntry {
+  std::string file;
+  std::string engine;
+  std::string version;
+  std::string sha256;
+  std::uint64_t bytes = 0;
+  std::string graph_sha256;
+  std::string sm;
+  std::string gpu;
+  std::array<std::int64_t, 3> batch{1, 1, 1};
+  std::size_t workspace_mib = 0;  // 0: no limit
+  bool version_compatible = false;
+};
+
 struct SegmenterFacts {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
@@ -65,13 +80,20 @@ struct SamFacts {
   int image_size = 0;
   GraphFacts encoder;
   GraphFacts decoder;
+  std::vector<EngineFacts> engines;
 };
 
 // Each reads a file's text; `where` is the file's path, for errors. `wanted` is the kind of directory.
 Manifest parse_manifest(std::string_view text, const std::string& where, const std::string& directory,
                         const std::string& wanted);
+std::string parse_kind(std::string_view text, const std::string& where);  // of a manifest; empty where it has none
 SegmenterFacts parse_segmenter(std::string_view text, const std::string& where);
 SamFacts parse_sam(std::string_view text, const std::string& where);
+
+// The texts of bundle.json and of manifest.json with an engine, or with files, added or replaced.
+std::string with_engine(std::string_view text, const std::string& where, const EngineEntry& engine);
+std::string with_files(std::string_view text, const std::string& where, const std::map<std::string, FileEntry>& files);
+
 std::vector<std::string> parse_names(std::string_view text);  // a list of strings; throws std::exception
 
 }  // namespace clouds

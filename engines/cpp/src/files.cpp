@@ -55,6 +55,22 @@ std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path, std::siz
   return bytes;
 }
 
+void write_file(const std::filesystem::path& path, const void* data, std::size_t size) {
+  namespace fs = std::filesystem;
+  fs::path temporary = path;
+  temporary += ".part";
+  std::error_code ignored;
+  File file(std::fopen(temporary.string().c_str(), "wb"), &std::fclose);
+  bool whole = file != nullptr && std::fwrite(data, 1, size, file.get()) == size && std::fflush(file.get()) == 0;
+  whole = file != nullptr && std::fclose(file.release()) == 0 && whole;
+  std::error_code error;
+  if (whole) fs::rename(temporary, path, error);
+  if (!whole || error) {
+    fs::remove(temporary, ignored);
+    throw Error(path.string() + " cannot be written", "check the path and the space left");
+  }
+}
+
 std::string sha256_of(const std::filesystem::path& path) {
   Sha256 digest;
   read_blocks(path, [&](const std::uint8_t* data, std::size_t size) { digest.update(data, size); });

@@ -12,6 +12,10 @@ namespace clouds {
 // Each opens regular files only: no device, no pipe. `most`: bytes beyond which a file is refused before it is read.
 std::string read_text(const std::filesystem::path& path, std::size_t most);  // throws Error
 std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path, std::size_t most = SIZE_MAX);
+
+// Writes beside its place first, so that no half file stays. Throws Error.
+void write_file(const std::filesystem::path& path, const void* data, std::size_t size);
+
 std::string sha256_of(const std::filesystem::path& path);
 
 }  // namespace clouds

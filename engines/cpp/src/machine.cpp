@@ -6,6 +6,7 @@
 
 #include "clouds/error.hpp"
 #include "files.hpp"
+#include "names.hpp"
 
 #if !defined(_WIN32)
 #include <dlfcn.h>
@@ -97,11 +98,12 @@ void check_engine(const EngineFacts& facts, const fs::path& bundle, const Machin
   }
 }
 
-const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const std::string& name, const fs::path& bundle,
-                               const Machine& machine) {
+const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const std::string& name,
+                               const std::string& graph, const fs::path& bundle, const Machine& machine) {
   const EngineFacts* last = nullptr;
   for (const EngineFacts& engine : engines) {
-    if (engine.engine != name) continue;
+    const std::string file = engine.file.substr(engine.file.rfind('/') + 1);
+    if (engine.engine != name || (!graph.empty() && file.rfind(graph + "-", 0) != 0)) continue;
     last = &engine;
     const bool fits =
         engine.sms.empty() || std::find(engine.sms.begin(), engine.sms.end(), machine.sm) != engine.sms.end();
@@ -109,10 +111,20 @@ const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const st
   }
   if (last == nullptr) {
     const std::string sm = name == "tensorrt-rtx" ? " --sm " + (machine.sm.empty() ? "89" : machine.sm) : "";
-    throw Error(bundle.string() + " has no engine for " + name, "export it again with --engine " + name + sm);
+    throw Error(bundle.string() + " has no engine for " + name + (graph.empty() ? "" : " of its " + graph),
+                "export it again with --engine " + name + sm);
   }
   check_engine(*last, bundle, machine);
   return *last;
+}
+
+void use_engine(GraphFile& file, const std::vector<EngineFacts>& engines, const std::string& graph,
+                const fs::path& bundle, const Options& options) {
+  if (!runs_engines(options.backend)) return;
+  const Machine machine = Machine::here(engine_versions());
+  const EngineFacts& found = find_engine(engines, options.backend, graph, bundle, machine);
+  file.path = inside(bundle, found.file, (bundle / "bundle.json").string());
+  file.host_code = found.version_compatible;
 }
 
 }  // namespace clouds

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backend.hpp"
 #include "documents.hpp"
 
 namespace clouds {
@@ -20,9 +21,14 @@ struct Machine {
   static Machine here(std::map<std::string, std::string> versions);
 };
 
-// The bundle's engine of a name, checked. Throws Error naming all faults, each with its fix.
+// The bundle's engine of a name, checked: of one of its graphs, such as `encoder`, or empty for a bundle of one graph.
+// Throws Error naming all faults, each with its fix.
 const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const std::string& name,
-                               const std::filesystem::path& bundle, const Machine& machine);
+                               const std::string& graph, const std::filesystem::path& bundle, const Machine& machine);
+// Where the backend runs engines, makes the graph's file the engine of it that fits this machine.
+void use_engine(GraphFile& file, const std::vector<EngineFacts>& engines, const std::string& graph,
+                const std::filesystem::path& bundle, const Options& options);
+
 void check_engine(const EngineFacts& facts, const std::filesystem::path& bundle, const Machine& machine);
 
 }  // namespace clouds

@@ -49,7 +49,11 @@ struct Malformed {};
 // The bytes of a file, most of which are passed over without being read.
 class Bytes {
  public:
-  explicit Bytes(const std::filesystem::path& path) : file_(path, std::ios::binary), size_(size_of(path)) {}
+  explicit Bytes(std::istream& file) : file_(file) {
+    file_.seekg(0, std::ios::end);
+    const std::streamoff end = file_.tellg();
+    size_ = end < 0 ? 0 : static_cast<std::uint64_t>(end);
+  }
 
   std::uint64_t size() const { return size_; }
   std::uint64_t at() const { return at_; }
@@ -74,11 +78,6 @@ class Bytes {
   }
 
  private:
-  static std::uint64_t size_of(const std::filesystem::path& path) {
-    std::error_code error;
-    const std::uintmax_t size = std::filesystem::file_size(path, error);
-    return error ? 0 : size;
-  }
   void fill() {
     file_.clear();
     file_.seekg(static_cast<std::streamoff>(at_));
@@ -88,15 +87,15 @@ class Bytes {
     if (held_ == 0) throw Malformed{};
   }
 
-  std::ifstream file_;
-  std::uint64_t size_, at_ = 0, from_ = 0, held_ = 0;
+  std::istream& file_;
+  std::uint64_t size_ = 0, at_ = 0, from_ = 0, held_ = 0;
   std::array<std::uint8_t, 1 << 14> block_{};
 };
 
 class Walk {
  public:
-  Walk(const std::filesystem::path& path, const std::set<std::string>& listed)
-      : path_(path), listed_(listed), bytes_(path) {}
+  Walk(std::istream& file, const std::string& where, const std::set<std::string>& listed)
+      : where_(where), listed_(listed), bytes_(file) {}
 
   void model() { fields(Message::model, bytes_.size(), 0); }
 
@@ -153,24 +152,29 @@ class Walk {
     if (listed_.count(location) != 0) return;
     std::string words;
     for (const char c : location.substr(0, 100)) words += c < ' ' || c > '~' ? '?' : c;
-    throw Error(path_.string() + " takes weights from `" + words + "`, which is no file of the bundle's manifest",
+    throw Error(where_ + " takes weights from `" + words + "`, which is no file of the bundle's manifest",
                 "don't use it: it was tampered with");
   }
 
-  const std::filesystem::path& path_;
+  const std::string& where_;
   const std::set<std::string>& listed_;
   Bytes bytes_;
 };
 
 }  // namespace
 
-bool check_weights(const std::filesystem::path& model, const std::set<std::string>& listed) {
+bool check_weights(std::istream& model, const std::string& where, const std::set<std::string>& listed) {
   try {
-    Walk(model, listed).model();
+    Walk(model, where, listed).model();
     return true;
   } catch (const Malformed&) {
     return false;
   }
+}
+
+bool check_weights(const std::filesystem::path& model, const std::set<std::string>& listed) {
+  std::ifstream file(model, std::ios::binary);
+  return check_weights(file, model.string(), listed);
 }
 
 }  // namespace clouds

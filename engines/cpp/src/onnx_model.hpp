@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <istream>
 #include <set>
 #include <string>
 
@@ -12,5 +13,6 @@ namespace clouds {
 //
 // Returns false where the file is no protobuf of a model at all: a runtime that is given it has to refuse it.
 bool check_weights(const std::filesystem::path& model, const std::set<std::string>& listed);
+bool check_weights(std::istream& model, const std::string& where, const std::set<std::string>& listed);
 
 }  // namespace clouds

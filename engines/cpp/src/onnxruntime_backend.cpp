@@ -52,6 +52,9 @@ class OnnxRuntimeGraph : public Graph {
     if (options.device != "cpu" && gpu < 0) {
       throw Error("onnxruntime has no device `" + options.device + "`", "known: `cpu`, `cuda`, `cuda:N`");
     }
+    if (options.cuda_stream != nullptr && gpu < 0) {
+      throw Error("a CUDA stream is of no use on device `" + options.device + "`", "open it on `cuda:N`");
+    }
     if (options.precision != "fp32") {
       throw Error("onnxruntime runs a graph in the precision it is written in, not `" + options.precision + "`",
                   "use the openvino backend for bf16");
@@ -61,7 +64,7 @@ class OnnxRuntimeGraph : public Graph {
       Ort::SessionOptions settings;
       settings.SetLogSeverityLevel(3);
       if (options.threads > 0) settings.SetIntraOpNumThreads(options.threads);
-      if (gpu >= 0) add_cuda(settings, gpu);
+      if (gpu >= 0) add_cuda(settings, gpu, options.cuda_stream);
       session_ = Ort::Session(environment(), file.path.c_str(), settings);
     } catch (const Ort::Exception& error) {
       throw Error("onnxruntime refuses " + file.path.string() + ": " + first_line(error.what()),
@@ -72,22 +75,33 @@ class OnnxRuntimeGraph : public Graph {
     for (std::size_t i = 0; i < inputs_.size(); ++i) check_port(inputs_[i], true);
     for (std::size_t i = 0; i < outputs_.size(); ++i) check_port(outputs_[i], false);
     device_ = gpu < 0 ? "cpu" : "cuda:" + std::to_string(gpu);
+    stream_ = options.cuda_stream;
+    if (gpu >= 0) gpu_memory_ = Ort::MemoryInfo("Cuda", OrtDeviceAllocator, gpu, OrtMemTypeDefault);
   }
 
   std::unique_ptr<Request> request() override;
   std::string device() const override { return device_; }
+  bool on_gpu() const override { return device_ != "cpu"; }
 
-  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) {
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs, const Stream& stream) {
+    if (stream.given && stream.handle != stream_) {
+      throw Error("onnxruntime runs on the stream that it was opened with", "set Options::cuda_stream to the stream");
+    }
     std::vector<Ort::Value> in, out;
+    std::vector<const char*> names;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      in.push_back(wrap(memory_, inputs_[i], const_cast<void*>(inputs[i].data), inputs[i].shape));
+      const Ort::MemoryInfo& memory = inputs[i].on_device ? gpu_memory_ : memory_;
+      in.push_back(wrap(memory, inputs_[i], const_cast<void*>(inputs[i].data), inputs[i].shape));
     }
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      out.push_back(wrap(memory_, outputs_[i], outputs[i].data, outputs[i].shape));
+      if (outputs[i].data == nullptr) continue;
+      const Ort::MemoryInfo& memory = outputs[i].on_device ? gpu_memory_ : memory_;
+      out.push_back(wrap(memory, outputs_[i], outputs[i].data, outputs[i].shape));
+      names.push_back(output_names_[i]);
     }
     try {
-      session_.Run(Ort::RunOptions{nullptr}, input_names_.data(), in.data(), in.size(), output_names_.data(),
-                   out.data(), out.size());
+      session_.Run(Ort::RunOptions{nullptr}, input_names_.data(), in.data(), in.size(), names.data(), out.data(),
+                   out.size());
     } catch (const Ort::Exception& error) {
       throw Error("onnxruntime failed: " + first_line(error.what()), "run clouds_selftest on the bundle");
     }
@@ -107,10 +121,12 @@ class OnnxRuntimeGraph : public Graph {
   }
 
   // Fails where the provider is not there; ONNX Runtime would fall back to the CPU in silence.
-  static void add_cuda(Ort::SessionOptions& settings, int gpu) {
+  static void add_cuda(Ort::SessionOptions& settings, int gpu, void* stream) {
     try {
       OrtCUDAProviderOptions provider{};
       provider.device_id = gpu;
+      provider.has_user_compute_stream = stream != nullptr ? 1 : 0;
+      provider.user_compute_stream = stream;
       settings.AppendExecutionProvider_CUDA(provider);
     } catch (const Ort::Exception& error) {
       throw Error("onnxruntime was asked for CUDAExecutionProvider and has none: " + first_line(error.what()),
@@ -121,6 +137,8 @@ class OnnxRuntimeGraph : public Graph {
   std::vector<TensorSpec> inputs_, outputs_;
   std::vector<const char*> input_names_, output_names_;
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  Ort::MemoryInfo gpu_memory_{nullptr};
+  void* stream_ = nullptr;
   Ort::Session session_{nullptr};
   std::string device_;
 };
@@ -128,8 +146,8 @@ class OnnxRuntimeGraph : public Graph {
 class OnnxRuntimeRequest : public Request {
  public:
   explicit OnnxRuntimeRequest(OnnxRuntimeGraph& graph) : graph_(graph) {}
-  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) override {
-    graph_.run(inputs, outputs);
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs, const Stream& stream) override {
+    graph_.run(inputs, outputs, stream);
   }
 
  private:

@@ -53,12 +53,14 @@ class Lane {
   void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) {
     try {
       for (std::size_t i = 0; i < in_.size(); ++i) {
-        const auto& [data, shape] = inputs[i];
+        const auto& [data, shape, on_device] = inputs[i];
+        if (on_device) throw Error("openvino takes no memory of a GPU", "give pixels in the host's memory");
         if (!in_[i].moves_to(data, shape)) continue;
         request_.set_tensor(plan_.inputs[i], ov::Tensor(plan_.inputs[i].get_element_type(), sizes(shape), data));
       }
       for (std::size_t i = 0; i < out_.size(); ++i) {
-        const auto& [data, shape] = outputs[i];
+        const auto& [data, shape, on_device] = outputs[i];
+        if (on_device) throw Error("openvino takes no memory of a GPU", "give memory of the host");
         if (!out_[i].moves_to(data, shape)) continue;
         request_.set_tensor(plan_.outputs[i], ov::Tensor(plan_.outputs[i].get_element_type(), sizes(shape), data));
       }
@@ -168,7 +170,7 @@ class OpenVinoRequest : public Request {
  public:
   explicit OpenVinoRequest(OpenVinoGraph& graph) : graph_(graph) {}
 
-  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) override {
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs, const Stream&) override {
     const bool told = graph_.as_told(inputs);
     std::optional<Lane>& lane = told ? told_ : free_;
     if (!lane) lane.emplace(graph_.plan(told));

@@ -10,6 +10,8 @@
 #include "bundle.hpp"
 #include "interpolate.hpp"
 #include "letterbox.hpp"
+#include "machine.hpp"
+#include "names.hpp"
 #include "pool.hpp"
 
 namespace clouds {
@@ -35,23 +37,15 @@ std::vector<TensorSpec> ordered(const std::vector<TensorSpec>& specs, const std:
   return out;
 }
 
-GraphFile file_of(const SamBundle& bundle, const GraphFacts& facts, const std::vector<TensorSpec>& inputs,
-                  const std::vector<TensorSpec>& outputs) {
-  const auto name = std::filesystem::u8path(facts.file);
-  if (name.is_absolute() || name.has_parent_path()) {
-    throw Error((bundle.path / "bundle.json").string() + " names a file outside of its directory",
-                "don't use it: it was tampered with");
-  }
-  return {bundle.path / name, ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle), 0,
-          file_names(bundle.manifest)};
-}
-
-std::string checked_backend(const Options& options, const SamBundle& bundle) {
-  const std::string& backend = options.backend;
-  if (runs_engines(backend)) {
-    throw Error(bundle.path.string() + " has no engine for " + backend, "use openvino or onnxruntime");
-  }
-  return backend;
+// One of the two graphs; `name` is encoder or decoder.
+std::unique_ptr<Graph> open_part(const SamBundle& bundle, const std::string& name, const GraphFacts& facts,
+                                 const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs,
+                                 const Options& options) {
+  GraphFile file{inside(bundle.path, facts.file, (bundle.path / "bundle.json").string()),
+                 ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle), 0,
+                 file_names(bundle.manifest)};
+  use_engine(file, bundle.facts.engines, name, bundle.path, options);
+  return open_graph(options.backend, file, options);
 }
 
 bool is_known(int label) { return label >= -1 && label <= 3; }
@@ -62,20 +56,16 @@ bool is_corner(const SamPoint& point) { return point.label >= 2; }
 struct Sam::Body {
   Body(SamBundle opened, const Options& options)
       : bundle(std::move(opened)),
-        info{bundle.path.string(), bundle.facts.name, bundle.facts.image_size, 0, checked_backend(options, bundle), ""},
-        encoder(open_graph(
-            info.backend,
-            file_of(bundle, bundle.facts.encoder, {{"image", "uint8", {-1, -1, -1, 3}}, {"size", "int32", {-1, 2}}},
-                    {{"image_embeddings", "float32", {-1, -1, -1, -1}}}),
-            options)),
-        decoder(open_graph(info.backend,
-                           file_of(bundle, bundle.facts.decoder,
-                                   {{"image_embeddings", "float32", {-1, -1, -1, -1}},
-                                    {"image_index", "int64", {-1}},
-                                    {"point_coords", "float32", {-1, -1, 2}},
-                                    {"point_labels", "float32", {-1, -1}}},
-                                   {{"masks", "float32", {-1, 3, -1, -1}}, {"iou_predictions", "float32", {-1, 3}}}),
-                           options)),
+        info{bundle.path.string(), bundle.facts.name, bundle.facts.image_size, 0, options.backend, ""},
+        encoder(open_part(bundle, "encoder", bundle.facts.encoder,
+                          {{"image", "uint8", {-1, -1, -1, 3}}, {"size", "int32", {-1, 2}}},
+                          {{"image_embeddings", "float32", {-1, -1, -1, -1}}}, options)),
+        decoder(open_part(bundle, "decoder", bundle.facts.decoder,
+                          {{"image_embeddings", "float32", {-1, -1, -1, -1}},
+                           {"image_index", "int64", {-1}},
+                           {"point_coords", "float32", {-1, -1, 2}},
+                           {"point_labels", "float32", {-1, -1}}},
+                          {{"masks", "float32", {-1, 3, -1, -1}}, {"iou_predictions", "float32", {-1, 3}}}, options)),
         encoders([this] { return std::make_unique<Place>(encoder->request()); }, options.requests),
         decoders([this] { return std::make_unique<Place>(decoder->request()); }, options.requests) {
     embedding = bundle.facts.encoder.outputs[0].shape;
@@ -146,7 +136,7 @@ SamEmbedding Sam::embed(const ImageView& image) const {
   const std::int32_t size[2] = {rows, columns};
   SamEmbedding out{std::vector<float>(static_cast<std::size_t>(elements(body_->embedding))), image.height, image.width};
   place.request->run({{place.square.data(), {1, side, side, 3}}, {size, {1, 2}}},
-                     {{out.features.data(), body_->embedding}});
+                     {{out.features.data(), body_->embedding}}, {});
   return out;
 }
 
@@ -177,7 +167,7 @@ void Sam::Body::decode(const SamEmbedding& seen, const std::vector<const SamProm
        {place.index.data(), {many}},
        {place.coordinates.data(), {many, long_, 2}},
        {place.labels.data(), {many, long_}}},
-      {{place.masks.data(), {many, 3, info.mask_size, info.mask_size}}, {place.scores.data(), {many, 3}}});
+      {{place.masks.data(), {many, 3, info.mask_size, info.mask_size}}, {place.scores.data(), {many, 3}}}, {});
   for (std::size_t p = 0; p < count; ++p) {
     for (std::size_t k = 0; k < kProposals; ++k) {
       const float* from = place.masks.data() + (p * kProposals + k) * area;

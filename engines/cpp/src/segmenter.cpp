@@ -97,11 +97,7 @@ std::unique_ptr<Segmenter::Body> open_body(const std::string& bundle, const Opti
   std::unique_ptr<Vocabulary> vocabulary = choose_vocabulary(opened, options);
   GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch,
                  file_names(opened.manifest)};
-  if (runs_engines(chosen.backend)) {
-    const Machine machine = Machine::here(engine_versions());
-    file.path = opened.path /
-                std::filesystem::u8path(find_engine(opened.facts.engines, chosen.backend, opened.path, machine).file);
-  }
+  use_engine(file, opened.facts.engines, "", opened.path, chosen);
   auto graph = open_graph(chosen.backend, file, chosen);
   return std::make_unique<Segmenter::Body>(std::move(opened), std::move(graph), std::move(vocabulary), chosen);
 }
@@ -171,12 +167,34 @@ void Segmenter::Body::segment(const ImageView* images, const MapView* labels, co
     place.scores.resize(count * static_cast<std::size_t>(elements(scores_shape_)));
     place.outputs[1] = {place.scores.data(), {batch, scores_shape_[0], scores_shape_[1], scores_shape_[2]}};
   }
-  place.request->run(place.inputs, place.outputs);
+  place.request->run(place.inputs, place.outputs, {});
   for (std::size_t i = 0; i < count; ++i) {
     const Letterbox box = letterbox_of(images[i].height, images[i].width, height, width);
     if (!straight) restore(place.labels.data() + i * pixels, width, box, labels[i], place.map_resizer);
     if (trusts != nullptr && trusts[i].data != nullptr) write_trust(place, i, box, trusts[i]);
   }
+}
+
+void Segmenter::Body::segment_on_device(const std::uint8_t* images, std::uint8_t* labels, std::size_t count,
+                                        void* stream, float* scores) {
+  if (!graph->on_gpu()) {
+    throw Error(info.backend + " on " + info.device + " takes no images in a GPU's memory",
+                "open it on `cuda:N` with tensorrt, tensorrt-rtx or onnxruntime, or call segment");
+  }
+  if (scores != nullptr && !info.scores) {
+    throw Error(info.path + " gives labels only", "export it with --scores, or give the run");
+  }
+  if (count == 0) return;
+  if (images == nullptr || labels == nullptr) throw Error("images or labels are null", "give memory of the GPU");
+  const auto batch = static_cast<std::int64_t>(count);
+  Pool<Place>::Loan loan = places.lend();
+  Place& place = *loan;
+  place.inputs[0] = {images, {batch, info.height, info.width, 3}, true};
+  place.outputs[0] = {labels, {batch, info.height, info.width}, true};
+  if (info.scores) {
+    place.outputs[1] = {scores, {batch, scores_shape_[0], scores_shape_[1], scores_shape_[2]}, true};
+  }
+  place.request->run(place.inputs, place.outputs, {stream, true});
 }
 
 // In float32 and in numpy's order, so that it equals `predict_with_trust` to the bit.
@@ -216,6 +234,11 @@ const SegmenterInfo& Segmenter::info() const { return body_->info; }
 
 void Segmenter::segment(const ImageView& image, const MapView& labels, const MapView& trust) const {
   body_->segment(&image, &labels, &trust, 1);
+}
+
+void Segmenter::segment_on_device(const std::uint8_t* images, std::uint8_t* labels, std::size_t count, void* stream,
+                                  float* scores) const {
+  body_->segment_on_device(images, labels, count, stream, scores);
 }
 
 void Segmenter::segment(const std::vector<ImageView>& images, const std::vector<MapView>& labels,

@@ -18,6 +18,8 @@ struct Segmenter::Body {
        const Options& options);
 
   void segment(const ImageView* images, const MapView* labels, const MapView* trusts, std::size_t count);
+  void segment_on_device(const std::uint8_t* images, std::uint8_t* labels, std::size_t count, void* stream,
+                         float* scores);
   void check(const ImageView& image, const MapView& labels, const MapView& trust) const;
 
   SegmenterBundle bundle;

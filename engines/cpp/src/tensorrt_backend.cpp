@@ -1,54 +1,26 @@
 // TensorRT and TensorRT-RTX, which share an API: engines that were built ahead and checked by machine.cpp.
 //
-// NEVER COMPILED against their headers and never run: no machine that this was written on had them. It was only parsed
-// against declarations written by hand. Hence its options are OFF unless asked for.
+// Compiled against the headers of TensorRT 10.3, 10.13 and 11.1 and never run: no machine that this was written on had a
+// GPU. Hence its options are OFF unless asked for.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <mutex>
 #include <utility>
 
 #include "backend.hpp"
 #include "clouds/error.hpp"
 #include "files.hpp"
+#include "tensorrt_common.hpp"
 
 namespace clouds {
 namespace {
-
-void require(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    throw Error(std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(status), "check the GPU and its memory");
-  }
-}
 
 std::size_t bytes_of(const std::string& dtype) {
   if (dtype == "uint8") return 1;
   if (dtype == "float16") return 2;
   return dtype == "int64" ? 8 : 4;
 }
-
-// Keeps what TensorRT said last: its calls give no reason.
-class Log : public nvinfer1::ILogger {
- public:
-  void log(Severity severity, const char* text) noexcept override {
-    if (severity > Severity::kERROR) return;
-    const std::lock_guard lock(mutex_);
-    try {
-      last_ = text;
-    } catch (...) {
-    }
-  }
-  std::string last() {
-    const std::lock_guard lock(mutex_);
-    return last_.empty() ? "it gave no reason" : first_line(last_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::string last_;
-};
 
 // A buffer on the GPU that grows.
 class DeviceMemory {
@@ -73,31 +45,51 @@ class DeviceMemory {
   std::size_t size_ = 0;
 };
 
-nvinfer1::Dims dims_of(const Shape& shape) {
-  nvinfer1::Dims out{};
-  out.nbDims = static_cast<std::int32_t>(shape.size());
-  std::copy(shape.begin(), shape.end(), out.d);
-  return out;
+nvinfer1::DataType type_of(const std::string& dtype) {
+  if (dtype == "uint8") return nvinfer1::DataType::kUINT8;
+  if (dtype == "int32") return nvinfer1::DataType::kINT32;
+  if (dtype == "int64") return nvinfer1::DataType::kINT64;
+  if (dtype == "float16") return nvinfer1::DataType::kHALF;
+  return nvinfer1::DataType::kFLOAT;
+}
+
+int device_of(const Options& options) {
+  const int index = options.device == "cpu" ? 0 : cuda_index(options.device);  // cpu is the default of all backends
+  if (index < 0) throw Error("TensorRT has no device `" + options.device + "`", "known: `cuda`, `cuda:N`");
+  int count = 0;
+  require(cudaGetDeviceCount(&count), "count its devices");
+  if (index >= count) {
+    throw Error("there is no device cuda:" + std::to_string(index) + ": CUDA sees " + std::to_string(count),
+                "choose another, or change CUDA_VISIBLE_DEVICES");
+  }
+  return index;
 }
 
 class TensorRtGraph : public Graph {
  public:
-  TensorRtGraph(const GraphFile& file, const Options& options) : inputs_(file.inputs), outputs_(file.outputs) {
+  TensorRtGraph(const GraphFile& file, const Options& options)
+      : inputs_(file.inputs), outputs_(file.outputs), index_(device_of(options)) {
     if (options.precision != "fp32") {
       throw Error("an engine runs in the precision it was built in, not `" + options.precision + "`",
-                  "use the openvino backend for bf16");
+                  "export the run again, with --fp16");
     }
+    const OnDevice here(index_);
     const std::vector<std::uint8_t> engine = read_bytes(file.path);
     runtime_.reset(nvinfer1::createInferRuntime(log_));
+    if (runtime_ && file.host_code) runtime_->setEngineHostCodeAllowed(true);
     if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(engine.data(), engine.size()));
     if (!engine_) {
       throw Error("TensorRT refuses " + file.path.string() + ": " + log_.last(), "export it again on this machine");
     }
+    for (const TensorSpec& spec : inputs_) check(spec, nvinfer1::TensorIOMode::kINPUT);
+    for (const TensorSpec& spec : outputs_) check(spec, nvinfer1::TensorIOMode::kOUTPUT);
   }
 
   std::unique_ptr<Request> request() override;
-  std::string device() const override { return "cuda"; }
+  std::string device() const override { return "cuda:" + std::to_string(index_); }
+  bool on_gpu() const override { return true; }
 
+  int index() const { return index_; }
   const std::vector<TensorSpec>& inputs() const { return inputs_; }
   const std::vector<TensorSpec>& outputs() const { return outputs_; }
   nvinfer1::ICudaEngine& engine() { return *engine_; }
@@ -106,48 +98,78 @@ class TensorRtGraph : public Graph {
   }
 
  private:
+  void check(const TensorSpec& spec, nvinfer1::TensorIOMode mode) const {
+    const char* name = spec.name.c_str();
+    if (engine_->getTensorIOMode(name) != mode || engine_->getTensorDataType(name) != type_of(spec.dtype)) {
+      throw Error("the engine has no " + spec.dtype + " `" + spec.name + "`", "export the run again");
+    }
+    const nvinfer1::Dims own = engine_->getTensorShape(name);
+    check_shape(spec, Shape(own.d, own.d + std::max(own.nbDims, 0)));
+  }
+
   std::vector<TensorSpec> inputs_, outputs_;
+  int index_;
   Log log_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
 };
 
-// A context and a stream of its own; pixels are copied to the GPU and labels back.
+// A context and a stream of its own. What lies in the caller's memory of the host is copied to the GPU and back; what
+// lies on the GPU is used there.
 class TensorRtRequest : public Request {
  public:
   explicit TensorRtRequest(TensorRtGraph& graph)
-      : graph_(graph),
-        context_(graph.engine().createExecutionContext()),
-        in_(graph.inputs().size()),
-        out_(graph.outputs().size()) {
+      : graph_(graph), in_(graph.inputs().size()), out_(graph.outputs().size()) {
+    const OnDevice here(graph_.index());
+    context_.reset(graph_.engine().createExecutionContext());
     if (!context_) graph_.failed("make a context");
-    require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "make a stream");
+    require(cudaStreamCreateWithFlags(&own_, cudaStreamNonBlocking), "make a stream");
+    require(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "make an event");
   }
-  ~TensorRtRequest() override { cudaStreamDestroy(stream_); }
+  ~TensorRtRequest() override {
+    cudaEventSynchronize(done_);  // the caller's stream may still be at it
+    cudaEventDestroy(done_);
+    cudaStreamDestroy(own_);
+  }
 
-  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs) override {
+  void run(const std::vector<Input>& inputs, const std::vector<Output>& outputs, const Stream& given) override {
+    const OnDevice here(graph_.index());
+    const cudaStream_t stream = given.given ? static_cast<cudaStream_t>(given.handle) : own_;
+    require(cudaStreamWaitEvent(stream, done_, 0), "wait for the call before");  // which may be on another stream
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const TensorSpec& spec = graph_.inputs()[i];
-      const std::size_t bytes = static_cast<std::size_t>(elements(inputs[i].shape)) * bytes_of(spec.dtype);
-      void* memory = in_[i].hold(bytes);
-      require(cudaMemcpyAsync(memory, inputs[i].data, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
+      const void* memory = inputs[i].data;
+      if (inputs[i].on_device) {
+        check_pointer(memory, spec);
+      } else {
+        const std::size_t size = static_cast<std::size_t>(elements(inputs[i].shape)) * bytes_of(spec.dtype);
+        void* copy = in_[i].hold(size);
+        require(cudaMemcpyAsync(copy, memory, size, cudaMemcpyHostToDevice, stream), "copy to the GPU");
+        memory = copy;
+      }
       if (!context_->setInputShape(spec.name.c_str(), dims_of(inputs[i].shape)) ||
-          !context_->setTensorAddress(spec.name.c_str(), memory)) {
+          !context_->setInputTensorAddress(spec.name.c_str(), memory)) {
         graph_.failed("take input `" + spec.name + "`: is the batch one that the engine was built for?");
       }
     }
+    bool wanted = false;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      void* memory = out_[i].hold(bytes(i, outputs[i]));
-      const std::string& name = graph_.outputs()[i].name;
-      if (!context_->setTensorAddress(name.c_str(), memory)) graph_.failed("give output `" + name + "`");
+      const TensorSpec& spec = graph_.outputs()[i];
+      const bool direct = outputs[i].on_device && outputs[i].data != nullptr;
+      if (direct) check_pointer(outputs[i].data, spec);
+      void* memory = direct ? outputs[i].data : out_[i].hold(bytes(i, outputs[i]));
+      if (!context_->setTensorAddress(spec.name.c_str(), memory)) graph_.failed("give output `" + spec.name + "`");
+      wanted = wanted || (!outputs[i].on_device && outputs[i].data != nullptr);
     }
-    if (!context_->enqueueV3(stream_)) graph_.failed("run");
+    if (!context_->enqueueV3(stream)) graph_.failed("run");
     for (std::size_t i = 0; i < outputs.size(); ++i) {
+      if (outputs[i].on_device || outputs[i].data == nullptr) continue;
       void* memory = out_[i].hold(bytes(i, outputs[i]));
-      require(cudaMemcpyAsync(outputs[i].data, memory, bytes(i, outputs[i]), cudaMemcpyDeviceToHost, stream_),
+      require(cudaMemcpyAsync(outputs[i].data, memory, bytes(i, outputs[i]), cudaMemcpyDeviceToHost, stream),
               "copy from the GPU");
     }
-    require(cudaStreamSynchronize(stream_), "finish");
+    require(cudaEventRecord(done_, stream), "record an event");
+    if (wanted || !given.given) require(cudaStreamSynchronize(stream), "finish");
   }
 
  private:
@@ -155,10 +177,23 @@ class TensorRtRequest : public Request {
     return static_cast<std::size_t>(elements(output.shape)) * bytes_of(graph_.outputs()[i].dtype);
   }
 
+  // A pointer to the host's memory, or to another GPU's, would end in an illegal access that CUDA does not recover from.
+  void check_pointer(const void* pointer, const TensorSpec& spec) const {
+    cudaPointerAttributes found{};
+    const bool known = cudaPointerGetAttributes(&found, pointer) == cudaSuccess;
+    const bool managed = known && found.type == cudaMemoryTypeManaged;
+    const bool own = known && found.type == cudaMemoryTypeDevice && found.device == graph_.index();
+    if (!managed && !own) {
+      cudaGetLastError();
+      throw Error("`" + spec.name + "` is in no memory of " + graph_.device(), "copy it there, or call segment");
+    }
+  }
+
   TensorRtGraph& graph_;
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
   std::vector<DeviceMemory> in_, out_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t own_ = nullptr;
+  cudaEvent_t done_ = nullptr;
 };
 
 std::unique_ptr<Request> TensorRtGraph::request() { return std::make_unique<TensorRtRequest>(*this); }

@@ -1,19 +1,26 @@
-// Whatever lies in a bundle's small files: it is read, or refused with an Error; nothing else.
+// Whatever lies in a bundle's files, or in an image: it is read, or refused with an Error; nothing else.
 //
 // With libFuzzer: clouds_fuzz CORPUS. Without: clouds_fuzz SECONDS FILE..., which mutates the files by itself.
+// Compiled once for documents, arrays and graphs, and once for images: clouds_fuzz_images.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "clouds/error.hpp"
-#include "documents.hpp"
 #include "files.hpp"
+#if defined(CLOUDS_FUZZ_IMAGES)
+#include "images.hpp"
+#else
+#include "documents.hpp"
 #include "npz.hpp"
+#include "onnx_model.hpp"
+#endif
 
 namespace {
 
@@ -26,13 +33,28 @@ void attempt(Read read) {
   }
 }
 
+#if defined(CLOUDS_FUZZ_IMAGES)
+void read_all(const std::uint8_t* data, std::size_t size) {
+  attempt([&] {
+    const images::Picture picture = images::decode({data, data + size}, "image");
+    const auto pixels = static_cast<std::size_t>(picture.height) * static_cast<std::size_t>(picture.width);
+    if (pixels == 0 || picture.rgb.size() != 3 * pixels) std::abort();
+  });
+}
+#else
 void read_all(const std::uint8_t* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   attempt([&] { clouds::parse_manifest(text, "manifest.json", ".", "bundle"); });
   attempt([&] { clouds::parse_segmenter(text, "bundle.json"); });
   attempt([&] { clouds::parse_sam(text, "bundle.json"); });
   attempt([&] { clouds::read_npz({data, data + size}, "reference.npz"); });
+  attempt([&] { clouds::read_npz({data, data + size}, "vocabulary.npz", {"names"}); });
+  attempt([&] {
+    std::istringstream model{std::string(text)};
+    clouds::check_weights(model, "segmenter.onnx", {"weights.bin"});
+  });
 }
+#endif
 
 }  // namespace
 

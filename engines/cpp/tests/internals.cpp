@@ -6,7 +6,9 @@
 #include <string>
 
 #include "bundle.hpp"
+#include "bundle_writer.hpp"
 #include "clouds/error.hpp"
+#include "engine_builder.hpp"
 #include "letterbox.hpp"
 #include "machine.hpp"
 #include "npz.hpp"
@@ -90,6 +92,38 @@ EXPOSED const char* check_weights(const char* path, const char* listed) {
   for (std::string word; words >> word;) names.insert(word);
   const char* answer = told([&] { model = clouds::check_weights(path, names); });
   return model ? answer : "";
+}
+
+// Adds bytes as an engine of a bundle, as clouds_build does; `refused` lets the proof fail.
+EXPOSED const char* add_engine(const char* bundle, const char* file, const char* bytes, int refused) {
+  return told([&] {
+    clouds::EngineEntry entry;
+    entry.file = file;
+    entry.engine = "tensorrt";
+    entry.version = "10.3.0.26";
+    entry.sm = "87";
+    entry.gpu = "Orin";
+    entry.graph_sha256 = std::string(64, '0');
+    const std::string plan = bytes;
+    clouds::add_engine(bundle, "bundle", entry, {plan.begin(), plan.end()}, [&](const std::filesystem::path& made) {
+      clouds::open_segmenter_bundle(made, true);
+      if (refused != 0) throw clouds::Error("the engine's labels are not those of the graph", "it was not added");
+    });
+  });
+}
+
+// The three shapes of an input, such as "1,32,64,3 4,32,64,3 8,32,64,3".
+EXPOSED const char* engine_shapes(const char* name, const std::int64_t* sizes, std::size_t count) {
+  const clouds::TensorSpec spec{name, "float32", {sizes, sizes + count}};
+  return told([&] {
+    std::string text;
+    const auto shapes = clouds::engine_shapes({spec}, {1, 4, 8}, {1, 2, 11}, {19, 10, 768});
+    for (const clouds::Shape& shape : shapes.at(name)) {
+      if (!text.empty()) text += " ";
+      for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(shape[i]);
+    }
+    throw clouds::Error(text, "");
+  });
 }
 
 // `sms` has spaces between; `installed` null: the engine's library is not installed.

@@ -30,6 +30,9 @@ constexpr int kHeight = 32, kWidth = 64, kClasses = 19;
 struct Watch {
   std::atomic<const void*> last_input{nullptr};
   std::atomic<const void*> last_output{nullptr};
+  std::atomic<const void*> last_stream{nullptr};
+  std::atomic<bool> all_on_device{false};
+  bool on_gpu = false;
   std::atomic<int> requests{0}, running{0}, most_running{0};
   std::mutex mutex;
   std::condition_variable changed;
@@ -59,13 +62,16 @@ struct Watch {
 class FakeRequest : public clouds::Request {
  public:
   explicit FakeRequest(Watch& watch) : watch_(watch) { ++watch_.requests; }
-  void run(const std::vector<clouds::Input>& inputs, const std::vector<clouds::Output>& outputs) override {
+  void run(const std::vector<clouds::Input>& inputs, const std::vector<clouds::Output>& outputs,
+           const clouds::Stream& stream) override {
+    watch_.last_stream = stream.given ? stream.handle : nullptr;
+    watch_.all_on_device = inputs[0].on_device && outputs[0].on_device;
     watch_.last_input = inputs[0].data;
     watch_.last_output = outputs[0].data;
     const auto* image = static_cast<const std::uint8_t*>(inputs[0].data);
     auto* labels = static_cast<std::uint8_t*>(outputs[0].data);
     for (std::int64_t i = 0; i < clouds::elements(outputs[0].shape); ++i) labels[i] = image[3 * i] % kClasses;
-    if (outputs.size() > 1) {
+    if (outputs.size() > 1 && outputs[1].data != nullptr) {
       auto* scores = static_cast<float*>(outputs[1].data);
       for (std::int64_t i = 0; i < clouds::elements(outputs[1].shape); ++i) scores[i] = 0.25F;
     }
@@ -81,6 +87,7 @@ class FakeGraph : public clouds::Graph {
   explicit FakeGraph(Watch& watch) : watch_(watch) {}
   std::unique_ptr<clouds::Request> request() override { return std::make_unique<FakeRequest>(watch_); }
   std::string device() const override { return "none"; }
+  bool on_gpu() const override { return watch_.on_gpu; }
 
  private:
   Watch& watch_;
@@ -193,6 +200,41 @@ void what_cannot_be_an_image_is_refused() {
   CHECK(refused({image.data(), kHeight, kWidth}, {nullptr, kHeight, kWidth}));
   CHECK(refused({image.data(), kHeight, kWidth}, map, map));  // no scores
   CHECK(watch.requests == 0);
+}
+
+void a_gpus_memory_is_handed_through() {
+  Watch watch;
+  const auto plain = make(watch);
+  const Bytes images = picture(2 * kHeight * kWidth * 3, 8);
+  Bytes labels(2 * kHeight * kWidth);
+  const auto refused = [&](clouds::Segmenter::Body& body, const std::uint8_t* in, std::uint8_t* out, float* scores) {
+    try {
+      body.segment_on_device(in, out, 2, nullptr, scores);
+      return false;
+    } catch (const clouds::Error& error) {
+      return !error.hint().empty();
+    }
+  };
+  CHECK(refused(*plain, images.data(), labels.data(), nullptr));  // runs on no GPU
+  watch.on_gpu = true;
+  int stream = 0;
+  std::vector<float> scores(2 * kClasses * kHeight * kWidth / 16, 1.0F);
+  plain->segment_on_device(images.data(), labels.data(), 2, &stream, nullptr);
+  CHECK(watch.last_input == images.data() && watch.last_output == labels.data() && watch.last_stream == &stream);
+  CHECK(watch.all_on_device);
+  CHECK(refused(*plain, nullptr, labels.data(), nullptr));
+  CHECK(refused(*plain, images.data(), nullptr, nullptr));
+  CHECK(refused(*plain, images.data(), labels.data(), scores.data()));  // gives none
+  plain->segment_on_device(nullptr, nullptr, 0, nullptr, nullptr);
+  const auto scored = make(watch, {}, true);
+  scored->segment_on_device(images.data(), labels.data(), 2, nullptr, nullptr);
+  CHECK(scores.back() == 1.0F);
+  scored->segment_on_device(images.data(), labels.data(), 2, nullptr, scores.data());
+  CHECK(scores.back() == 0.25F);
+  const clouds::ImageView view{images.data(), kHeight, kWidth};
+  const clouds::MapView map{labels.data(), kHeight, kWidth};
+  plain->segment(&view, &map, nullptr, 1);
+  CHECK(!watch.all_on_device && watch.last_stream == nullptr);
 }
 
 void rows_may_run_upwards() {
@@ -358,6 +400,7 @@ int main() {
   the_very_size_is_not_copied();
   strides_and_formats_give_the_same();
   what_cannot_be_an_image_is_refused();
+  a_gpus_memory_is_handed_through();
   rows_may_run_upwards();
   absurd_options_are_refused();
   trust_is_the_best_share();

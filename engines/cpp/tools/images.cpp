@@ -29,6 +29,7 @@ using Bytes = std::vector<std::uint8_t>;
 constexpr std::uint64_t kLargestPixels = 500000000;
 
 constexpr std::uint64_t kMostInflated = 1032;  // bytes that deflate can make of one
+constexpr std::uint64_t kMostJpegPixels = 1024;  // of one byte: a block of 64 takes at least a bit in Huffman's coding
 
 // Asked before memory is taken: a few bytes can claim any size.
 void check_size(const fs::path& path, std::uint64_t width, std::uint64_t height) {
@@ -130,7 +131,20 @@ void narrow_grey(const Bytes& wide, Picture& picture) {
   }
 }
 
+// Whether every chunk of a PNG lies in the file: libpng takes memory for what some of them only claim.
+bool has_whole_chunks(const Bytes& bytes) {
+  for (std::size_t at = 8; at + 12 <= bytes.size();) {
+    const std::size_t length = std::size_t{bytes[at]} << 24 | std::size_t{bytes[at + 1]} << 16 |
+                               std::size_t{bytes[at + 2]} << 8 | bytes[at + 3];
+    if (length > bytes.size() - at - 12) return false;
+    if (std::memcmp(&bytes[at + 4], "IEND", 4) == 0) return true;
+    at += 12 + length;
+  }
+  return false;
+}
+
 Picture read_png(const fs::path& path, const Bytes& bytes) {
+  if (!has_whole_chunks(bytes)) damaged(path, "it ends too early");
   Picture picture;
   Bytes wide;
   std::vector<png_bytep> rows;
@@ -215,10 +229,12 @@ Picture read_jpeg(const fs::path& path, const Bytes& bytes) {
   jpeg_mem_src(&jpeg, bytes.data(), bytes.size());
   jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&jpeg, TRUE);
-  if (std::uint64_t{jpeg.image_width} * jpeg.image_height > kLargestPixels) {
+  const std::uint64_t claimed = std::uint64_t{jpeg.image_width} * jpeg.image_height;
+  if (claimed > kLargestPixels || (jpeg.arith_code == 0 && claimed > bytes.size() * kMostJpegPixels)) {
     const std::uint64_t width = jpeg.image_width, height = jpeg.image_height;
     jpeg_destroy_decompress(&jpeg);
     check_size(path, width, height);
+    damaged(path, "it ends too early");
   }
   for (jpeg_saved_marker_ptr marker = jpeg.marker_list; marker != nullptr; marker = marker->next) {
     if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0) {
@@ -263,8 +279,9 @@ Picture read_ppm(const fs::path& path, const Bytes& bytes) {
 
 }  // namespace
 
-Picture read(const fs::path& path) {
-  const Bytes bytes = load(path);
+Picture read(const fs::path& path) { return decode(load(path), path); }
+
+Picture decode(const Bytes& bytes, const fs::path& path) {
   const auto begins = [&](const char* text, std::size_t size) {
     return bytes.size() >= size && std::memcmp(bytes.data(), text, size) == 0;
   };

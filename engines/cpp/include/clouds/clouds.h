@@ -35,6 +35,8 @@ typedef struct {
   size_t requests;
   size_t workers;
   size_t queue;
+  int batch;
+  void* cuda_stream;
 } clouds_options;
 
 /* Rows are row_stride bytes apart; 0: they lie against each other. */
@@ -79,6 +81,11 @@ CLOUDS_API const char* clouds_segmenter_backend(const clouds_segmenter* segmente
 /* Labels `count` images in one inference; trusts null: not wanted. Any number of threads may call it. */
 CLOUDS_API clouds_status clouds_segment(const clouds_segmenter* segmenter, const clouds_image* images,
                                         const clouds_map* labels, const clouds_map* trusts, size_t count);
+
+/* The same for images in the memory of the GPU that the segmenter runs on, queued on `stream`, a cudaStream_t: see
+ * clouds/segmenter.hpp. scores null: not wanted. */
+CLOUDS_API clouds_status clouds_segment_on_device(const clouds_segmenter* segmenter, const uint8_t* images,
+                                                  uint8_t* labels, size_t count, void* stream, float* scores);
 
 /* Called from a thread of the library when an image is done; message and hint are empty on CLOUDS_OK. */
 typedef void (*clouds_done)(void* context, clouds_status status, const char* message, const char* hint);

@@ -27,6 +27,9 @@ struct Options {
   bool verify = true;
   // Most inferences at the same time, each with memory of its own; 0 sets no limit. A caller beyond it waits.
   std::size_t requests = 0;
+  // A cudaStream_t that ONNX Runtime is to run on, where `device` is a GPU; it has to outlive the object. Engines take
+  // theirs with each call of `segment_on_device`.
+  void* cuda_stream = nullptr;
   // Of `submit`: threads that take jobs from the queue, and jobs that may wait in it before `submit` blocks.
   std::size_t workers = 2;
   std::size_t queue = 4;

@@ -66,6 +66,14 @@ class CLOUDS_API Segmenter {
   void segment(const std::vector<ImageView>& images, const std::vector<MapView>& labels,
                const std::vector<MapView>& trusts = {}) const;
 
+  // Labels images that lie on the GPU and leaves the labels there: nothing is copied or resized. `images` are
+  // (count, height, width, 3) uint8 RGB and `labels` (count, height, width) uint8, packed, of the graph's size, in memory
+  // of the device that this object runs on; `scores`, where given, gets the graph's own (count, classes, rows, columns)
+  // float32. The work is queued on `stream`, a cudaStream_t (null: CUDA's default stream), and may not be done when the
+  // call returns: wait for the stream. Throws `Error`, also where the backend runs on no GPU.
+  void segment_on_device(const std::uint8_t* images, std::uint8_t* labels, std::size_t count, void* stream,
+                         float* scores = nullptr) const;
+
   // Queues one image and returns; blocks while the queue is full. The pixels must stay until the future is ready.
   std::future<void> submit(const ImageView& image, const MapView& labels, const MapView& trust = {}) const;
 

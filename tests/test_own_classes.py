@@ -15,6 +15,7 @@ import clouds_deploy
 from clouds_deploy.artifacts import read_json, read_manifest
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.config.recipe import Recipe
+from clouds_deploy.config.shipped import load_recipe
 from clouds_deploy.data.images import read_image, read_label_ids, write_png
 from clouds_deploy.data.overlay import overlay_with_legend
 from clouds_deploy.errors import CloudsError
@@ -31,6 +32,7 @@ from clouds_deploy.serving.triton.repository import write_repository
 from clouds_deploy.streets import render
 from clouds_deploy.training.segmenter.initial import initial_segmenter
 from tests.conftest import HEIGHT, WIDTH, write_run
+from tests.parity.test_text_head import CONVNEXT, model
 from tests.training.small import small_recipe
 
 MERGED = {
@@ -221,6 +223,46 @@ def test_the_bundle_tells_names_and_colours(run: Path, bundle: Path, own: LabelS
     assert json.dumps(json.dumps(list(MERGED))) in config
     found = clouds_deploy.evaluate(bundle)
     assert list(found["per_class"]) == list(MERGED)
+
+
+@pytest.mark.slow
+def test_the_text_head_compares_with_own_names(sites: Path, tmp_path: Path) -> None:
+    """Trained, exported and evaluated with synonyms; the vocabulary has the set's names."""
+    text = model(CONVNEXT)
+    own = load_label_set(sites / "sites.yaml").to_tree()
+    own["classes"][9]["synonyms"] = ["car", "truck", "bus"]
+    (tmp_path / "sites.json").write_text(json.dumps(own), encoding="utf-8")
+    recipe = small_recipe(*SETTINGS).model_copy(update={"model": text})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    given = ("data.layout=folder", f"data.root={sites}", "data.classes=sites.json")
+    with pytest.raises(CloudsError, match="no label set file"):
+        clouds_deploy.train(tmp_path / "recipe.yaml", overrides=given, out=tmp_path / "run")
+    named = tmp_path / "recipe.yaml"
+    tree = yaml.safe_load(named.read_text())
+    tree["data"] |= {"layout": "folder", "root": str(sites), "classes": "sites.json"}
+    named.write_text(yaml.safe_dump(tree))
+    clouds_deploy.train(named, out=tmp_path / "run")
+    vocabulary = load_run(tmp_path / "run")[1].vocabulary
+    assert vocabulary is not None
+    assert vocabulary.shape[:2] == (12, 3)
+    assert not torch.equal(vocabulary[9, 0], vocabulary[9, 1])
+    export(tmp_path / "run", out=tmp_path / "bundle", engines=("onnxruntime",))
+    words = open_bundle(tmp_path / "bundle").vocabulary()
+    assert words is not None
+    assert words.names == tuple(MERGED)
+    assert list(clouds_deploy.evaluate(tmp_path / "bundle")["per_class"]) == list(MERGED)
+
+
+def test_a_label_set_beside_the_recipe_is_found(sites: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "mine.yaml").write_text("classes: [a, b, c]\n", encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "base: tiny\nname: x\ndata: {classes: mine.yaml}\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(sites)
+    assert load_recipe(str(tmp_path / "recipe.yaml")).data.classes.names == ("a", "b", "c")
+    (tmp_path / "mine.yaml").unlink()
+    with pytest.raises(CloudsError, match=r"no label set file mine.yaml"):
+        load_recipe(str(tmp_path / "recipe.yaml"))
 
 
 def test_starting_from_19_classes_keeps_rows_by_name(

@@ -93,9 +93,10 @@ def load_any_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recip
 def _load(kind: type[S], name_or_path: str, overrides: tuple[str, ...]) -> S:
     text = read_recipe(name_or_path)
     tree = _tree(text)
+    _find_label_sets(tree, Path(name_or_path))
     base = tree.pop("base", None)
     if base is None:
-        return parse(kind, text, name_or_path, overrides)
+        return parse(kind, yaml.safe_dump(tree) if tree else text, name_or_path, overrides)
     if base not in recipe_names():
         raise CloudsError(
             f"recipe `{name_or_path}` has base `{base}`, which is no shipped recipe",
@@ -108,6 +109,17 @@ def _load(kind: type[S], name_or_path: str, overrides: tuple[str, ...]) -> S:
             f"use base: {below['base']}, and repeat here what `{base}` changes",
         )
     return parse(kind, yaml.safe_dump(tree), name_or_path, overrides, below)
+
+
+def _find_label_sets(tree: dict[str, Any], recipe: Path) -> None:
+    """Takes label set files that a recipe names from beside it, where they are not in the current folder."""
+    data = tree.get("data")
+    if not isinstance(data, dict):
+        return
+    for key in ("classes", "read_as", "val_read_as"):
+        named = data.get(key)
+        if isinstance(named, str) and not Path(named).is_file() and (recipe.parent / named).is_file():
+            data[key] = str(recipe.parent / named)
 
 
 def is_sam_recipe(name_or_path: str) -> bool:

@@ -130,6 +130,10 @@ class KServe:
                     "preferred_batch_size": [queue.largest],
                     "max_queue_delay_microseconds": round(queue.delay * 1e6),
                 },
+                "parameters": {
+                    key: {"string_value": json.dumps(self.model.bundle.facts[key])}
+                    for key in ("classes", "palette")
+                },
             }
         )
 

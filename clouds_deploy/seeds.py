@@ -35,7 +35,8 @@ SHOT_CROP = 2  # number of the sample: crop and mirror image
 NOISE = 3  # step: noise and times
 
 # Without a purpose of their own, as the commands' seeds are theirs alone:
-# generate: (image, attempt); refine: (image,); streets: (scene, code of the domain), two streams of each
+# generate: (image, attempt); refine: (image,); streets: (scene, code of the domain), two streams of each;
+# clips: (clip, code, 1), two streams; (clip, code, 2, frame): noise; (clip, code, 3, frame): rain, snow
 
 
 def derive(seed: int, *purpose: int, bits: int = 63) -> int:

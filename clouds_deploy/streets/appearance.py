@@ -48,12 +48,38 @@ def finish(
     pixels = np.asarray(canvas.image, np.float32)
     if strength > 0.5:
         pixels = pixels + _texture(labels, strength, dice, generator)[:, :, None]
+    return photograph(pixels, labels, canvas, domain, dice, generator)
+
+
+def photograph(
+    pixels: Pixels,
+    labels: Labels,
+    canvas: Canvas,
+    domain: Domain,
+    dice: Dice,
+    generator: np.random.Generator,
+    drops: Dice | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Adds what is between the surfaces and the picture: reflections, rain, lamps, style, camera.
+
+    Args:
+        pixels: (H, W, 3) float32 grey levels of the surfaces; overwritten.
+        labels: (H, W) uint8 train ids.
+        canvas: Gives weather, horizon, size and lamps.
+        domain: The ranges of every effect.
+        dice: Random numbers that choose the effects; the same in all frames of a clip.
+        generator: Random numbers for single pixels.
+        drops: Random numbers for rain and snow; None goes on with `dice`.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     if canvas.weather.wet > 0.0:
         _reflect(pixels, labels, canvas, dice)
     if canvas.lamps:
         pixels = _shine(pixels, canvas)
     if canvas.weather.name in ("rain", "snow"):
-        pixels = _fall(pixels, canvas, dice.fork())
+        pixels = _fall(pixels, canvas, drops or dice.fork())
     pixels = _style(pixels, dice.weighted(domain.styles), dice.fork(), canvas)
     pixels = _grade(pixels, domain, dice)
     return _sense(pixels, domain, dice, generator)
@@ -68,11 +94,17 @@ def _noise(shape: tuple[int, int], cells: int, generator: np.random.Generator) -
     return np.asarray(large, np.float32) * (2.0 / 255.0) - 1.0
 
 
+def roughness(strength: float) -> Pixels:
+    """Returns the strength of the texture by train id, (256,) grey levels, where it is `strength` at 1."""
+    table = np.zeros(256, np.float32)
+    for name, relative in _ROUGH.items():
+        table[LABEL[name]] = relative * strength
+    return table
+
+
 def _texture(labels: Labels, strength: float, dice: Dice, generator: np.random.Generator) -> Pixels:
     """Grain and blotches according to the roughness of each class; (H, W) grey levels."""
-    table = np.zeros(256, np.float32)
-    for name, roughness in _ROUGH.items():
-        table[LABEL[name]] = roughness * strength
+    table = roughness(strength)
     fine = dice.between(0.4, 0.9)
     shape = (labels.shape[0], labels.shape[1])
     field = _noise(shape, 100, generator) * fine

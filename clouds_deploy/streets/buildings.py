@@ -117,7 +117,8 @@ class _Building:
             for column in range(3):
                 x = plot.x + plot.sign * (1.6 + column * 3.2)
                 a, b = point(x, low, plot.near), point(x + plot.sign * 1.2, low + 1.4, plot.near)
-                self.brush.detail_box(min(a[0], b[0]), b[1], max(a[0], b[0]), a[1], glass)
+                left, right = min(a[0], b[0]), max(a[0], b[0])
+                self.brush.detail_box(left, b[1], right, a[1], glass, depth=plot.near)
 
     def _windows(self) -> None:
         plot, camera = self.plot, self.canvas.camera

@@ -49,6 +49,12 @@ class Canvas:
         """Brush for one class at one distance."""
         return Brush(self, LABEL[label], depth, instance)
 
+    def fill_ground(self, label: str, color: Color) -> None:
+        """Fills everything below the horizon."""
+        horizon = self.camera.horizon
+        below = [(0.0, horizon), (self.width, horizon), (self.width, self.height), (0.0, self.height)]
+        self.brush(label, 0.0).polygon(below, color)
+
     def new_instance(self) -> int:
         """Next free instance id."""
         self._instances += 1
@@ -112,9 +118,20 @@ class Brush:
         self._draw_codes.rectangle(corners, self.code)
 
     def detail_box(
-        self, left: float, top: float, right: float, bottom: float, color: Color, *, glow: bool = False
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        color: Color,
+        *,
+        glow: bool = False,
+        depth: float | None = None,
     ) -> None:
-        """Fills an upright rectangle in the picture only."""
+        """Fills an upright rectangle in the picture only.
+
+        `depth` is its distance in metres where it isn't the brush's; only a recording needs it.
+        """
         self._draw.rectangle(
             (left, min(top, bottom), max(left, right), max(top, bottom)), self.ink(color, glow=glow)
         )

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from clouds_deploy.streets.dice import Color, Dice, mix, shade
 
@@ -20,6 +21,12 @@ _PAINT: Color = (232.0, 232.0, 226.0)
 
 def draw_sky(canvas: Canvas, dice: Dice) -> None:
     """Paints the sky: a gradient, clouds, sometimes a sun or a moon."""
+    canvas.replace_image(sky_gradient(canvas))
+    draw_clouds(canvas, dice)
+
+
+def sky_gradient(canvas: Canvas) -> npt.NDArray[np.uint8]:
+    """Returns the sky without clouds: (H, W, 3) uint8, from the zenith's to the horizon's colour."""
     weather = canvas.weather
     rows = np.linspace(0.0, 1.0, canvas.height, dtype=np.float32) / max(
         canvas.camera.horizon / canvas.height, 0.1
@@ -28,7 +35,12 @@ def draw_sky(canvas: Canvas, dice: Dice) -> None:
     top, low = (np.asarray(c, np.float32) for c in weather.sky)
     gradient = top * (1.0 - amount) + low * amount
     pixels = np.broadcast_to(gradient[:, None, :], (canvas.height, canvas.width, 3))
-    canvas.replace_image(np.clip(pixels, 0, 255).astype(np.uint8))
+    return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def draw_clouds(canvas: Canvas, dice: Dice) -> None:
+    """Paints clouds, sometimes a sun or a moon."""
+    weather = canvas.weather
     brush = canvas.brush("sky", 0.0)
     horizon, width = canvas.camera.horizon, canvas.width
     bright = mix(weather.sky[1], (255.0, 255.0, 255.0), 0.6 * (1.0 - weather.night))
@@ -45,7 +57,13 @@ def draw_sky(canvas: Canvas, dice: Dice) -> None:
 
 
 def draw_ground(canvas: Canvas, layout: Layout, palette: Palette, dice: Dice, clutter: float) -> None:
-    """Paints the ground: grass, then pavements, kerbs, road, tracks and markings on it."""
+    """Paints the ground and the haze in front of it."""
+    paint_ground(canvas, layout, palette, dice, clutter)
+    _fade(canvas)
+
+
+def paint_ground(canvas: Canvas, layout: Layout, palette: Palette, dice: Dice, clutter: float) -> None:
+    """Paints grass, then pavements, kerbs, road, tracks and markings on it, without haze."""
     snow = canvas.weather.snow
     white: Color = (238.0, 242.0, 248.0)
     road = mix(dice.color(palette.road), white, snow * 0.4)
@@ -53,10 +71,8 @@ def draw_ground(canvas: Canvas, layout: Layout, palette: Palette, dice: Dice, cl
     grass = mix(dice.color(palette.grass), white, snow * 0.9)
     kerb = mix(shade(pavement, 1.18), white, 0.15)
     camera, far = canvas.camera, layout.far
-    below = [(0.0, camera.horizon), (canvas.width, camera.horizon)]
-    below += [(canvas.width, canvas.height), (0.0, canvas.height)]
     base_label, base = ("terrain", grass) if layout.country else ("sidewalk", shade(pavement, 0.95))
-    canvas.brush(base_label, 0.0).polygon(below, base)
+    canvas.fill_ground(base_label, base)
     ground = canvas.brush("sidewalk", 0.0)
     soil = canvas.brush("terrain", 0.0)
     for side in layout.sides:
@@ -83,7 +99,6 @@ def draw_ground(canvas: Canvas, layout: Layout, palette: Palette, dice: Dice, cl
     _markings(canvas, layout, mix(_PAINT, road, 0.1 + 0.5 * snow), dice.fork())
     if layout.tram is not None:
         _rails(canvas, layout, layout.tram, road)
-    _fade(canvas)
 
 
 def _joints(canvas: Canvas, left: float, right: float, color: Color) -> None:

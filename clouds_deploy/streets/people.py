@@ -96,9 +96,14 @@ class Person:
         """Left, right, near, far and height in metres, for the shadow."""
         return (self.x - 0.25, self.x + 0.25, self.z - 0.2, self.z + 0.2, self.height)
 
+    @staticmethod
+    def facing(dice: Dice) -> float:
+        """Returns 1 for a pedestrian who faces right, -1 for left: the first of its random numbers."""
+        return 1.0 if dice.chance(0.5) else -1.0
+
     def draw(self, canvas: Canvas, palette: Palette, dice: Dice) -> None:
         """Paints the pedestrian."""
-        sketch = _Sketch(canvas, "person", self.x, self.z, 1.0 if dice.chance(0.5) else -1.0)
+        sketch = _Sketch(canvas, "person", self.x, self.z, self.facing(dice))
         if sketch.scale * self.height < 7.0 or not sketch.in_view:
             return
         h = self.height / 1.75

@@ -18,6 +18,7 @@ import numpy as np
 IMAGE_ORDER = 1  # round: the order of a labelled data set
 AUGMENTATION = 2  # position in the training: what is done to the image there
 LABELLED_ORDER, GENERATED_ORDER = 3, 4  # round: the same orders in joint training
+RARE_CLASS = 6  # number of the labelled image: its class and itself, with rare-class sampling
 
 # train, the steps of a segmenter: (step, PURPOSE)
 MODEL = 1  # 0: initial weights; step + 1, part of the batch where it is not the first: stochastic depth

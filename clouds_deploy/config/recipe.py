@@ -75,6 +75,10 @@ class DataConfig(Section):
         width: Width of a scene in pixels, `streets` only.
         train_images: Number of different scenes to train on, `streets` only.
         val_images: Number of images to evaluate on; for a folder, null means all.
+        sampling: Order of the training images: `uniform`, each once in a round; or `rare`, a class first,
+            rare ones most often, then an image that has it (DAFormer).
+        sampling_temperature: With `sampling: rare`; a class is drawn in proportion to
+            exp((1 - share) / temperature).
         more: Further data sets to train on, such as `data.more=[{layout: cityscapes, root: DIR}]`.
     """
 
@@ -93,6 +97,8 @@ class DataConfig(Section):
     width: Positive = 256
     train_images: Positive = 2000
     val_images: Positive | None = 100
+    sampling: Literal["uniform", "rare"] = "uniform"
+    sampling_temperature: Annotated[float, Field(gt=0)] = 0.01
     more: tuple[MoreData, ...] = ()
 
     @model_validator(mode="after")
@@ -116,6 +122,8 @@ class AugmentConfig(Section):
         scale: Smallest and largest random scale.
         color_jitter: Whether brightness, contrast, saturation and hue are changed at random, as in SSD.
         flip: Probability of a horizontal flip.
+        class_share: Minimum share of the crop that the class drawn by `data.sampling: rare` fills; up to 10
+            crops are tried, and the best of them is taken.
     """
 
     crop: tuple[Positive, Positive] = (768, 768)
@@ -123,6 +131,7 @@ class AugmentConfig(Section):
     scale: tuple[float, float] = (0.5, 2.0)
     color_jitter: bool = True
     flip: Fraction = 0.5
+    class_share: Fraction = 0.01
 
     @model_validator(mode="after")
     def _sound(self) -> AugmentConfig:
@@ -141,6 +150,8 @@ class LossConfig(Section):
         mask_weight: Weight of the masks' binary cross-entropy at sampled points.
         dice_weight: Weight of the masks' dice loss at sampled points.
         void_weight: Weight of the class `no object` in the cross-entropy.
+        class_weights: Weights of the classes in the cross-entropy, by name (1 for those that are not named),
+            or `auto`, from how often they occur in the training images; null weighs all alike.
         points: Points that each mask is compared at.
         oversample: Candidates for these points, as a multiple of `points`.
         uncertain: Share of the points that are the most uncertain candidates; the others are random.
@@ -150,6 +161,7 @@ class LossConfig(Section):
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     void_weight: float = 0.1
+    class_weights: Literal["auto"] | dict[str, Annotated[float, Field(gt=0)]] | None = None
     points: Positive = 12544
     oversample: Annotated[float, Field(ge=1.0)] = 3.0
     uncertain: Fraction = 0.75
@@ -235,6 +247,23 @@ class Recipe(Section):
     joint: SelfTrainingConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = Field(default_factory=lambda: ExportConfig.model_validate({}))
+
+    @model_validator(mode="after")
+    def _weighs_classes(self) -> Recipe:
+        weights, names = self.train.loss.class_weights, self.data.classes.names
+        for name in weights if isinstance(weights, dict) else ():
+            if name not in names:
+                raise CloudsError(
+                    f"`train.loss.class_weights` names the class `{name}`, which label set "
+                    f"`{self.data.classes.name}` lacks",
+                    nearest(name, names),
+                )
+        return self
+
+    @property
+    def counts_classes(self) -> bool:
+        """Whether training goes by how often each class occurs."""
+        return self.data.sampling == "rare" or self.train.loss.class_weights == "auto"
 
     def to_yaml(self) -> str:
         """The recipe as YAML with every default filled in, in the order of this file."""

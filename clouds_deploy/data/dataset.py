@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,14 +16,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clouds_deploy import seeds
 from clouds_deploy.config.recipe import Recipe
+from clouds_deploy.data.histogram import Histogram, RareClasses
 from clouds_deploy.data.sources import Source, train_source
 from clouds_deploy.data.transforms import TrainTransform
 from clouds_deploy.errors import CloudsError
 
 Sample = dict[str, Tensor]
 Stack = Callable[[list[Sample]], Sample]
-Key = tuple[int, int]
-"""(index of the image, seed of its augmentation)."""
+Key = tuple[int, int] | tuple[int, int, int]
+"""(index of the image, seed of its augmentation), and the class that is to be in the crop, if any."""
 ALL = slice(None)
 
 
@@ -40,14 +41,14 @@ class TrainDataset(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Sample | CloudsError:
         """One sample, or the fault of its file as a value, which a loader's worker would make a traceback."""
-        index, seed = key
+        index, seed, *wanted = key
         try:
             image, labels = self.source.load(index)
             if labels is None:
                 raise CloudsError(
                     f"{self.source.name(index)} has no labels", "train on a split where every image has some"
                 )
-            augmented, truth = self.transform(image, labels, seed)
+            augmented, truth = self.transform(image, labels, seed, *wanted)
         except CloudsError as error:
             return error
         return {"image": augmented, "labels": truth}
@@ -78,6 +79,18 @@ class Rounds:
             self._order = number, draw.permutation(self.count)
         return int(self._order[1][index])
 
+    def draw(self, place: int) -> tuple[int, int | None]:
+        """Index of an image, which is drawn for no class."""
+        return self[place], None
+
+
+class Order(Protocol):
+    """Images of a training by their place, without end: `Rounds` or `RareClasses`."""
+
+    def draw(self, place: int) -> tuple[int, int | None]:
+        """Index of an image, and the class that it was drawn for, if for any."""
+        ...
+
 
 class TrainingKeys(Sampler[list[Key]]):
     """The keys of every batch from some step on, without end.
@@ -91,24 +104,36 @@ class TrainingKeys(Sampler[list[Key]]):
         start_step: The first step.
         batch_size: Keys in a whole batch.
         share: Which keys of every batch, where several processes share them.
+        order: Images by place; None goes through all of them in shuffled rounds.
     """
 
-    def __init__(self, count: int, seed: int, start_step: int, batch_size: int, share: slice = ALL) -> None:
-        self.images = Rounds(count, seed, seeds.IMAGE_ORDER)
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        start_step: int,
+        batch_size: int,
+        share: slice = ALL,
+        order: Order | None = None,
+    ) -> None:
+        self.images: Order = order or Rounds(count, seed, seeds.IMAGE_ORDER)
         self.seed, self.start_step, self.batch_size, self.share = seed, start_step, batch_size, share
 
     def __iter__(self) -> Iterator[list[Key]]:
         step = self.start_step
         while True:
             positions = range(step * self.batch_size, (step + 1) * self.batch_size)[self.share]
-            yield [
-                (self.image(p), seeds.derive(self.seed, seeds.AUGMENTATION, p, bits=64)) for p in positions
-            ]
+            yield [self._key(position) for position in positions]
             step += 1
 
-    def image(self, position: int) -> int:
-        """Index of the image at a position of the whole training."""
-        return self.images[position]
+    def _key(self, position: int) -> Key:
+        index, wanted = self.image(position)
+        seed = seeds.derive(self.seed, seeds.AUGMENTATION, position, bits=64)
+        return (index, seed) if wanted is None else (index, seed, wanted)
+
+    def image(self, position: int) -> tuple[int, int | None]:
+        """Image at a position of the whole training: its index, and the class that it was drawn for."""
+        return self.images.draw(position)
 
 
 def training_loader(
@@ -168,21 +193,33 @@ def labelled_images(recipe: Recipe) -> TrainDataset:
         base_size=augment.base_size,
         color_jitter=augment.color_jitter,
         flip=augment.flip,
+        class_share=augment.class_share,
     )
     return TrainDataset(train_source(recipe), transform)
 
 
-def training_batches(recipe: Recipe, start_step: int, share: slice = ALL) -> Iterator[Sample]:
+def rare_order(recipe: Recipe, histogram: Histogram | None) -> RareClasses | None:
+    """The order of a recipe's labelled images with `data.sampling: rare`; else None."""
+    if recipe.data.sampling != "rare" or histogram is None:
+        return None
+    return RareClasses(histogram, recipe.data.sampling_temperature, recipe.seed)
+
+
+def training_batches(
+    recipe: Recipe, start_step: int, share: slice = ALL, histogram: Histogram | None = None
+) -> Iterator[Sample]:
     """Yields the batches of a training from a step on, without end.
 
     Args:
         recipe: Names data, augmentation, batch size and seed.
         start_step: Steps done already; their images are not loaded again.
         share: Which images of every batch, where several processes share them.
+        histogram: Of the training images; `data.sampling: rare` needs it.
 
     Returns:
         `image` (B, 3, h, w) uint8 RGB and `labels` (B, h, w) uint8 train ids per step.
     """
     dataset, settings = labelled_images(recipe), recipe.train
-    keys = TrainingKeys(len(dataset.source), recipe.seed, start_step, settings.batch_size, share)
+    order = rare_order(recipe, histogram)
+    keys = TrainingKeys(len(dataset.source), recipe.seed, start_step, settings.batch_size, share, order)
     return training_loader(dataset, keys, settings.workers)

@@ -20,13 +20,16 @@ from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.data.dataset import (
     ALL,
     Key,
+    Order,
     Rounds,
     Sample,
     TrainDataset,
     TrainingKeys,
     labelled_images,
+    rare_order,
     training_loader,
 )
+from clouds_deploy.data.histogram import Histogram
 from clouds_deploy.data.images import Pixels
 from clouds_deploy.data.sources import Source, generated_source, joint_of
 from clouds_deploy.data.transforms import GeneratedTransform
@@ -44,6 +47,7 @@ class JointKeys(TrainingKeys):
         start_step: The first step.
         batch_size: Keys in a whole batch.
         share: Which keys of every batch, where several processes share them.
+        order: Labelled images by place; None goes through all of them in shuffled rounds.
     """
 
     def __init__(
@@ -55,18 +59,19 @@ class JointKeys(TrainingKeys):
         start_step: int,
         batch_size: int,
         share: slice = ALL,
+        order: Order | None = None,
     ) -> None:
         super().__init__(labelled, seed, start_step, batch_size, share)
         self.labelled, self.proportion = labelled, proportion
-        self.images = Rounds(labelled, seed, seeds.LABELLED_ORDER)
+        self.images = order or Rounds(labelled, seed, seeds.LABELLED_ORDER)
         self.generated = Rounds(generated, seed, seeds.GENERATED_ORDER)
 
-    def image(self, position: int) -> int:
-        """Index of the image at a position of the whole training."""
+    def image(self, position: int) -> tuple[int, int | None]:
+        """Image at a position of the whole training; see `TrainingKeys.image`."""
         before, after = (int(np.floor(n * self.proportion)) for n in (position, position + 1))
         if after > before:
-            return self.labelled + self.generated[before]
-        return self.images[position - before]
+            return self.labelled + self.generated[before], None
+        return self.images.draw(position - before)
 
 
 class JointDataset(Dataset[Any]):
@@ -90,7 +95,7 @@ class JointDataset(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Sample | CloudsError:
         """One sample, or the fault of its file; a generated one has its `clean` view beside `image`."""
-        index, seed = key
+        index, seed, *_ = key
         first = len(self.labelled.source)
         if index < first:
             return self.labelled[key]
@@ -129,7 +134,11 @@ def generated_share(labelled: int, generated: int, config: SelfTrainingConfig) -
 
 
 def joint_batches(
-    recipe: Recipe, start_step: int, labels: Callable[[str], Pixels] | None, share: slice = ALL
+    recipe: Recipe,
+    start_step: int,
+    labels: Callable[[str], Pixels] | None,
+    share: slice = ALL,
+    histogram: Histogram | None = None,
 ) -> Iterator[Sample]:
     """Yields the batches of a joint training from a step on, without end; see `stack_joint`.
 
@@ -138,6 +147,7 @@ def joint_batches(
         start_step: See there.
         labels: Name of a generated image -> its pseudo-labels; None leaves them to the step.
         share: See there.
+        histogram: See there.
     """
     labelled, generated = labelled_images(recipe), generated_source(recipe)
     counts = len(labelled.source), len(generated)
@@ -145,7 +155,15 @@ def joint_batches(
     transform = GeneratedTransform(recipe.augment.flip, recipe.augment.crop)
     return training_loader(
         JointDataset(labelled, generated, transform, labels),
-        JointKeys(*counts, proportion, recipe.seed, start_step, recipe.train.batch_size, share),
+        JointKeys(
+            *counts,
+            proportion,
+            recipe.seed,
+            start_step,
+            recipe.train.batch_size,
+            share,
+            rare_order(recipe, histogram),
+        ),
         recipe.train.workers,
         stack_joint,
     )

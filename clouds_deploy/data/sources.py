@@ -32,6 +32,9 @@ class Source(Protocol):
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Image (H, W, 3) uint8 RGB and train ids (H, W) uint8, None without labels."""
 
+    def labels(self, index: int) -> Pixels | None:
+        """The train ids alone."""
+
     def files(self, index: int) -> tuple[Path, ...]:
         """Files that an image and its labels are read from; none for synthetic ones."""
 
@@ -64,6 +67,11 @@ class LayoutSource:
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Reads the sample; errors as `Layout.load`."""
         return self.layout.load(self.samples[index])
+
+    def labels(self, index: int) -> Pixels | None:
+        """Reads the labels alone; errors as `Layout.read_labels`."""
+        sample = self.samples[index]
+        return None if sample.labels is None else self.layout.read_labels(sample.labels, sample.encoding)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Paths of image and labels."""
@@ -117,6 +125,10 @@ class StreetsSource:
         scene = render(self.domain, self.seed, index, *self.size)
         return scene.image, scene.labels if self._table is None else self._table[scene.labels]
 
+    def labels(self, index: int) -> Pixels | None:
+        """Labels of the scene."""
+        return self.load(index)[1]
+
     def files(self, index: int) -> tuple[Path, ...]:
         """No files: scenes are computed."""
         return ()
@@ -154,6 +166,10 @@ class ImageSource:
     def load(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Reads the image; errors as `read_image`."""
         return read_image(self.paths[index]), None
+
+    def labels(self, index: int) -> Pixels | None:
+        """No labels."""
+        return None
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Path of the image."""
@@ -197,6 +213,11 @@ class Selection:
         """Image and labels, loaded by the source."""
         number, place = self._places[index]
         return self._sources[number].load(place)
+
+    def labels(self, index: int) -> Pixels | None:
+        """Labels, loaded by the source."""
+        number, place = self._places[index]
+        return self._sources[number].labels(place)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Files of the image in its source."""

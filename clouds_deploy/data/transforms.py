@@ -23,6 +23,8 @@ from clouds_deploy.labels import IGNORE
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
+TRIES = 10
+"""Crops that are tried for one with enough of a class, as in DAFormer."""
 HUE = 18.0 / 180.0  # of a full turn: 18 steps of OpenCV's hue circle of 180
 
 
@@ -36,6 +38,7 @@ class TrainTransform:
         base_size: (height, width) that scale 1 fits the image into; None means the image's own size.
         color_jitter: Whether to jitter colours.
         flip: Probability of a horizontal flip, 0..1.
+        class_share: Minimum share of the crop that a wanted class fills, 0..1.
     """
 
     crop: tuple[int, int]
@@ -43,31 +46,55 @@ class TrainTransform:
     base_size: tuple[int, int] | None = None
     color_jitter: bool = True
     flip: float = 0.5
+    class_share: float = 0.0
 
-    def __call__(self, image: Pixels, labels: Pixels, seed: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Pixels, labels: Pixels, seed: int, wanted: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Augments one sample.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             labels: (H, W) uint8 train ids.
             seed: Of all random draws.
+            wanted: Train id of a class that is to be in the crop: of up to `TRIES` scales and crops the first
+                with enough of it is taken, else the one with most.
 
         Returns:
             image (3, h, w) uint8 and labels (h, w) uint8 of the crop's size; where the scaled image is
             smaller, the image is 0 and the label `IGNORE`.
         """
         draw = seeds.generator(seed)
-        scale = draw.uniform(*self.scale)
-        height, width = image.shape[:2]
-        base = self.base_size or (height, width)
-        fit = scale * min(base[0] / height, base[1] / width)
-        size = max(1, round(height * fit)), max(1, round(width * fit))
-        picture, truth = _resize_crop(image, labels, size, self.crop, draw)
+        cut = self._cut(labels.shape, draw)
+        if wanted is not None:
+            cut = self._with_class(cut, labels, wanted, seed)
+        picture, truth = cut.picture(image), cut.truth(labels)
         if draw.random() < self.flip:
             picture, truth = picture.flip(-1), truth.flip(-1)
         if self.color_jitter:
             picture = jitter_colors(picture, draw)
         return picture.contiguous(), truth.contiguous()
+
+    def _cut(self, shape: tuple[int, ...], draw: np.random.Generator) -> _Crop:
+        """A random scale and crop."""
+        scale = draw.uniform(*self.scale)
+        height, width = shape
+        base = self.base_size or (height, width)
+        fit = scale * min(base[0] / height, base[1] / width)
+        size = max(1, round(height * fit)), max(1, round(width * fit))
+        return _random_crop((height, width), size, self.crop, draw)
+
+    def _with_class(self, first: _Crop, labels: Pixels, wanted: int, seed: int) -> _Crop:
+        """The first of several crops with enough of a class, or the one with most."""
+        best, most = first, -1.0
+        for attempt in range(TRIES):
+            cut = first if attempt == 0 else self._cut(labels.shape, seeds.generator(seed, attempt))
+            share = float((cut.truth(labels) == wanted).float().mean())
+            if share > most:
+                best, most = cut, share
+            if share >= self.class_share:
+                break
+        return best
 
 
 @dataclass(frozen=True)
@@ -110,6 +137,56 @@ class GeneratedTransform:
         return clean.contiguous(), jitter_colors(clean, draw).contiguous(), marks.contiguous()
 
 
+@dataclass(frozen=True)
+class _Crop:
+    """A crop of a resized image, padded where the image is smaller.
+
+    Only the pixels of the crop are interpolated, so the cost does not grow with the scale. They may differ by
+    rounding (two grey levels) from those of the whole resized image.
+
+    Attributes:
+        rows: Source pixels from top to bottom.
+        columns: Source pixels from left to right.
+        size: (height, width) with padding.
+    """
+
+    rows: _Cut
+    columns: _Cut
+    size: tuple[int, int]
+
+    def picture(self, image: Pixels) -> Tensor:
+        """The image's crop, (3, h, w) uint8; 0 where it is padded."""
+        rows, columns = self.rows, self.columns
+        window = Image.fromarray(image[rows.start : rows.stop, columns.start : columns.stop])
+        box = (columns.low, rows.low, columns.high, rows.high)
+        window = window.resize((columns.count, rows.count), Image.Resampling.BILINEAR, box=box)
+        return self._padded(torch.from_numpy(np.array(window)).permute(2, 0, 1).contiguous(), 0)
+
+    def truth(self, labels: Pixels) -> Tensor:
+        """The label map's crop, (h, w) uint8; `IGNORE` where it is padded."""
+        nearest = labels[self.rows.nearest()].take(self.columns.nearest(), axis=1)
+        return self._padded(torch.from_numpy(nearest), IGNORE)
+
+    def _padded(self, part: Tensor, value: int) -> Tensor:
+        right, below = self.size[1] - self.columns.count, self.size[0] - self.rows.count
+        if not right and not below:
+            return part
+        return torch.nn.functional.pad(part, (0, right, 0, below), value=value)
+
+
+def _random_crop(
+    shape: tuple[int, int], size: tuple[int, int], crop: tuple[int, int], draw: np.random.Generator
+) -> _Crop:
+    """Random crop of an image of a shape that is resized to `size`."""
+    offsets = [int(draw.integers(0, max(have - want, 0) + 1)) for have, want in zip(size, crop, strict=True)]
+    extents = [min(have, want) for have, want in zip(size, crop, strict=True)]
+    rows, columns = (
+        _Cut(length, whole, first, count)
+        for length, whole, first, count in zip(shape, size, offsets, extents, strict=True)
+    )
+    return _Crop(rows, columns, crop)
+
+
 def _resize_crop(
     image: Pixels,
     labels: Pixels,
@@ -117,27 +194,9 @@ def _resize_crop(
     crop: tuple[int, int],
     draw: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Random crop, padded where needed, of image and labels resized to `size`.
-
-    Only the pixels of the crop are interpolated, so the cost does not grow with the scale. They may differ by
-    rounding (two grey levels) from those of the whole resized image.
-    """
-    offsets = [int(draw.integers(0, max(have - want, 0) + 1)) for have, want in zip(size, crop, strict=True)]
-    extents = [min(have, want) for have, want in zip(size, crop, strict=True)]
-    rows, columns = (
-        _Cut(length, whole, first, count)
-        for length, whole, first, count in zip(labels.shape, size, offsets, extents, strict=True)
-    )
-    window = Image.fromarray(image[rows.start : rows.stop, columns.start : columns.stop])
-    box = (columns.low, rows.low, columns.high, rows.high)
-    window = window.resize((extents[1], extents[0]), Image.Resampling.BILINEAR, box=box)
-    picture = torch.from_numpy(np.array(window)).permute(2, 0, 1).contiguous()
-    truth = torch.from_numpy(labels[rows.nearest()].take(columns.nearest(), axis=1))
-    if tuple(extents) != crop:
-        pad = (0, crop[1] - extents[1], 0, crop[0] - extents[0])
-        picture = torch.nn.functional.pad(picture, pad, value=0)
-        truth = torch.nn.functional.pad(truth, pad, value=IGNORE)
-    return picture, truth
+    """Random crop, padded where needed, of image and labels resized to `size`."""
+    cut = _random_crop((labels.shape[0], labels.shape[1]), size, crop, draw)
+    return cut.picture(image), cut.truth(labels)
 
 
 class _Cut:

@@ -60,6 +60,7 @@ def criterion(
     draw: Draw,
     ignored: Tensor | None = None,
     part: BatchPart | None = None,
+    weights: Tensor | None = None,
 ) -> Losses:
     """Matches queries with segments and returns the losses of all layers.
 
@@ -74,6 +75,8 @@ def criterion(
             unmatched queries have no class loss, since what they predict may be there. An addition to the
             published method.
         part: Part of a batch that this is; the losses are then its share of the batch's losses.
+        weights: (C,) float32, of the classes in the cross-entropy; None weighs all alike. The divisor stays
+            the same. An addition to the published method.
 
     Returns:
         The losses, differentiable.
@@ -89,7 +92,7 @@ def criterion(
         matches = replace(matches, segments=part.whole.segments)
     packed = np.stack((matches.image, matches.query, matches.label))
     image, query, label = torch.from_numpy(packed).to(labels.device, non_blocking=True)
-    class_loss = _class_loss(predictions, matches, config, part, ignored)
+    class_loss = _class_loss(predictions, matches, config, part, ignored, weights)
     if matches.image.size == 0:
         nothing = torch.stack([p.mask_logits.float().sum() * 0 for p in predictions])
         return Losses(class_loss, nothing, nothing)
@@ -120,6 +123,7 @@ def _class_loss(
     config: LossConfig,
     part: BatchPart | None,
     ignored: Tensor | None,
+    weights: Tensor | None,
 ) -> Tensor:
     """Cross-entropy with a weighted mean per layer, as `F.cross_entropy(weight=...)` takes it: (L,).
 
@@ -133,7 +137,8 @@ def _class_loss(
     wanted = torch.from_numpy(target).to(logits.device, non_blocking=True)
     weight = torch.ones(columns, device=logits.device)
     weight[-1] = config.void_weight
-    loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight=weight, reduction="none")
+    own = weight if weights is None else torch.cat((weights, weight[-1:]))
+    loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight=own, reduction="none")
     if ignored is not None:
         silent = (wanted == columns - 1) & ignored.flatten(1).any(1).view(1, -1, 1)
         loss = loss.masked_fill(silent.flatten(), 0)

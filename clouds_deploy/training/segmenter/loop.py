@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from rich.markup import escape
 from torch import Tensor
@@ -24,12 +25,14 @@ from clouds_deploy.backends.memory import kept_memory
 from clouds_deploy.backends.torch_session import scorer
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import Advance, progress, say, warn
+from clouds_deploy.data import histogram as histograms
 from clouds_deploy.data import sources
 from clouds_deploy.data.dataset import training_batches
+from clouds_deploy.data.histogram import Histogram
 from clouds_deploy.data.joint import joint_batches
 from clouds_deploy.data.labelled import check_labelled, describe, shared_images, told
 from clouds_deploy.data.sources import subset
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, shortened
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, Predict, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.labels import CITYSCAPES, LabelSet
@@ -228,7 +231,9 @@ class _Run:
         self.journal, self.state, self.processes = journal, state, processes
         self.segmenter = learner.segmenter
         self.share = processes.share(recipe.train.batch_size, recipe.train.accumulate)
-        self.step = Step(recipe, learner.segmenter, learner.optimizer, labeler, processes)
+        self.histogram = self._count_classes()
+        weights = self._class_weights()
+        self.step = Step(recipe, learner.segmenter, learner.optimizer, labeler, processes, weights)
         self.images = 0
         self.seconds = 0.0
         sums = state.window if processes.first else [0.0] * len(state.window)
@@ -275,6 +280,42 @@ class _Run:
                 else:
                     advance(done)
 
+    def _count_classes(self) -> Histogram | None:
+        """How often each class occurs in the training images; counted once a run, if anything needs it."""
+        if not self.recipe.counts_classes:
+            return None
+        path = self.folder.path / histograms.FILE
+        source = sources.train_source(self.recipe)
+        if path.is_file():
+            found = Histogram.load(path)
+            if len(found.pixels) != len(source):
+                raise CloudsError(
+                    f"{path} counts {len(found.pixels)} training images, there are {len(source)} now",
+                    "give the run the images that it began with, or start a new one in another --out",
+                )
+        else:
+            found = histograms.count_classes(source, self.recipe.data.classes)
+            self.processes.wait()  # all have looked for the file
+            if self.processes.first:
+                found.save(path)
+        if self.recipe.data.sampling == "rare":
+            order = histograms.RareClasses(found, self.recipe.data.sampling_temperature, self.recipe.seed)
+            most = list(order.facts(found.names).items())[:5]
+            say("rare-class sampling: most often " + ", ".join(f"{name} {share:.0%}" for name, share in most))
+        return found
+
+    def _class_weights(self) -> Tensor | None:
+        """Weights of the classes in the loss, on the device."""
+        given, names = self.recipe.train.loss.class_weights, self.recipe.data.classes.names
+        if given is None:
+            return None
+        nothing = Histogram(names, np.zeros((0, len(names)), np.int64))
+        weights = (self.histogram or nothing).weights(given)
+        told = sorted(zip(names, weights.tolist(), strict=True), key=lambda one: -one[1])
+        shown = shortened([f"{name} {weight:.2f}" for name, weight in told], 5)
+        say(f"class weights, largest first: {escape(shown)}")
+        return torch.from_numpy(weights).to(self.processes.device)
+
     def _labels_due(self, step: int) -> bool:
         """Whether cached labels are made anew before a step."""
         joint = self.recipe.joint
@@ -286,15 +327,15 @@ class _Run:
         """Batches from a step on; cached labels are made first if they are due."""
         joint = self.recipe.joint
         if self.labeler is None or joint is None:
-            return training_batches(self.recipe, step, self.share)
+            return training_batches(self.recipe, step, self.share, self.histogram)
         if joint.pseudo_labels == "online":
-            return joint_batches(self.recipe, step, None, self.share)
+            return joint_batches(self.recipe, step, None, self.share, self.histogram)
         made = step - step % joint.refresh_every if joint.refresh_every else 0
         store = LabelStore(self.folder.path, made)
         if self._labels_due(step):
             store.fill(sources.generated_source(self.recipe), self.labeler, self.processes)
         store.check()
-        return joint_batches(self.recipe, step, store.read, self.share)
+        return joint_batches(self.recipe, step, store.read, self.share, self.histogram)
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
         """Does one optimiser step; `step` counts from 0."""

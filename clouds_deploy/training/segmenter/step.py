@@ -67,6 +67,7 @@ class Step:
         optimizer: Optimiser of the student.
         labeler: Labels generated images, in self-training.
         processes: The processes of the training.
+        class_weights: (C,) float32 on their device, of the classes in the loss; None weighs all alike.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class Step:
         optimizer: torch.optim.Optimizer,
         labeler: Labeler | None,
         processes: Processes,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.recipe, self.segmenter, self.optimizer = recipe, segmenter, optimizer
+        self.class_weights = class_weights
         self.labeler, self.processes, self.device = labeler, processes, processes.device
         self.parameters = [p for p in segmenter.parameters() if p.requires_grad]
         self._whole = trains_more_than_the_head(recipe)
@@ -123,7 +126,9 @@ class Step:
                         part = BatchPart(whole, place * size, size)
                     known = None if ignored is None else ignored[own]
                     try:
-                        losses = criterion(predictions, labels[own], settings.loss, draw, known, part)
+                        losses = criterion(
+                            predictions, labels[own], settings.loss, draw, known, part, self.class_weights
+                        )
                     except CloudsError as error:
                         raise CloudsError(f"{error.message} at step {step + 1}", error.hint) from error
                     parts = losses.parts(settings.loss)

@@ -20,7 +20,13 @@ _PIXELS_AT_ONCE = 1 << 22
 
 
 class Pace:
-    """What work on one image asks of whoever ordered it; this one lets everything pass at once."""
+    """What work on one image asks of whoever ordered it; this one lets everything pass at once.
+
+    Attributes:
+        prompts: Prompts of one unit of work.
+    """
+
+    prompts = PROMPTS_AT_ONCE
 
     def admit(self, prompts: int, pixels: int) -> None:
         """Called when it is known how much there is to do, before it is done; may raise.
@@ -31,7 +37,7 @@ class Pace:
         """
 
     def pause(self) -> None:
-        """Called between units of work of some tenths of a second at most; may wait, or raise to stop."""
+        """Called between units of work, such as a call of SAM; may wait, or raise to stop."""
 
 
 FREE = Pace()
@@ -133,9 +139,9 @@ def propose(
     starts = np.concatenate(([0], np.cumsum(counts)))
     masks: list[list[Floats]] = [[] for _ in asked]
     ratings: list[list[Floats]] = [[] for _ in asked]
-    for start in range(0, len(index), PROMPTS_AT_ONCE):
+    for start in range(0, len(index), pace.prompts):
         pace.pause()
-        stop = min(start + PROMPTS_AT_ONCE, len(index))
+        stop = min(start + pace.prompts, len(index))
         low_res, scores = sam.prompt(embedded, index[start:stop], points[start:stop], labels[start:stop])
         for place in range(index[start], index[stop - 1] + 1):
             first, last = max(start, int(starts[place])), min(stop, int(starts[place + 1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import UnfitImageError
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.kserve import KServe
+from clouds_deploy.serving.lifetime import Lifetime
 from clouds_deploy.serving.limits import Limits, Refusal, told
 from clouds_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from clouds_deploy.serving.model import ServedModel
@@ -53,9 +55,10 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await workshop.run(model.warm_up)
+        start = Lifetime(math.inf)
+        await workshop.run(start, model.warm_up)
         if sam is not None:
-            await workshop.run(sam.warm_up)
+            await workshop.run(start, sam.warm_up)
         gate.open = True
         metrics.ready.set(1)
         yield
@@ -69,8 +72,10 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
     async def render_metrics(_: Request) -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
+    description = JSONResponse(openapi(model, sam is not None, limits)).body
+
     async def describe(_: Request) -> Response:
-        return JSONResponse(openapi(model, sam is not None, limits))
+        return Response(description, media_type="application/json")
 
     async def page(request: Request) -> Response:
         headers = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import anyio
@@ -12,7 +14,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clouds_deploy.serving.budget import Budget
+from clouds_deploy.serving.intake import Body, Intake
+from clouds_deploy.serving.lifetime import KEY, Lifetime, late
 from clouds_deploy.serving.limits import Limits, Refusal
 from clouds_deploy.serving.metrics import Metrics
 
@@ -21,6 +24,9 @@ _PATIENCE = 2.0
 """Seconds for which a refused body is still read, so that its sender can read the answer."""
 
 
+_PART = 2**16
+_HEALTH = ("/health", "/ready", "/v2/health/live", "/v2/health/ready")
+"""Paths that need no seat."""
 _ENCODINGS = ("", "gzip", "x-gzip", "deflate")
 """Values of `Content-Encoding`; the first is a body as it is."""
 
@@ -32,7 +38,7 @@ class Tally:
     Attributes:
         accepted: Requests accepted.
         answered: Of these, answers sent to the last byte, whatever their status.
-        refused: Requests refused before they were read.
+        refused: Requests refused before they were worked on.
     """
 
     accepted: int = 0
@@ -47,10 +53,10 @@ class Tally:
 class Gate:
     """ASGI middleware around the whole application.
 
-    POST requests are accepted while the server is open and serves fewer than `Limits.waiting`; bodies
-    are counted as they arrive, and never held where they are too long; everything ends within
-    `Limits.seconds`. Other requests (health, metrics, the page) are always accepted: they must answer when
-    nothing else does.
+    The body of a POST request is received first, by the `Intake`; then the request takes one of
+    `Limits.waiting` seats, while the server is open, and its work ends within `Limits.seconds`, or when its
+    client is gone. Other requests have as many seats of their own, but for those about health, which need
+    none: they must answer when nothing else does.
 
     Args:
         app: The application.
@@ -59,15 +65,18 @@ class Gate:
 
     Attributes:
         open: False accepts no more POST requests; the server sets it when it is told to stop.
+        inside: POST requests being worked on.
+        looking: Other requests being served.
         tally: Counts of requests.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
         self.open = False
-        self.inside = 0
+        self.inside = self.looking = 0
         self.tally = Tally()
-        self._bodies = Budget(limits.held_bytes)
+        self.intake = Intake(limits)
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -79,13 +88,12 @@ class Gate:
         start = time.perf_counter()
         try:
             if scope["method"] != "POST":
-                await self.app(scope, receive, visit.answer)
-                return
-            if refusal := self._refusal(visit):
+                await self._look(visit)
+            elif refusal := self._refusal(visit):
                 self.tally.refused += 1
                 await visit.refuse(refusal)
-                return
-            await self._serve(visit)
+            else:
+                await self._serve(visit)
         except Exception as error:
             if not visit.complete:
                 raise
@@ -96,11 +104,14 @@ class Gate:
             self.metrics.requests.labels(route, str(visit.status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
+    def stop(self) -> None:
+        """Accepts nothing more, and gives up what has not arrived; to be called on the event loop."""
+        self.open = False
+        self.intake.stop()
+
     def _refusal(self, visit: _Visit) -> Refusal | None:
-        if not self.open:
-            return Refusal(503, "the server takes no requests now", "try again, or use another server")
-        if self.inside >= self.limits.waiting:
-            return Refusal(429, f"{self.inside} requests are being served already", "try again later")
+        if refusal := self._full():
+            return refusal
         if visit.length is not None and visit.length > self.limits.body_bytes:
             return _too_long(self.limits.body_bytes)
         if visit.encoding not in _ENCODINGS:
@@ -111,31 +122,75 @@ class Gate:
             )
         return None
 
-    async def _serve(self, visit: _Visit) -> None:
-        self.inside += 1
-        self.tally.accepted += 1
-        self.metrics.in_flight.inc()
-        try:
-            with anyio.fail_after(self.limits.seconds):
-                async with self._bodies.take(
-                    self.limits.body_bytes if visit.length is None or visit.encoding else visit.length
-                ):
-                    await self.app(visit.scope, visit.read, visit.answer)
-        except TimeoutError:
-            if not visit.status:
-                await visit.refuse(self._late(visit))
-        finally:
-            self.inside -= 1
-            self.metrics.in_flight.dec()
-            self.tally.answered += visit.complete
+    def _full(self) -> Refusal | None:
+        if not self.open:
+            return Refusal(503, "the server takes no requests now", "try again, or use another server")
+        if self.inside >= self.limits.waiting:
+            return Refusal(429, f"{self.inside} requests are being served already", "try again later")
+        return None
 
-    def _late(self, visit: _Visit) -> Refusal:
-        seconds = f"{self.limits.seconds:g} s"
-        if visit.asked and not visit.whole:
-            return Refusal(408, f"the request's body had not arrived after {seconds}", "send it faster")
-        return Refusal(
-            504, f"no answer within {seconds}", "send a smaller image, or try when the server is less busy"
-        )
+    async def _look(self, visit: _Visit) -> None:
+        """Serves a request that sends nothing."""
+        if visit.scope["path"] in _HEALTH:
+            await self.app(visit.scope, visit.no_body, visit.answer)
+        elif self.looking >= self.limits.waiting:
+            await visit.refuse(Refusal(429, f"{self.looking} others look already", "try again later"))
+        else:
+            self.looking += 1
+            try:
+                await self._work(visit, visit.no_body, Lifetime(self.limits.seconds))
+            finally:
+                self.looking -= 1
+
+    async def _serve(self, visit: _Visit) -> None:
+        body, begun = Body(), time.monotonic()
+        try:
+            try:
+                await self.intake.receive(visit.part, body, self.limits.seconds)
+                if visit.cut:
+                    return
+                if refusal := self._full():
+                    raise refusal
+            except Refusal as refusal:
+                self.tally.refused += 1
+                self.intake.release(body)
+                await visit.refuse(refusal)
+                return
+            life = Lifetime(self.limits.seconds, begun)
+            self.inside += 1
+            self.tally.accepted += 1
+            self.metrics.in_flight.inc()
+            try:
+                await self._work(visit, visit.with_body(body), life)
+            finally:
+                self.inside -= 1
+                self.metrics.in_flight.dec()
+                self.tally.answered += visit.complete
+        finally:
+            self.intake.release(body)
+
+    async def _work(self, visit: _Visit, read: Receive, life: Lifetime) -> None:
+        """Has a request answered, unless its time is up or its client is gone before."""
+        visit.scope[KEY] = life
+        work = asyncio.ensure_future(self.app(visit.scope, read, visit.answer))
+        gone = asyncio.ensure_future(visit.gone())
+        try:
+            await asyncio.wait((work, gone), timeout=life.left, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                return
+            work.cancel()
+            await asyncio.wait((work,))
+            if not work.cancelled():
+                work.result()
+            if not visit.status and not gone.done():
+                await visit.refuse(late(self.limits.seconds))
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            end = asyncio.ensure_future(life.end())
+            self._ending.add(end)
+            end.add_done_callback(self._ending.discard)
 
 
 class _Visit:
@@ -143,38 +198,80 @@ class _Visit:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, largest: int) -> None:
         self.scope, self._receive, self._send, self._largest = scope, receive, send, largest
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
         self.length = int(length[:20]) if length.isascii() and length.isdigit() else None
-        encoding = ",".join(Headers(scope=scope).getlist("content-encoding")).strip().lower()
+        encoding = ",".join(headers.getlist("content-encoding")).strip().lower()
         self.encoding = "" if encoding == "identity" else encoding
         self._inflater = _Inflater(largest) if self.encoding in _ENCODINGS and self.encoding else None
+        self._parts: Iterator[bytes] | None = None
+        self._sends = bool(self.length) or "transfer-encoding" in headers
         self.status = 0
-        self.complete = self.whole = self.asked = False
+        self.complete = self.whole = self.cut = False
         self._got = 0
 
-    async def read(self) -> Message:
+    async def part(self) -> tuple[bytes, bool]:
         """Receives and decompresses, up to the limit."""
-        self.asked = True
+        if self._parts is not None:
+            steps = self._parts
+            part = await anyio.to_thread.run_sync(lambda: next(steps, None))
+            if part is not None:
+                return part, False
+            self._parts = None
+            if self.whole:
+                return b"", True
         message = await self._receive()
-        if message["type"] == "http.request":
-            self._got += len(message.get("body", b""))
-            self.whole = not message.get("more_body", False)
-            if self._got > self._largest:
-                raise _too_long(self._largest)
-            if self._inflater:
-                part, whole, inflater = message.get("body", b""), self.whole, self._inflater
-                message["body"] = await anyio.to_thread.run_sync(lambda: inflater.feed(part, whole))
-        return message
+        if message["type"] != "http.request":
+            self.whole = self.cut = True
+            return b"", True
+        part = message.get("body", b"")
+        self._got += len(part)
+        self.whole = not message.get("more_body", False)
+        if self._got > self._largest:
+            raise _too_long(self._largest)
+        if self._inflater:
+            self._parts = self._inflater.steps(part, self.whole)
+            return b"", False
+        return part, self.whole
+
+    def with_body(self, body: Body) -> Receive:
+        """What the application receives: the body, once."""
+        parts = [bytes(body.data)]
+        body.data.clear()
+
+        async def read() -> Message:
+            if not parts:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": parts.pop(), "more_body": False}
+
+        return read
+
+    async def no_body(self) -> Message:
+        """What the application receives where nothing is read."""
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def gone(self) -> None:
+        """Waits until the client is gone."""
+        while not self.cut and (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def answer(self, message: Message) -> None:
         """Sends; an answer that comes before the whole body first lets the sender finish, for a while.
 
-        A client that still writes when the connection is closed may never read why.
+        A client that still writes when the connection is closed may never read why. Long answers are sent in
+        parts, so that they wait here, where time is bounded, for a client that reads slowly.
         """
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            await self._drain()
-        await self._send(message)
+            if self.scope["method"] == "POST":
+                await self._drain()
+            elif self._sends:  # what follows is never read
+                message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        body = message.get("body", b"")
+        while len(body) > _PART:
+            await self._send({**message, "body": body[:_PART], "more_body": True})
+            body = body[_PART:]
+        await self._send({**message, "body": body} if "body" in message else message)
         self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -185,7 +282,7 @@ class _Visit:
 
     async def _drain(self) -> None:
         """Discards what still arrives of the body."""
-        if self.scope["method"] != "POST" or b"expect" in dict(self.scope["headers"]):
+        if b"expect" in dict(self.scope["headers"]):
             return
         with anyio.move_on_after(_PATIENCE):
             while not self.whole:
@@ -202,29 +299,35 @@ class _Inflater:
         self._stream: zlib._Decompress | None = None
 
     def feed(self, data: bytes, last: bool) -> bytes:
-        """The next bytes.
+        """The next bytes; see `steps`."""
+        return b"".join(self.steps(data, last))
+
+    def steps(self, data: bytes, last: bool) -> Iterator[bytes]:
+        """The next bytes in parts of some tens of kilobytes, for a few can stand for very many.
 
         Raises:
             Refusal: 400, they are damaged or end too early; 413, there are too many.
         """
-        parts = []
         try:
-            while data:
+            part = b""
+            while data or len(part) == _PART:  # a full part may be followed by more without further bytes
                 if self._stream is None:  # gzip, zlib, or deflate without a header, which some clients send
                     headed = data[0] == 0x1F or data[0] & 15 == zlib.DEFLATED
                     self._stream = zlib.decompressobj(zlib.MAX_WBITS + 32 if headed else -zlib.MAX_WBITS)
-                parts.append(self._stream.decompress(data, self._left + 1))
-                self._left -= len(parts[-1])
+                part = self._stream.decompress(data, _PART)
+                self._left -= len(part)
                 if self._left < 0:
                     raise _too_long(self._largest)
-                data = self._stream.unused_data
+                data = self._stream.unconsumed_tail
                 if self._stream.eof:
-                    self._stream = None
+                    data, self._stream = self._stream.unused_data, None
+                yield part
+                if self._stream is None and not data:
+                    break
         except zlib.error as error:
             raise Refusal(400, f"the compressed body is damaged: {error}", "send it whole") from error
         if last and self._stream is not None:
             raise Refusal(400, "the compressed body ends too early", "send it whole")
-        return b"".join(parts)
 
 
 def _too_long(largest: int) -> Refusal:

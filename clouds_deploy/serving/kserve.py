@@ -14,9 +14,19 @@ from starlette.routing import Route
 
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.serving.gate import Gate
+from clouds_deploy.serving.lifetime import lifetime
 from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.model import ServedModel
-from clouds_deploy.serving.tensors import DATATYPES, HEADER_LENGTH, Inference, metadata, parse, render
+from clouds_deploy.serving.tensors import (
+    DATATYPES,
+    HEADER_LENGTH,
+    Inference,
+    answer_bytes,
+    json_bytes,
+    metadata,
+    parse,
+    render,
+)
 from clouds_deploy.serving.uploads import Workshop, read_body
 
 VERSION = "1"
@@ -122,7 +132,7 @@ class KServe:
             {
                 "name": self.model.name,
                 "platform": self._platform(),
-                "max_batch_size": max(1, min(queue.waiting, limits.body_bytes // image)),
+                "max_batch_size": max(1, min(self.model.most, limits.body_bytes // image)),
                 "input": [_config(self.model.image)],
                 "output": [_config(spec) for spec in self.model.outputs],
                 "version_policy": {"latest": {"num_versions": 1}},
@@ -148,10 +158,20 @@ class KServe:
         self._check(request)
         body = await read_body(request)
         length = request.headers.get(HEADER_LENGTH)
-        inference: Inference = await self.workshop.run(
-            lambda: parse(body, length, [self.model.image], self.model.outputs)
-        )
-        rows = await self.model.answer(list(inference.inputs[self.model.image.name]))
+        life, limits = lifetime(request), self.workshop.limits
+        async with self.workshop.parsing(json_bytes(body, length)):
+            inference: Inference = await self.workshop.run(
+                life, lambda: parse(body, length, [self.model.image], self.model.outputs)
+            )
+        images = list(inference.inputs[self.model.image.name])
+        if (size := answer_bytes(inference, self.model.outputs, len(images))) > limits.answer_bytes:
+            raise Refusal(
+                413,
+                f"the answer would have about {size} bytes, {limits.answer_bytes} at most",
+                "send fewer images at once, ask for fewer outputs, or for binary data",
+            )
+        await self.workshop.answering(life, size)
+        rows = await self.model.answer(images, {wanted.name for wanted in inference.outputs})
 
         def answer() -> tuple[bytes, dict[str, str]]:
             arrays: dict[str, Any] = {
@@ -160,7 +180,7 @@ class KServe:
             }
             return render(self.model.name, VERSION, inference, arrays)
 
-        data, headers = await self.workshop.run(answer)
+        data, headers = await self.workshop.run(life, answer)
         return Response(data, headers=headers)
 
     def _platform(self) -> str:

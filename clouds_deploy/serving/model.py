@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from clouds_deploy.bundles.bundle import KIND, Bundle, open_bundle
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.batcher import Batcher, Done
+from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.metrics import Metrics
 from clouds_deploy.serving.statistics import Statistics
 
@@ -32,7 +33,7 @@ class Batching:
     Attributes:
         largest: Images per call; a graph of a fixed batch takes no more than that.
         delay: Seconds that the first of a call may wait for others.
-        waiting: Images in the queue.
+        waiting: Requests at once, and images of one request.
     """
 
     largest: int = 8
@@ -83,12 +84,14 @@ class ServedModel:
             count(items, seconds)
             self.statistics.call(items, seconds)
 
+        self.most = chosen.waiting
+        largest = chosen.largest if fixed is None else min(chosen.largest, fixed)
         self.queue: Batcher[Array, Row] = Batcher(
             self._run,
             ENGINE,
-            largest=chosen.largest if fixed is None else min(chosen.largest, fixed),
+            largest=largest,
             delay=chosen.delay,
-            waiting=chosen.waiting,
+            waiting=chosen.waiting * largest,
             observe=observe,
         )
         counted.watch_queue(ENGINE, self.queue.__len__)
@@ -123,11 +126,29 @@ class ServedModel:
         """
         return self.queue.submit(images)
 
-    async def answer(self, images: Sequence[Array]) -> list[Done[Row]]:
-        """Labels the images of one request; see `submit`."""
+    async def answer(self, images: Sequence[Array], wanted: Collection[str] | None = None) -> list[Done[Row]]:
+        """Labels the images of one request, a few at a time, so that others pass.
+
+        Args:
+            images: See `submit`.
+            wanted: Names of outputs; only these are kept. None keeps all.
+
+        Raises:
+            Refusal: 413, there are too many; see also `submit`.
+        """
+        if len(images) > self.most:
+            raise Refusal(
+                413, f"{len(images)} images in one request, {self.most} at most", "send fewer at once"
+            )
         start = time.perf_counter()
+        done: list[Done[Row]] = []
         try:
-            done = await asyncio.gather(*map(asyncio.wrap_future, self.submit(images)))
+            while len(done) < len(images):  # a whole call's worth where nobody waits, else one in turn
+                step = 1 if len(self.queue) else self.queue.largest
+                part = self.submit(images[len(done) : len(done) + step])
+                for one in await asyncio.gather(*map(asyncio.wrap_future, part)):
+                    kept = {k: v for k, v in one.result.items() if wanted is None or k in wanted}
+                    done.append(replace(one, result=kept))
         except Exception:
             self.statistics.failed.add(time.perf_counter() - start)
             raise

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import numpy as np
 from PIL import Image
 from starlette.requests import Request
@@ -20,13 +21,16 @@ from clouds_deploy.data.overlay import overlay, shares
 from clouds_deploy.inference.letterbox import Letterbox, fit
 from clouds_deploy.inference.sam import Picture
 from clouds_deploy.serving.batcher import Done
+from clouds_deploy.serving.lifetime import lifetime
 from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.model import ServedModel
-from clouds_deploy.serving.promptable import Promptable
+from clouds_deploy.serving.promptable import Found, Promptable
 from clouds_deploy.serving.uploads import Upload, Workshop, read_form, read_points, read_upload
 
 KINDS = {"labels": "image/png", "overlay": "image/jpeg", "json": "application/json"}
 """The values of `?as=`, and their media types."""
+JPEG_SIDE = 65_500
+"""Longest side of a JPEG, by its library."""
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Pictures:
 
     def __init__(self, model: ServedModel, sam: Promptable | None, workshop: Workshop) -> None:
         self.model, self.sam, self.workshop = model, sam, workshop
+        self._example: bytes | None = None
+        self._once = anyio.Lock()
 
     def routes(self) -> list[Route]:
         """The routes."""
@@ -100,89 +106,108 @@ class Pictures:
             }
         )
 
-    async def example(self, _: Request) -> Response:
+    async def example(self, request: Request) -> Response:
         """The first image that is packed with the bundle."""
-        packed = await self.workshop.run(self.model.bundle.reference)
-        return _png(await self.workshop.run(lambda: encode(packed[self.model.image.name][0])))
+        life = lifetime(request)
+        async with self._once:  # many who ask at once cost what one costs
+            if self._example is None:
+                name, bundle = self.model.image.name, self.model.bundle
+                self._example = await self.workshop.run(life, lambda: encode(bundle.reference()[name][0]))
+        return _png(self._example)
 
     async def segment(self, request: Request) -> Response:
         """Labels of an image."""
-        kind, laps = wanted(request, "labels", tuple(KINDS)), Laps()
+        kind, laps, life = wanted(request, "labels", tuple(KINDS)), Laps(), lifetime(request)
         async with read_form(request) as form:
             upload = await read_upload(form, "image", self.workshop.limits)
+        if kind == "overlay" and max(upload.height, upload.width) > JPEG_SIDE:
+            raise Refusal(
+                422,
+                f"an overlay of {upload.width} x {upload.height} pixels is too long for a JPEG",
+                f"ask for `?as=labels`, or send an image of at most {JPEG_SIDE} pixels a side",
+            )
         at = laps.add("receive", laps.start)
-        async with self.workshop.room(upload):
-            image, fitted, box = await self.workshop.run(lambda: self._fit(upload, kind == "overlay"))
-            laps.add("decode", at)
-            labels, at = await self._label(fitted, laps)
-            if kind == "json":
-                shown = await self.workshop.run(lambda: self._shares(box.restore(labels)))
-                body = {"model": self.model.name, "height": box.height, "width": box.width, "classes": shown}
-                return JSONResponse(body, headers=laps.headers())
-            if kind == "overlay" and image is not None:
-                shot = image
-                classes = self.model.bundle.label_set
-                data = await self.workshop.run(
-                    lambda: encode(overlay(shot, box.restore(labels), classes=classes), "JPEG")
-                )
-                laps.add("encode", at)
-                return Response(data, media_type=KINDS["overlay"], headers=laps.headers())
-            data = await self.workshop.run(lambda: encode(box.restore(labels)))
+        await self.workshop.room(life, upload)
+        image, fitted, box = await self.workshop.run(life, lambda: self._fit(upload, kind == "overlay"))
+        laps.add("decode", at)
+        labels, at = await self._label(fitted, laps)
+        if kind == "json":
+            shown = await self.workshop.run(life, lambda: self._shares(box.restore(labels)))
+            body = {"model": self.model.name, "height": box.height, "width": box.width, "classes": shown}
+            return JSONResponse(body, headers=laps.headers())
+        if kind == "overlay" and image is not None:
+            shot = image
+            classes = self.model.bundle.label_set
+            data = await self.workshop.run(
+                life, lambda: encode(overlay(shot, box.restore(labels), classes=classes), "JPEG")
+            )
             laps.add("encode", at)
-            return _png(data, laps)
+            return Response(data, media_type=KINDS["overlay"], headers=laps.headers())
+        data = await self.workshop.run(life, lambda: encode(box.restore(labels)))
+        laps.add("encode", at)
+        return _png(data, laps)
 
     async def refine(self, request: Request) -> Response:
         """A refined label map, the caller's or, where none is sent, the model's own."""
-        sam, laps = self._sam(), Laps()
+        sam, laps, life = self._sam(), Laps(), lifetime(request)
         async with read_form(request) as form:
             upload = await read_upload(form, "image", self.workshop.limits)
             own = "labels" not in form
             given = None if own else await read_upload(form, "labels", self.workshop.limits)
+        if given and sorted((given.height, given.width)) != sorted((upload.height, upload.width)):
+            raise _differ((upload.height, upload.width), (given.height, given.width))
         at = laps.add("receive", laps.start)
-        async with self.workshop.room(upload, *([given] if given else [])):
-            image, fitted, box = await self.workshop.run(lambda: self._fit(upload, True))
-            assert image is not None
-            at = laps.add("decode", at)
-            if given:
-                map_file, known = given, self.model.bundle.label_set.count
-                labels = await self.workshop.run(lambda: self.workshop.train_ids(map_file, known))
-            else:
-                labels = box.restore((await self._label(fitted, laps))[0])
-            if image.shape[:2] != labels.shape:  # only now: an EXIF orientation may turn the image
-                sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (image.shape, labels.shape))
-                raise Refusal(422, f"`image` and `labels` differ: {sizes} pixels", "send them of one size")
-            laps.add("label", at)
-            done = await asyncio.wrap_future(sam.refine(image, labels))
-            laps.engine(done)
-            at = time.perf_counter()
-            data = await self.workshop.run(lambda: encode(done.result))
-            laps.add("encode", at)
-            return _png(data, laps)
+        await self.workshop.room(life, upload, *([given] if given else []))
+        image, fitted, box = await self.workshop.run(life, lambda: self._fit(upload, True))
+        assert image is not None
+        at = laps.add("decode", at)
+        if given:
+            map_file, known = given, self.model.bundle.label_set.count
+            labels = await self.workshop.run(life, lambda: self.workshop.train_ids(map_file, known))
+        else:
+            labels = box.restore((await self._label(fitted, laps))[0])
+        if image.shape[:2] != labels.shape:  # only now: an EXIF orientation may turn the image
+            raise _differ(image.shape, labels.shape)
+        laps.add("label", at)
+        done: Done[Picture] = await life.result(sam.refine(image, labels, life))
+        laps.engine(done)
+        at = time.perf_counter()
+        data = await self.workshop.run(life, lambda: encode(done.result))
+        laps.add("encode", at)
+        return _png(data, laps)
 
     async def points(self, request: Request) -> Response:
         """The mask of the object that was clicked."""
         sam, kind, laps = self._sam(), wanted(request, "labels", ("labels", "json")), Laps()
+        life = lifetime(request)
         async with read_form(request) as form:
             upload = await read_upload(form, "image", self.workshop.limits)
             points, labels = read_points(form, self.workshop.limits)
-        laps.add("receive", laps.start)
-        async with self.workshop.room(upload):
-            key = hashlib.sha256(upload.data).hexdigest()
-            future = sam.points(key, lambda: self.workshop.image(upload), points, labels)
-            done = await asyncio.wrap_future(future)
-            laps.engine(done)
-            found = done.result
-            at = time.perf_counter()
-            data = await self.workshop.run(lambda: encode(np.where(found.mask, 255, 0).astype(np.uint8)))
-            laps.add("encode", at)
-            about = {"iou": round(found.iou, 4), "share": round(float(found.mask.mean()), 6)}
-            if kind == "json":
-                mask = base64.b64encode(data).decode()
-                body = {"sam": sam.name, **about, "mask_png": mask}
-                return JSONResponse(body, headers=laps.headers())
-            response = _png(data, laps)
-            response.headers["X-Mask"] = f"iou={about['iou']}, share={about['share']}"
-            return response
+        at = laps.add("receive", laps.start)
+        await self.workshop.room(life, upload)
+        key = hashlib.sha256(upload.data).hexdigest()
+        image = None
+        if not sam.knows(key):
+            image = await self.workshop.run(life, lambda: self.workshop.image(upload))
+            laps.add("decode", at)
+
+        def decoded() -> Picture:
+            return self.workshop.image(upload) if image is None else image
+
+        done: Done[Found] = await life.result(sam.points(key, decoded, points, labels, life))
+        laps.engine(done)
+        found = done.result
+        at = time.perf_counter()
+        data = await self.workshop.run(life, lambda: encode(np.where(found.mask, 255, 0).astype(np.uint8)))
+        laps.add("encode", at)
+        about = {"iou": round(found.iou, 4), "share": round(float(found.mask.mean()), 6)}
+        if kind == "json":
+            mask = base64.b64encode(data).decode()
+            body = {"sam": sam.name, **about, "mask_png": mask}
+            return JSONResponse(body, headers=laps.headers())
+        response = _png(data, laps)
+        response.headers["X-Mask"] = f"iou={about['iou']}, share={about['share']}"
+        return response
 
     def _sam(self) -> Promptable:
         if self.sam is None:
@@ -204,6 +229,11 @@ class Pictures:
     def _shares(self, labels: Picture) -> list[dict[str, Any]]:
         known = {one["id"]: one for one in self.model.classes()}
         return [{**known[i], "share": round(share, 6)} for i, share in shares(labels) if i in known]
+
+
+def _differ(image: Sequence[int], labels: Sequence[int]) -> Refusal:
+    sizes = " and ".join(f"{size[1]} x {size[0]}" for size in (image, labels))
+    return Refusal(422, f"`image` and `labels` differ: {sizes} pixels", "send them of one size")
 
 
 def wanted(request: Request, usual: str, kinds: tuple[str, ...]) -> str:

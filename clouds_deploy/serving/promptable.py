@@ -13,12 +13,15 @@ import numpy.typing as npt
 
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.inference.sam import Embedded, Picture
-from clouds_deploy.serving.batcher import Batcher, Done
+from clouds_deploy.serving.batcher import Done
+from clouds_deploy.serving.lifetime import Lifetime
 from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.metrics import Metrics
+from clouds_deploy.serving.turns import Turn, Turns
 
-Refine = Callable[[Picture, Picture], Picture]
-"""Image (H, W, 3) uint8 and train ids (H, W) uint8 to refined train ids; handed in by `serve`."""
+Refine = Callable[[Picture, Picture, Turn], Picture]
+"""Image (H, W, 3) uint8 and train ids (H, W) uint8 to refined train ids; handed in by `serve`. It calls
+`Turn.pause` between its units."""
 
 ENGINE = "sam"
 REMEMBERED = 64 * 2**20
@@ -66,7 +69,7 @@ class Promptable:
     are kept, by the hash of the image's bytes, up to `REMEMBERED` bytes.
 
     Args:
-        sam: The promptable segmenter; only one thread calls it.
+        sam: The promptable segmenter; it is called once at a time.
         refine: Refines label maps with it.
         waiting: Requests in the queue.
         metrics: Where calls are counted.
@@ -78,13 +81,20 @@ class Promptable:
         self.sam, self.name, self._refine = sam, sam.name, refine
         self._seen: OrderedDict[str, Embedded] = OrderedDict()
         counted = metrics or Metrics()
-        self.queue: Batcher[Callable[[], Any], Any] = Batcher(
-            lambda jobs: [job() for job in jobs], ENGINE, waiting=waiting, observe=counted.observer(ENGINE)
-        )
+        self.queue = Turns(ENGINE, waiting=waiting, observe=counted.observer(ENGINE))
         counted.watch_queue(ENGINE, self.queue.__len__)
 
+    def knows(self, key: str) -> bool:
+        """Whether an image is remembered, and needs no decoding."""
+        return key in self._seen
+
     def points(
-        self, key: str, decode: Callable[[], Picture], points: Array, labels: Array
+        self,
+        key: str,
+        decode: Callable[[], Picture],
+        points: Array,
+        labels: Array,
+        life: Lifetime | None = None,
     ) -> Future[Done[Found]]:
         """Queues one prompt.
 
@@ -93,13 +103,14 @@ class Promptable:
             decode: Decodes the image, (H, W, 3) uint8 RGB; called if it is not remembered.
             points: (N, 2) x and y in pixels.
             labels: (N,) 1 foreground, 0 background.
+            life: Of the request.
 
         Returns:
             A future; it raises a `Refusal`, 422, where a point is outside of the image, and what `decode`
             raises.
         """
 
-        def job() -> Found:
+        def job(_: Turn) -> Found:
             embedded = self._seen.get(key)
             known = embedded is not None
             if embedded is None:
@@ -115,16 +126,17 @@ class Promptable:
             (mask,) = self.sam.masks(low[0, best : best + 1], embedded.sizes[0])
             return Found(mask, float(ratings[0, best]), known)
 
-        return self.queue.submit([job])[0]
+        return self.queue.submit(job, short=True, life=life)
 
-    def refine(self, image: Picture, labels: Picture) -> Future[Done[Picture]]:
+    def refine(self, image: Picture, labels: Picture, life: Lifetime | None = None) -> Future[Done[Picture]]:
         """Queues a label map to refine.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             labels: (H, W) uint8 train ids or 255.
+            life: Of the request; when it has ended, the work stops.
         """
-        return self.queue.submit([lambda: self._refine(image, labels)])[0]
+        return self.queue.submit(lambda turn: self._refine(image, labels, turn), life=life)
 
     def warm_up(self) -> None:
         """Runs once, so that no request waits for a first time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
@@ -19,29 +20,39 @@ from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import LabelSet
 from clouds_deploy.serving.app import make_app
+from clouds_deploy.serving.connections import BACKLOG, Connection, Connections
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.limits import Limits
 from clouds_deploy.serving.metrics import Metrics
 from clouds_deploy.serving.model import Batching, ServedModel
 from clouds_deploy.serving.promptable import PointSam, Promptable, Refine
+from clouds_deploy.serving.sparing import spared
+
+_QUEUE = 2048
+_HANDSHAKE = 5.0
+"""Seconds for the start of TLS."""
+_SWEEP = 0.5
 
 
 class Server(uvicorn.Server):
-    """uvicorn that closes the gate as soon as a signal comes."""
+    """uvicorn that closes the gate as soon as a signal comes, and bounds its connections."""
 
     def __init__(self, gate: Gate, host: str) -> None:
         self.gate = gate
+        self.open_connections = Connections(gate.limits)
         super().__init__(
             uvicorn.Config(
                 gate,
                 host=host,
+                http=Connection,
+                ws="none",
                 lifespan="on",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=30,
+                backlog=BACKLOG,
+                timeout_keep_alive=int(gate.limits.idle_seconds) + 5,  # `Connections` decides before
                 timeout_graceful_shutdown=int(gate.limits.seconds) + 5,
-                limit_concurrency=16 * gate.limits.waiting,
             )
         )
 
@@ -50,6 +61,41 @@ class Server(uvicorn.Server):
         self.gate.open = False
         self.gate.metrics.ready.set(0)
         super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.startup`; listens with connections of our own."""
+        await super().startup(sockets=[])
+        if self.should_exit:
+            return
+        loop = asyncio.get_running_loop()
+        tls, seconds = self.config.ssl, _HANDSHAKE if self.config.ssl else None
+
+        def connect() -> Connection:
+            return Connection(
+                self.open_connections, self.config, self.server_state, self.lifespan.state, _loop=loop
+            )
+
+        for taken in sockets or []:
+            self.servers.append(
+                await loop.create_server(
+                    connect, sock=taken, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=seconds
+                )
+            )
+            taken.listen(_QUEUE)  # the loop accepts a few at a time; the others wait in the kernel
+        self._sweeping = asyncio.ensure_future(self._sweep())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`; what has not arrived is given up."""
+        self.gate.stop()
+        await super().shutdown(sockets)
+        self._sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            self.open_connections.sweep()
+            if not self.gate.open:
+                self.gate.intake.stop()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -64,7 +110,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=_QUEUE)
     except (OSError, OverflowError) as error:
         raise CloudsError(
             f"cannot listen on {host}:{port}: {error}", "choose another --port or --host"
@@ -131,7 +177,8 @@ def _run(gate: Gate, taken: socket.socket, started: Callable[[str], None]) -> di
     # uvicorn raises the signal again after it ended; being asked to stop is not a failure
     before = {sig: signal.signal(sig, lambda *_: None) for sig in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run(sockets=[taken])
+        with spared():
+            server.run(sockets=[taken])
     finally:
         quiet.set()
         watcher.join()

@@ -177,6 +177,34 @@ def render(
     }
 
 
+_LETTERS = {"bool": 6, "uint8": 4, "int32": 12, "int64": 21}
+"""Most bytes of a number in JSON, with its comma."""
+
+
+def answer_bytes(inference: Inference, outputs: Sequence[TensorSpec], images: int) -> int:
+    """Bytes of an answer, at most, from the shapes alone.
+
+    Args:
+        inference: What was asked.
+        outputs: What the model gives; free sizes count as 1.
+        images: Images of the request.
+    """
+    specs = {spec.name: spec for spec in outputs}
+    size = 0
+    for wanted in inference.outputs:
+        spec = specs[wanted.name]
+        each = np.dtype(spec.dtype).itemsize if wanted.binary else _LETTERS.get(spec.dtype, 25)
+        size += images * each * math.prod(one or 1 for one in spec.shape[1:])
+    return size
+
+
+def json_bytes(body: bytes, header_length: str | None) -> int:
+    """Bytes of a request that are JSON, before anything of it is checked."""
+    if header_length is None or not (header_length.isascii() and header_length.isdigit()):
+        return len(body)
+    return min(len(body), int(header_length[:12]))
+
+
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, _Tail]:
     if header_length is None:
         return body, _Tail(memoryview(b""))

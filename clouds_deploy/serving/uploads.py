@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import Picture
 from clouds_deploy.labels import IGNORE
 from clouds_deploy.serving.budget import Budget
+from clouds_deploy.serving.lifetime import Lifetime
 from clouds_deploy.serving.limits import Limits, Refusal
 
 T = TypeVar("T")
@@ -45,24 +45,38 @@ class Upload:
 class Workshop:
     """Decodes and encodes images in a few threads, within a bounded number of pixels.
 
+    Large images wait for each other, and leave a thread to the others.
+
     Args:
         limits: The bounds.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._pixels = Budget(limits.held_pixels)
+        self._pixels, self._large = Budget(limits.held_pixels), Budget(limits.large_at_once)
+        self._bytes = Budget(limits.answer_bytes)
         self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="pictures")
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Runs CPU work off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def run(self, life: Lifetime, work: Callable[[], T]) -> T:
+        """Runs CPU work for a request off the event loop."""
+        result: T = await life.result(self._threads.submit(work))
+        return result
+
+    async def room(self, life: Lifetime, *uploads: Upload) -> None:
+        """Waits until there is memory for decoded images; it is held until the request's end."""
+        pixels = sum(one.height * one.width for one in uploads)
+        large = pixels > self.limits.large_pixels
+        await life.hold(self._large.take(1) if large else self._pixels.take(pixels))
 
     @asynccontextmanager
-    async def room(self, *uploads: Upload) -> AsyncIterator[None]:
-        """Holds the memory of decoded images; waits until there is enough."""
-        async with self._pixels.take(sum(one.height * one.width for one in uploads)):
+    async def parsing(self, size: int) -> AsyncIterator[None]:
+        """Holds the memory of parsed JSON of a size in bytes, which may be tens of times the text's."""
+        async with self._bytes.take(16 * size):
             yield
+
+    async def answering(self, life: Lifetime, size: int) -> None:
+        """Waits until there is memory for an answer of a size in bytes; it is held until it is sent."""
+        await life.hold(self._bytes.take(size))
 
     def image(self, upload: Upload) -> Picture:
         """An upload as (H, W, 3) uint8 RGB; to be called through `run`.

@@ -65,7 +65,7 @@ def live(
     batching: Batching | None = None,
     wrap: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None,
     sam: bool = True,
-    refine: Callable[[Any, Any], Any] | None = None,
+    refine: Callable[[Any, Any, Any], Any] | None = None,
 ) -> Iterator[Live]:
     """Serve a bundle; `wrap` goes around the engine's calls. The SAM sees flat colours as things."""
     metrics = Metrics()
@@ -73,8 +73,8 @@ def live(
     if wrap:
         model.queue._run = wrap(model.queue._run)
     colours = ColourSam() if sam else None
-    mended = refine or (lambda image, labels: np.where(labels == 255, 0, labels).astype(np.uint8))
-    promptable = Promptable(colours, mended, metrics=metrics) if colours else None
+    filled = refine or (lambda image, labels, _: np.where(labels == 255, 0, labels).astype(np.uint8))
+    promptable = Promptable(colours, filled, metrics=metrics) if colours else None
     running = Live(make_app(model, promptable, limits or Limits(), metrics), model, colours)
     try:
         yield running

@@ -114,7 +114,7 @@ def test_who_hangs_up_leaves_nothing_behind(narrow: Live) -> None:
         )
         line.close()
     wait_until(lambda: narrow.gate.inside == 0, seconds=5)
-    assert narrow.gate._bodies.free == narrow.gate._bodies.total
+    assert narrow.gate.intake.free == narrow.gate.intake.total
     assert narrow.post("/v1/segment", PHOTO).status_code == 200
 
 
@@ -184,7 +184,7 @@ def test_memory_of_bodies_is_a_queue(small_bundle: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (500, 600, 3)).astype(np.uint8)
         data = png(noise)
         assert 0.8 * 2**20 < len(data) < 2**20
-        least = [running.gate._bodies.free]
+        least = [running.gate.intake.free]
         statuses: list[int] = []
         threads = [
             threading.Thread(target=lambda: statuses.append(running.post("/v1/segment", data).status_code))
@@ -193,11 +193,11 @@ def test_memory_of_bodies_is_a_queue(small_bundle: Path) -> None:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            least.append(running.gate._bodies.free)
+            least.append(running.gate.intake.free)
             time.sleep(0.001)
         assert statuses == [200] * 16
         assert 0 <= min(least) < 2**20
-        wait_until(lambda: running.gate._bodies.free == running.gate._bodies.total, seconds=1)
+        wait_until(lambda: running.gate.intake.free == running.gate.intake.total, seconds=1)
 
 
 def test_limits_make_sense() -> None:

@@ -197,7 +197,7 @@ def test_what_the_page_asks_first(served: Live, small_bundle: Path) -> None:
 
 
 def test_a_fault_of_ours_tells_nothing(small_bundle: Path, photo: np.ndarray) -> None:
-    def broken(_: object, __: object) -> np.ndarray:
+    def broken(*_: object) -> np.ndarray:
         raise RuntimeError("secret")
 
     with live(small_bundle, refine=broken) as running:

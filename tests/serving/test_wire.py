@@ -180,7 +180,7 @@ def test_what_sam_cannot_take(small_bundle: Path) -> None:
     """An image that is too thin is the client's fault, a model that fails the server's."""
     faults: list[Exception] = []
 
-    def broken(_: object, __: object) -> np.ndarray:
+    def broken(*_: object) -> np.ndarray:
         raise faults[-1]
 
     with live(small_bundle, refine=broken) as running:
@@ -197,7 +197,7 @@ def test_thin_images(small_bundle: Path, size: tuple[int, int]) -> None:
     """The SAM that the package has refuses what it cannot resize; labels are given at any size."""
     from clouds_deploy.serving.serve import _open_sam
 
-    _, refine = _open_sam("sam_tiny", None, "cpu")
+    _, refine = _open_sam("sam_tiny", None, "cpu", Limits())
     thin = png(np.asarray(Image.new("RGB", size)))
     with live(small_bundle, refine=refine) as running:
         refused(running.post("/v1/refine", thin), 422, "too thin")

@@ -63,7 +63,7 @@ class Log:
 
 
 class Server:
-    """`clouds-deploy serve` in a process of its own; `tally` and `code` are there once it has stopped."""
+    """`clouds-deploy serve` in a process of its own; `said` is what it wrote until it took requests."""
 
     def __init__(self, bundle: Path, *options: str) -> None:
         self.process = subprocess.Popen(
@@ -75,7 +75,7 @@ class Server:
             env={**os.environ, "COLUMNS": "200"},
         )
         assert self.process.stderr is not None
-        seen = []
+        self.said = seen = list[str]()
         for line in self.process.stderr:
             seen.append(line)
             if "serving on " in line:

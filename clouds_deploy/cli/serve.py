@@ -30,11 +30,34 @@ def serve(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on. There is no access control.", rich_help_panel=_NETWORK),
+        typer.Option(
+            help="Address to listen on; 0.0.0.0 is open to the network: see --token-file.",
+            rich_help_panel=_NETWORK,
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="0 takes any free port.", rich_help_panel=_NETWORK)
     ] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a token that requests must carry.",
+            show_default="$CLOUDS_DEPLOY_TOKEN, or none",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which the server is called, or whose pages may call it; repeatable, * for all.",
+            show_default="addresses, localhost, the machine's name",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate (PEM), for HTTPS.", rich_help_panel=_NETWORK)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).", rich_help_panel=_NETWORK)] = None,
     sam: Annotated[
         str,
         typer.Option(
@@ -65,6 +88,15 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(help="Maximum number of requests at once.", rich_help_panel=_LIMITS)
     ] = 128,
+    max_prompts: Annotated[
+        int, typer.Option(help="Maximum components of a label map to refine.", rich_help_panel=_LIMITS)
+    ] = 256,
+    max_answer_mib: Annotated[
+        float, typer.Option(help="Maximum size of a tensor answer in MiB.", rich_help_panel=_LIMITS)
+    ] = 64.0,
+    max_connections: Annotated[
+        int, typer.Option(help="Maximum open connections; the idlest is closed.", rich_help_panel=_LIMITS)
+    ] = 1024,
     as_json: Json = False,
 ) -> None:
     """Serve a bundle over HTTP: a web page, image and label endpoints, KServe v2, metrics.
@@ -72,10 +104,18 @@ def serve(
     Runs until SIGTERM or Ctrl-C, answers the requests it has accepted, and exits with 0.
     For example: clouds-deploy serve bundles/tiny --port 8000
     """
-    from clouds_deploy.serving.limits import Limits
+    from clouds_deploy.serving.limits import Limits, mebibytes
     from clouds_deploy.serving.serve import serve as run
 
-    limits = Limits(round(max_mib * 2**20), max_pixels, max_seconds, max_waiting)
+    limits = Limits(
+        mebibytes(max_mib, "--max-mib"),
+        max_pixels,
+        max_seconds,
+        max_waiting,
+        prompts=max_prompts,
+        answer_bytes=mebibytes(max_answer_mib, "--max-answer-mib"),
+        connections=max_connections,
+    )
     result = run(
         bundle or newest_bundle(),
         host=host,
@@ -88,6 +128,10 @@ def serve(
         batch=batch,
         delay_ms=delay_ms,
         threads=threads,
+        token_file=token_file,
+        allow_hosts=tuple(allow_host or ()),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         limits=limits,
         started=_started,
     )

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import UnfitImageError
+from clouds_deploy.serving.access import Access
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.kserve import KServe
 from clouds_deploy.serving.lifetime import Lifetime
@@ -37,7 +38,13 @@ _HINTS = {
 }
 
 
-def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics: Metrics) -> Gate:
+def make_app(
+    model: ServedModel,
+    sam: Promptable | None,
+    limits: Limits,
+    metrics: Metrics,
+    access: Access | None = None,
+) -> Gate:
     """The application with all its endpoints.
 
     Args:
@@ -45,6 +52,7 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
         sam: Answers clicks and refines labels, or None.
         limits: The bounds of the server.
         metrics: Shared by all.
+        access: Who may ask.
 
     Returns:
         The ASGI application. Its lifespan warms the engines up before it opens, and finishes what is in
@@ -98,7 +106,7 @@ def make_app(model: ServedModel, sam: Promptable | None, limits: Limits, metrics
         lifespan=lifespan,
         exception_handlers={CloudsError: _refused, HTTPException: _http, Exception: _failed},
     )
-    gate = Gate(app, limits, metrics)
+    gate = Gate(app, limits, metrics, access, public=tuple(_FILES))
     kserve.gate = gate
     return gate
 

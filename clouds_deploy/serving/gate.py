@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 
 import anyio
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clouds_deploy.serving.access import Access
 from clouds_deploy.serving.intake import Body, Intake
 from clouds_deploy.serving.lifetime import KEY, Lifetime, late
 from clouds_deploy.serving.limits import Limits, Refusal
@@ -62,6 +63,8 @@ class Gate:
         app: The application.
         limits: The bounds.
         metrics: Where answers are counted.
+        access: Who may ask; health is told to all.
+        public: Paths for which no token is asked.
 
     Attributes:
         open: False accepts no more POST requests; the server sets it when it is told to stop.
@@ -70,8 +73,16 @@ class Gate:
         tally: Counts of requests.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        access: Access | None = None,
+        public: Collection[str] = (),
+    ) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
+        self.access, self._public = access or Access(), public
         self.open = False
         self.inside = self.looking = 0
         self.tally = Tally()
@@ -87,7 +98,12 @@ class Gate:
         visit = _Visit(scope, receive, send, self.limits.body_bytes)
         start = time.perf_counter()
         try:
-            if scope["method"] != "POST":
+            if scope["path"] in _HEALTH and scope["method"] in ("GET", "HEAD"):
+                await self.app(scope, visit.receiver(), visit.answer)
+            elif refusal := self.access.refusal(scope, self._public):
+                self.tally.refused += scope["method"] == "POST"
+                await visit.refuse(refusal)
+            elif scope["method"] != "POST":
                 await self._look(visit)
             elif refusal := self._refusal(visit):
                 self.tally.refused += 1
@@ -131,14 +147,12 @@ class Gate:
 
     async def _look(self, visit: _Visit) -> None:
         """Serves a request that sends nothing."""
-        if visit.scope["path"] in _HEALTH:
-            await self.app(visit.scope, visit.no_body, visit.answer)
-        elif self.looking >= self.limits.waiting:
+        if self.looking >= self.limits.waiting:
             await visit.refuse(Refusal(429, f"{self.looking} others look already", "try again later"))
         else:
             self.looking += 1
             try:
-                await self._work(visit, visit.no_body, Lifetime(self.limits.seconds))
+                await self._work(visit, visit.receiver(), Lifetime(self.limits.seconds))
             finally:
                 self.looking -= 1
 
@@ -157,11 +171,13 @@ class Gate:
                 await visit.refuse(refusal)
                 return
             life = Lifetime(self.limits.seconds, begun)
+            data = bytes(body.data)
+            body.data.clear()
             self.inside += 1
             self.tally.accepted += 1
             self.metrics.in_flight.inc()
             try:
-                await self._work(visit, visit.with_body(body), life)
+                await self._work(visit, visit.receiver(data), life)
             finally:
                 self.inside -= 1
                 self.metrics.in_flight.dec()
@@ -205,6 +221,7 @@ class _Visit:
         self.encoding = "" if encoding == "identity" else encoding
         self._inflater = _Inflater(largest) if self.encoding in _ENCODINGS and self.encoding else None
         self._parts: Iterator[bytes] | None = None
+        self._left = asyncio.Event()
         self._sends = bool(self.length) or "transfer-encoding" in headers
         self.status = 0
         self.complete = self.whole = self.cut = False
@@ -234,26 +251,23 @@ class _Visit:
             return b"", False
         return part, self.whole
 
-    def with_body(self, body: Body) -> Receive:
-        """What the application receives: the body, once."""
-        parts = [bytes(body.data)]
-        body.data.clear()
+    def receiver(self, data: bytes = b"") -> Receive:
+        """What the application receives: a body, once, and then that the client is gone."""
+        parts = [data]
 
-        async def read() -> Message:
-            if not parts:
-                return {"type": "http.disconnect"}
-            return {"type": "http.request", "body": parts.pop(), "more_body": False}
+        async def receive() -> Message:
+            if parts:
+                return {"type": "http.request", "body": parts.pop(), "more_body": False}
+            await self._left.wait()
+            return {"type": "http.disconnect"}
 
-        return read
-
-    async def no_body(self) -> Message:
-        """What the application receives where nothing is read."""
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return receive
 
     async def gone(self) -> None:
         """Waits until the client is gone."""
-        while not self.cut and (await self._receive())["type"] != "http.disconnect":
+        while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left.set()
 
     async def answer(self, message: Message) -> None:
         """Sends; an answer that comes before the whole body first lets the sender finish, for a while.

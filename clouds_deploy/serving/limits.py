@@ -108,8 +108,21 @@ class Refusal(CloudsError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The answer's headers: when to repeat the request, where that makes sense."""
+        """The answer's headers: when to repeat the request, where that makes sense, or with what."""
+        if self.status == 401:
+            return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": "1"} if self.status in (429, 503) else {}
+
+
+def mebibytes(size: float, name: str) -> int:
+    """A size in MiB as bytes.
+
+    Raises:
+        CloudsError: It is no number above 0.
+    """
+    if not 0 < size < math.inf:
+        raise CloudsError(f"{name} is {size}", "give a number of MiB above 0")
+    return max(1, round(size * 2**20))
 
 
 def told(message: str, hint: str) -> dict[str, str]:

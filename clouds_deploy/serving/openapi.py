@@ -15,17 +15,21 @@ Json = dict[str, Any]
 
 _REFUSALS = {
     400: "The request is not of its form, or its body is damaged.",
+    401: "The server asks for a token, in `Authorization: Bearer`.",
+    403: "A page from elsewhere may not ask.",
     404: "There is no such model, version or SAM.",
     406: "There is no answer of the type that is asked for.",
     408: "The body did not arrive in time.",
     413: "The body is too long, or has too many images or pixels.",
     415: "The body's type or `Content-Encoding` is not served.",
+    421: "The server is not called by this name.",
     422: "An image, a label map or a tensor does not fit; the error says what is expected.",
     429: "The server is full; `Retry-After` says when to ask again.",
     500: "A fault of the server; its log says more.",
     503: "The server is starting or stopping, or the model cannot run.",
     504: "There was no answer in time.",
 }
+_ANY = (401, 403, 421, 429, 504)
 _POST = (400, 408, 413, 415, 429, 500, 503, 504)
 _TEXT: Json = {"type": "string"}
 _COUNT: Json = {"type": "integer", "minimum": 0}
@@ -274,7 +278,7 @@ def _responses(content: Json, *refusals: int) -> Json:
     shown = {kind: one if "schema" in one else {"schema": one} for kind, one in content.items()}
     return {
         "200": {"description": "The answer.", "content": shown},
-        **{str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(refusals)},
+        **{str(one): {"$ref": f"#/components/responses/{one}"} for one in sorted({*refusals, *_ANY})},
     }
 
 

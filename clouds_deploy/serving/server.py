@@ -7,18 +7,19 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from PIL import Image
 
 from clouds_deploy.config.serve import ServeOptions
-from clouds_deploy.console import say
+from clouds_deploy.console import say, warn
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import LabelSet
+from clouds_deploy.serving.access import access, tls_files
 from clouds_deploy.serving.app import make_app
 from clouds_deploy.serving.connections import BACKLOG, Connection, Connections
 from clouds_deploy.serving.gate import Gate
@@ -37,7 +38,7 @@ _SWEEP = 0.5
 class Server(uvicorn.Server):
     """uvicorn that closes the gate as soon as a signal comes, and bounds its connections."""
 
-    def __init__(self, gate: Gate, host: str) -> None:
+    def __init__(self, gate: Gate, host: str, tls: Mapping[str, str] | None = None) -> None:
         self.gate = gate
         self.open_connections = Connections(gate.limits)
         super().__init__(
@@ -53,6 +54,7 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
                 timeout_keep_alive=int(gate.limits.idle_seconds) + 5,  # `Connections` decides before
                 timeout_graceful_shutdown=int(gate.limits.seconds) + 5,
+                **cast("Any", tls or {}),
             )
         )
 
@@ -139,7 +141,14 @@ def run_server(
     Raises:
         CloudsError: The port is taken, or the bundle or the SAM cannot be opened.
     """
+    tls = tls_files(options)
     with listen(options.host, options.port) as taken:
+        allowed = access(options, taken.getsockname()[0])
+        if not allowed.loopback and allowed.token is None:
+            warn(
+                f"everybody who reaches {options.host} can use this server; "
+                "--token-file asks for a token, and --host 127.0.0.1 is for this machine only"
+            )
         metrics = Metrics()
         model = ServedModel(
             bundle,
@@ -155,21 +164,23 @@ def run_server(
         if open_sam is not None:
             opened = open_sam(model.bundle.label_set)
             sam = Promptable(*opened, waiting=limits.waiting, metrics=metrics)
-        return _run(make_app(model, sam, limits, metrics), taken, started or (lambda _: None))
+        return _run(make_app(model, sam, limits, metrics, allowed), taken, tls, started or (lambda _: None))
 
 
-def _run(gate: Gate, taken: socket.socket, started: Callable[[str], None]) -> dict[str, Any]:
+def _run(
+    gate: Gate, taken: socket.socket, tls: Mapping[str, str], started: Callable[[str], None]
+) -> dict[str, Any]:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `Limits.pixels` decides
     host, port = taken.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    server = Server(gate, host)
+    server = Server(gate, host, tls)
 
     def announce() -> None:
         while not gate.open and not server.should_exit:
             if quiet.wait(0.02):
                 return
         if gate.open:
-            started(f"http://{shown}:{port}")
+            started(f"http{'s' if tls else ''}://{shown}:{port}")
 
     quiet = threading.Event()
     watcher = threading.Thread(target=announce, daemon=True)

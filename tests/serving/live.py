@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from clouds_deploy.serving.access import Access
 from clouds_deploy.serving.app import make_app
 from clouds_deploy.serving.gate import Gate
 from clouds_deploy.serving.limits import Limits
@@ -66,6 +67,7 @@ def live(
     wrap: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] | None = None,
     sam: bool = True,
     refine: Callable[[Any, Any, Any], Any] | None = None,
+    access: Access | None = None,
 ) -> Iterator[Live]:
     """Serve a bundle; `wrap` goes around the engine's calls. The SAM sees flat colours as things."""
     metrics = Metrics()
@@ -75,7 +77,7 @@ def live(
     colours = ColourSam() if sam else None
     filled = refine or (lambda image, labels, _: np.where(labels == 255, 0, labels).astype(np.uint8))
     promptable = Promptable(colours, filled, metrics=metrics) if colours else None
-    running = Live(make_app(model, promptable, limits or Limits(), metrics), model, colours)
+    running = Live(make_app(model, promptable, limits or Limits(), metrics, access), model, colours)
     try:
         yield running
     finally:

@@ -16,6 +16,7 @@ from PIL import Image
 from clouds_deploy.backends.backends import open_session
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.sam import UnfitImageError
+from clouds_deploy.labels import CITYSCAPES
 from clouds_deploy.serving.gate import _Inflater
 from clouds_deploy.serving.limits import Limits, Refusal
 from tests.serving.live import Live, live, picture_of, png, refused
@@ -197,7 +198,7 @@ def test_thin_images(small_bundle: Path, size: tuple[int, int]) -> None:
     """The SAM that the package has refuses what it cannot resize; labels are given at any size."""
     from clouds_deploy.serving.serve import _open_sam
 
-    _, refine = _open_sam("sam_tiny", None, "cpu", Limits())
+    _, refine = _open_sam("sam_tiny", None, "cpu", Limits(), CITYSCAPES)
     thin = png(np.asarray(Image.new("RGB", size)))
     with live(small_bundle, refine=refine) as running:
         refused(running.post("/v1/refine", thin), 422, "too thin")

@@ -13,6 +13,19 @@ function complain(text) {
   $("fault").hidden = !text;
 }
 
+// A server with a token is told it; it is asked for once, and kept until the tab is closed.
+async function call(path, options = {}) {
+  for (let again = true; ; again = false) {
+    const token = sessionStorage.getItem("token");
+    const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+    const response = await fetch(path, { ...options, headers });
+    if (response.status !== 401 || !again) return response;
+    const given = prompt("This server asks for a token.");
+    if (!given) return response;
+    sessionStorage.setItem("token", given.trim());
+  }
+}
+
 async function ask(path, fields) {
   const form = new FormData();
   form.append("image", state.file, "photo");
@@ -20,7 +33,7 @@ async function ask(path, fields) {
   const start = performance.now();
   let response;
   try {
-    response = await fetch(path, { method: "POST", body: form, headers: { Accept: "image/png" } });
+    response = await call(path, { method: "POST", body: form, headers: { Accept: "image/png" } });
   } catch (error) {
     throw new Error("The server does not answer.");
   }
@@ -234,7 +247,7 @@ function setSign(sign) {
 }
 
 async function start() {
-  state.about = await (await fetch("/v1/model")).json();
+  state.about = await (await call("/v1/model")).json();
   const { model, backend, precision, width, height, sam, limits } = state.about;
   $("rules").textContent = `JPEG, PNG or WebP, up to ${(limits.bytes / 2 ** 20).toFixed(0)} MiB; it goes to this server only`;
   $("about").textContent = `model ${model} · ${backend} ${precision} · ${width} × ${height}` + (sam ? ` · ${sam}` : "");
@@ -250,7 +263,7 @@ async function start() {
   $("again").addEventListener("click", () => $("file").click());
   $("example").addEventListener("click", async (event) => {
     event.preventDefault();
-    const response = await fetch("/v1/example");
+    const response = await call("/v1/example");
     if (response.ok) open(await response.blob()); else complain("The bundle holds no example.");
   });
   $("refine").addEventListener("click", () => { complain(""); label("/v1/refine", ++state.turn); });

@@ -106,7 +106,7 @@ def test_files_outside_of_the_bundle_are_never_read(
     edit(bundle, lambda m: m["files"].update({name: {"bytes": 1, "sha256": sha256(tmp_path / "outside")}}))
     got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
     assert got is not None
-    assert " names `" in got[0]
+    assert "names a file outside of its directory" in got[0]
 
 
 @pytest.mark.parametrize("name", [GRAPH, "more/weights.bin", "pipe"])
@@ -119,15 +119,15 @@ def test_links_out_and_what_is_no_file_are_never_opened(
     outside.write_bytes((toy / GRAPH).read_bytes())
     if name == "pipe":
         os.mkfifo(bundle / name)  # opening it would wait for ever
-        want = "names `pipe`, which is a device, a pipe or a socket, and no file"
+        want = "is missing from the bundle"
     elif name == GRAPH:
         (bundle / name).unlink()
         (bundle / name).symlink_to(outside)
-        want = f"names `{GRAPH}`, which is a link that leads out of the folder"
+        want = "is a link that leads out of its directory"
     else:
         (bundle / "more").symlink_to(tmp_path)  # a folder
         outside.rename(tmp_path / "weights.bin")
-        want = "names `more/weights.bin`, which is a link that leads out of the folder"
+        want = "is not in the manifest of the bundle"
     size = outside.stat().st_size if outside.is_file() else 0
     edit(bundle, lambda m: m["files"].update({name: {"bytes": size, "sha256": sha256(toy / GRAPH)}}))
     got = told(internals.check_directory(str(bundle).encode(), KIND.encode()))
@@ -142,7 +142,7 @@ def test_links_out_and_what_is_no_file_are_never_opened(
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "it is nested over 64 deep"),
         ('{"format": ' + "9" * 5000 + "}", "a number has over 400 digits"),
         ('{"format": [' + "1," * 1_000_001 + "1]}", "it has over 1000000 values"),
-        (" " * (16 << 20) + "{}", "has 16777218 bytes, at most 16777216 are read"),
+        (" " * (16 << 20) + "{}", "it is larger than 16 MiB"),
     ],
     ids=["brackets", "objects", "digits", "values", "bytes"],
 )
@@ -220,7 +220,8 @@ def test_weights_are_taken_from_the_bundle_only(
     for cut in (1, 7, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:cut])
         answer = internals.check_weights(str(path).encode(), listed.encode())
-        assert answer == b"" or b"takes weights from" in answer, cut
+        assert answer is not None
+        assert b" is no ONNX file" in answer or b"takes weights from" in answer, cut
 
 
 def zip_by_hand(*entries: tuple[bytes, bytes, int]) -> bytes:
@@ -383,6 +384,12 @@ def test_an_engine_of_another_version_is_refused(tmp_path: Path, internals: Any)
     message, hint = told(ask(internals, tmp_path, facts, other)) or ("", "")
     assert message == "a.engine cannot run here: it was built by tensorrt-rtx 1.7.1, and 1.8 is installed"
     assert hint == "install tensorrt-rtx 1.7.1, or export it again"
+    for built, installed in (("10.14.1.48.post1", "10.14.1.48"), ("10.14.1.48", "10.14.1.48.post2")):
+        posted = {**GPU, "versions": {"tensorrt-rtx": installed}}  # the library itself knows no .postN
+        assert ask(internals, tmp_path, {**facts, "version": built}, posted) is None
+    for installed in ("10.14.1.48.postx", "10.14.1.48.post", "10.14.1.49"):
+        other = {**GPU, "versions": {"tensorrt-rtx": installed}}
+        assert ask(internals, tmp_path, {**facts, "version": "10.14.1.48"}, other) is not None
     message, _ = told(ask(internals, tmp_path, facts, {**GPU, "versions": {}})) or ("", "")
     assert "tensorrt-rtx is not built into this library" in message
 
@@ -453,7 +460,7 @@ def test_wrong_labels_fail_the_test(cpp_build: Path, tmp_path: Path) -> None:
         ("foreign engine", "a.engine cannot run here", "run the graph: onnxruntime and openvino need none"),
         ("backend", "there is no backend `openvivo`", "known: "),
         ("device", "openvino has no device `tpu`", "known: "),
-        ("graph", "openvino refuses", "export the run again"),
+        ("graph", "segmenter.onnx is no ONNX file", "export the run again"),
     ],
 )
 def test_the_tools_say_what_is_wrong_and_what_to_do(

@@ -97,6 +97,7 @@ def write_toy_sam(path: Path) -> Path:
         },
     )  # fmt: skip
     graphs = {"encoder": ENCODER, "decoder": DECODER}
-    write_json(path / "bundle.json", {"model": "sam", "name": "toy", "image_size": SIDE, "graphs": graphs})
+    facts = {"model": "sam", "name": "toy", "image_size": SIDE, "weights": "none", "graphs": graphs}
+    write_json(path / "bundle.json", facts)
     write_manifest(path, "sam_bundle")
     return path

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -57,16 +56,12 @@ struct GraphFile {
   std::filesystem::path path;
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
-  std::int64_t batch = 0;        // what nearly every call has, to plan for; 0: not known
-  std::set<std::string> beside;  // files of the bundle, from which an ONNX file may take weights
-  bool host_code = false;        // whether an engine brings code of its own, as version-compatible ones do
+  std::int64_t batch = 0;  // what nearly every call has, to plan for; 0: not known
+  bool host_code = false;  // whether an engine brings code of its own, as version-compatible ones do
 };
 
 // Loads a graph: an ONNX file, or an engine for the backends that run engines. Throws Error.
 std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& file, const Options& options);
-
-// Refuses an ONNX file that no runtime is to see: see check_weights. `backend` is who would read it.
-void check_graph(const std::filesystem::path& path, const std::set<std::string>& beside, const std::string& backend);
 
 // The options with the backend that they ask for, or the first built in, and the precision by its one name. Throws Error
 // when something in them is unknown or absurd; whether the backend is built in is asked when a graph is opened.
@@ -84,6 +79,12 @@ std::unique_ptr<Graph> open_openvino(const GraphFile& file, const Options& optio
 std::unique_ptr<Graph> open_onnxruntime(const GraphFile& file, const Options& options);
 std::unique_ptr<Graph> open_tensorrt(const GraphFile& file, const Options& options);
 std::string tensorrt_version();
+
+// What CUDA's runtime says of a GPU; PCI bus ids tell cards apart where CUDA_VISIBLE_DEVICES renumbers them.
+struct CudaDevice {
+  std::string pci_bus_id, sm, name;
+};
+CudaDevice cuda_device(int index);
 
 // Whether a graph's own sizes are those that bundle.json names: what is allocated for them is then no more than the graph
 // itself asks for. Free sizes are negative.

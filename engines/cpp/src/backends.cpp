@@ -3,7 +3,6 @@
 
 #include "backend.hpp"
 #include "clouds/error.hpp"
-#include "onnx_model.hpp"
 
 namespace clouds {
 namespace {
@@ -106,13 +105,7 @@ std::map<std::string, std::string> engine_versions() {
   return out;
 }
 
-void check_graph(const std::filesystem::path& path, const std::set<std::string>& beside, const std::string& backend) {
-  if (check_weights(path, beside)) return;
-  throw Error(backend + " refuses " + path.string() + ": it is no ONNX file", "export the run again");
-}
-
 std::unique_ptr<Graph> open_graph(const std::string& backend, const GraphFile& file, const Options& options) {
-  if (!runs_engines(backend)) check_graph(file.path, file.beside, backend);
 #if defined(CLOUDS_OPENVINO)
   if (backend == "openvino") return open_openvino(file, options);
 #endif

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <regex>
 
 #include "clouds/error.hpp"
 #include "files.hpp"
 #include "names.hpp"
 #include "npz.hpp"
+#include "onnx_model.hpp"
 
 namespace clouds {
 namespace {
@@ -19,11 +21,13 @@ constexpr const char* kFacts = "bundle.json";
 constexpr std::size_t kLargestVocabulary = std::size_t{64} << 20;  // bytes
 constexpr std::size_t kLargest = 255;  // classes that uint8 labels tell apart, 255 kept for "ignore"
 
-void check_file(const fs::path& path, const FileEntry& entry, const std::string& kind, bool verify) {
+void check_file(const fs::path& path, const fs::path& directory, const FileEntry& entry, const std::string& kind,
+                bool verify) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) {
     throw Error(path.string() + " is missing from the " + kind, "copy the directory again, whole");
   }
+  if (leads_out(path, directory)) throw Error(path.string() + " is a link that leads out of its directory", kTampered);
   const bool same = fs::file_size(path, error) == entry.bytes && !error && (!verify || sha256_of(path) == entry.sha256);
   if (!same) {
     throw Error(path.string() + " is not the file its manifest names (size or sha256 differ)",
@@ -31,14 +35,53 @@ void check_file(const fs::path& path, const FileEntry& entry, const std::string&
   }
 }
 
+// Folders of a finished bundle that are no part of it.
+const std::set<std::string> kUnsealed = {};
+
+// Whether a file is one that another process is just writing, or was when it died.
+bool is_temporary(const std::string& name) {
+  static const std::regex kName(R"(\..*\.tmp-[0-9]+-[0-9]+-[0-9a-f]{8}-[0-9a-f]{8})");
+  return name == ".claim" || (name.size() <= 300 && std::regex_match(name, kName));
+}
+
 // Refuses what lies in a directory and is not in its manifest. Links are not followed.
 void check_nothing_else(const fs::path& directory, const Manifest& manifest, const std::string& kind) {
   std::error_code error;
   for (fs::recursive_directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
-    const std::string name = at->path().lexically_relative(directory).generic_u8string();
-    if (at->is_directory(error) && !at->is_symlink(error)) continue;
-    if (name == kManifest || manifest.files.count(name) != 0) continue;
-    throw Error(at->path().string() + " is not in the manifest of the " + kind, "remove it, or copy the directory again");
+    const fs::path name = at->path().lexically_relative(directory);
+    if (at->is_directory(error) && !at->is_symlink(error)) {
+      if (kUnsealed.count(name.generic_u8string()) != 0) at.disable_recursion_pending();
+      continue;
+    }
+    const std::string text = name.generic_u8string();
+    if (text == kManifest || manifest.files.count(text) != 0 || is_temporary(name.filename().u8string())) continue;
+    const std::string shown = shown_name(name.filename().u8string());
+    const fs::path folder = at->path().parent_path();
+    throw Error((folder / fs::u8path(shown.substr(1, shown.size() - 2))).string() + " is not in the manifest of the " +
+                    kind,
+                "remove it, or copy the directory again");
+  }
+}
+
+void check_specs(const SegmenterBundle& bundle) {
+  const SegmenterFacts& facts = bundle.facts;
+  const TensorSpec &image = facts.inputs[0], &labels = facts.outputs[0];
+  bool fits = image.dtype == "uint8" && image.shape == Shape{-1, facts.height, facts.width, 3} &&
+              labels.dtype == "uint8" && labels.shape == Shape{-1, facts.height, facts.width} &&
+              facts.outputs.size() <= 2;
+  if (facts.outputs.size() == 2) {
+    const TensorSpec& scores = facts.outputs[1];
+    fits = fits && scores.dtype == "float32" && scores.shape.size() == 4 && scores.shape[2] > 0 && scores.shape[3] > 0;
+  }
+  for (std::size_t i = 1; i < facts.inputs.size(); ++i) {
+    const TensorSpec& spec = facts.inputs[i];
+    const bool known = (spec.name == kVocabularyInput && spec.shape.size() == 3) ||
+                       (spec.name == kShareInput && spec.shape.size() == 1);
+    fits = fits && known && spec.dtype == "float32";
+  }
+  if (!fits) {
+    throw Error((bundle.path / kFacts).string() + " lacks or garbles a fact: inputs or outputs of another shape",
+                "export it again with this version");
   }
 }
 
@@ -62,22 +105,27 @@ Manifest check_directory(const fs::path& directory, const std::string& kind, boo
     throw Error("there is no directory " + directory.string(), "give the path of a " + kind);
   }
   const fs::path path = directory / kManifest;
-  if (!fs::is_regular_file(path, error)) {
+  if (fs::symlink_status(path, error).type() == fs::file_type::not_found) {
     throw Error(directory.string() + " has no " + kManifest + ": it is not a finished " + kind, "make it again");
   }
-  Manifest manifest = parse_manifest(read_text(path, kLargestDocument), path.string(), directory.string(), kind);
-  std::vector<fs::path> paths;
-  for (const auto& [name, entry] : manifest.files) paths.push_back(inside(directory, name, path.string()));
+  Manifest manifest = parse_manifest(read_document(path), path.string(), directory.string(), kind);
+  for (const auto& [name, entry] : manifest.files) {
+    const std::string wrong = name_fault(name);
+    if (!wrong.empty()) {
+      throw Error(path.string() + " names a file outside of its directory: " + shown_name(name) + " " + wrong, kTampered);
+    }
+  }
   check_nothing_else(directory, manifest, kind);
-  auto at = paths.begin();
-  for (const auto& [name, entry] : manifest.files) check_file(*at++, entry, kind, verify);
+  for (const auto& [name, entry] : manifest.files) {
+    check_file(directory / fs::u8path(name), directory, entry, kind, verify);
+  }
   return manifest;
 }
 
 std::string kind_of(const fs::path& directory) {
   std::error_code error;
   const fs::path path = directory / kManifest;
-  return fs::is_regular_file(path, error) ? parse_kind(read_text(path, kLargestDocument), path.string()) : "";
+  return fs::is_regular_file(path, error) ? parse_kind(read_document(path), path.string()) : "";
 }
 
 std::set<std::string> file_names(const Manifest& manifest) {
@@ -89,13 +137,20 @@ std::set<std::string> file_names(const Manifest& manifest) {
 SegmenterBundle open_segmenter_bundle(const fs::path& path, bool verify) {
   Manifest manifest = check_directory(path, kSegmenterKind, verify);
   const fs::path facts = path / kFacts;
-  return {path, std::move(manifest), parse_segmenter(read_text(facts, kLargestDocument), facts.string())};
+  SegmenterBundle out{path, std::move(manifest), parse_segmenter(read_document(facts), facts.string())};
+  check_specs(out);
+  check_graph(path / kGraph, file_names(out.manifest));
+  return out;
 }
 
 SamBundle open_sam_bundle(const fs::path& path, bool verify) {
   Manifest manifest = check_directory(path, kSamKind, verify);
   const fs::path facts = path / kFacts;
-  return {path, std::move(manifest), parse_sam(read_text(facts, kLargestDocument), facts.string())};
+  SamBundle out{path, std::move(manifest), parse_sam(read_document(facts), facts.string())};
+  for (const GraphFacts* graph : {&out.facts.encoder, &out.facts.decoder}) {
+    check_graph(path / fs::u8path(graph->file), file_names(out.manifest));
+  }
+  return out;
 }
 
 Vocabulary read_vocabulary(const fs::path& path) {
@@ -109,7 +164,7 @@ Vocabulary read_vocabulary(const fs::path& path) {
   try {
     auto arrays = read_npz(read_bytes(path, kLargestVocabulary), where, {"names", "vectors", "share"});
     const NpyArray& names = arrays.at("names");
-    out.names = parse_names({reinterpret_cast<const char*>(names.bytes.data()), names.bytes.size()});
+    out.names = parse_names({reinterpret_cast<const char*>(names.bytes.data()), names.bytes.size()}, where);
     vectors = arrays.at("vectors");
     share = arrays.at("share");
   } catch (const std::exception& fault) {

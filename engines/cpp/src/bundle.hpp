@@ -13,6 +13,8 @@ namespace clouds {
 inline constexpr const char* kGraph = "segmenter.onnx";
 inline constexpr const char* kReference = "reference.npz";
 inline constexpr const char* kVocabulary = "vocabulary.npz";
+inline constexpr const char* kVocabularyInput = "vocabulary";
+inline constexpr const char* kShareInput = "class_share";
 inline constexpr const char* kSegmenterKind = "bundle";
 inline constexpr const char* kSamKind = "sam_bundle";
 

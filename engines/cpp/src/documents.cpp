@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "clouds/error.hpp"
+#include "names.hpp"
 
 namespace clouds {
 namespace {
@@ -13,6 +14,10 @@ using nlohmann::ordered_json;
 
 constexpr int kFormat = 1;  // of manifests; clouds_deploy.artifacts.FORMAT
 
+constexpr std::size_t kLongestText = 4096;  // characters of a fact
+constexpr std::size_t kMostClasses = 4096;
+constexpr std::size_t kMostTensors = 64;
+constexpr std::size_t kMostEngines = 256;
 constexpr std::size_t kMostSizes = 8;                          // of a tensor
 constexpr std::int64_t kMostNumbers = std::int64_t{1} << 32;  // in a tensor of one image, its batch aside
 
@@ -29,10 +34,10 @@ std::string shown(const json& value) {
   return words.size() <= 80 ? words : words.substr(0, 77) + "...";
 }
 
-// Everything that a document could be made of to cost more than it is worth, in one pass before it is parsed. What is
-// no JSON passes: the parser, which needs no stack, says what is wrong with it.
-void check_limits(std::string_view text) {
-  std::size_t depth = 0, values = 1, digits = 0;
+// What a document would cost more than it is worth by, found in one pass before it is parsed; empty if by nothing. What
+// is no JSON passes: the parser, which needs no stack, says what is wrong with it.
+std::string excess(std::string_view text) {
+  std::size_t depth = 0, deepest = 0, commas = 0, brackets = 0, digits = 0, longest = 0;
   bool quoted = false;
   for (std::size_t at = 0; at < text.size(); ++at) {
     const char c = text[at];
@@ -42,30 +47,24 @@ void check_limits(std::string_view text) {
       continue;
     }
     digits = c >= '0' && c <= '9' ? digits + 1 : 0;
-    if (digits > kMostDigits) throw std::length_error("a number has over " + std::to_string(kMostDigits) + " digits");
+    longest = std::max(longest, digits);
     if (c == '"') quoted = true;
-    if (c == ',') ++values;
+    if (c == ',') ++commas;
     if (c == ']' || c == '}') depth -= depth > 0 ? 1 : 0;
-    if ((c == '[' || c == '{') && ++depth > kMostDepth) {
-      throw std::length_error("it is nested over " + std::to_string(kMostDepth) + " deep");
-    }
-    if (values > kMostValues) throw std::length_error("it has over " + std::to_string(kMostValues) + " values");
+    if (c == '[' || c == '{') ++brackets, deepest = std::max(deepest, ++depth);
   }
-}
-
-json parsed(std::string_view text) {
-  if (text.size() > kLargestDocument) {
-    throw std::length_error("it is larger than " + std::to_string(kLargestDocument >> 20) + " MiB");
-  }
-  check_limits(text);
-  return json::parse(text);
+  if (text.size() > kLargestDocument) return "it is larger than " + std::to_string(kLargestDocument >> 20) + " MiB";
+  if (longest > kMostDigits) return "a number has over " + std::to_string(kMostDigits) + " digits";
+  if (commas >= kMostValues || brackets > kMostValues) return "it has over " + std::to_string(kMostValues) + " values";
+  if (deepest > kMostDepth) return "it is nested over " + std::to_string(kMostDepth) + " deep";
+  return "";
 }
 
 json parse(std::string_view text, const std::string& where) {
+  const std::string wrong = excess(text);
+  if (!wrong.empty()) throw Error(where + " is no document of this project: " + wrong, kTampered);
   try {
-    return parsed(text);
-  } catch (const std::length_error& error) {
-    throw Error(where + " is no document of a bundle: " + error.what(), "don't use it: it was tampered with");
+    return json::parse(text);
   } catch (const json::exception& error) {
     throw Error(where + " is not valid JSON: " + printable(error.what()), "make the directory again");
   }
@@ -73,13 +72,13 @@ json parse(std::string_view text, const std::string& where) {
 
 // Runs a reading of facts; whatever is missing or of another type ends in one error.
 template <typename Read>
-auto facts(const std::string& where, Read read) {
+auto facts(const std::string& where, Read read, const char* hint = "export it again with this version") {
   try {
     return read();
   } catch (const json::exception& error) {
-    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), "export it again with this version");
+    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), hint);
   } catch (const std::out_of_range& error) {
-    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), "export it again with this version");
+    throw Error(where + " lacks or garbles a fact: " + printable(error.what()), hint);
   }
 }
 
@@ -98,8 +97,28 @@ std::array<std::uint8_t, 3> color(const json& value) {
   return out;
 }
 
+std::string text_of(const json& value) {
+  std::string out = value.get<std::string>();
+  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; };
+  const auto more = static_cast<std::size_t>(std::count_if(out.begin(), out.end(), continues));
+  if (out.size() - more > kLongestText) throw std::out_of_range("a text is too long: " + shown(value));
+  return out;
+}
+
+const json& list(const json& value, std::size_t most) {
+  if (!value.is_array() || value.size() > most) throw std::out_of_range("not a list, or too long a one");
+  return value;
+}
+
+std::vector<std::string> texts(const json& value, std::size_t most) {
+  std::vector<std::string> out;
+  for (const json& one : list(value, most)) out.push_back(text_of(one));
+  return out;
+}
+
 TensorSpec spec(const json& value) {
-  TensorSpec out{value.at("name").get<std::string>(), value.at("dtype").get<std::string>(), {}};
+  if (!value.is_object()) throw std::out_of_range("a tensor is no object");
+  TensorSpec out{text_of(value.at("name")), text_of(value.at("dtype")), {}};
   const json& sizes = value.at("shape");
   if (!sizes.is_array() || sizes.size() > kMostSizes) throw std::out_of_range("a shape is a list of sizes");
   std::int64_t numbers = 1;
@@ -112,32 +131,32 @@ TensorSpec spec(const json& value) {
 }
 
 std::vector<TensorSpec> specs(const json& value) {
-  if (!value.is_array()) throw std::out_of_range("inputs and outputs are lists");
   std::vector<TensorSpec> out;
-  for (const json& one : value) out.push_back(spec(one));
+  for (const json& one : list(value, kMostTensors)) out.push_back(spec(one));
   if (out.empty()) throw std::out_of_range("a graph has inputs and outputs");
   return out;
 }
 
 EngineFacts engine(const json& value) {
-  return {value.at("file").get<std::string>(),
-          value.at("engine").get<std::string>(),
-          value.at("version").get<std::string>(),
-          value.at("sha256").get<std::string>(),
-          value.at("sms").get<std::vector<std::string>>(),
+  if (!value.is_object()) throw std::out_of_range("an engine is no object");
+  return {text_of(value.at("file")),
+          text_of(value.at("engine")),
+          text_of(value.at("version")),
+          text_of(value.at("sha256")),
+          texts(value.at("sms"), kMostTensors),
           value.value("version_compatible", false)};
 }
 
 std::vector<EngineFacts> engines(const json& value) {
   std::vector<EngineFacts> out;
   if (!value.contains("engines")) return out;
-  if (!value["engines"].is_array()) throw std::out_of_range("engines is no list");
-  for (const json& one : value["engines"]) out.push_back(engine(one));
+  for (const json& one : list(value["engines"], kMostEngines)) out.push_back(engine(one));
   return out;
 }
 
-GraphFacts graph(const json& value) {
-  return {value.at("file").get<std::string>(), specs(value.at("inputs")), specs(value.at("outputs"))};
+GraphFacts graph(const json& value, const std::string& file) {
+  if (value.value("file", file) != file) throw std::out_of_range("a graph's file is not " + file);
+  return {file, specs(value.at("inputs")), specs(value.at("outputs"))};
 }
 
 }  // namespace
@@ -148,20 +167,29 @@ Manifest parse_manifest(std::string_view text, const std::string& where, const s
   if (!value.is_object() || !value.contains("format") || value["format"] != kFormat) {
     throw Error(where + " is not of format " + std::to_string(kFormat), "make it with this version");
   }
-  return facts(where, [&] {
+  const std::string kind =
+      !value.contains("kind") ? "None" : value["kind"].is_string() ? value["kind"].get<std::string>() : value["kind"].dump();
+  if (kind != wanted) {
+    const std::string told = shown_name(kind);
+    throw Error(directory + " is a " + told.substr(1, told.size() - 2) + ", not a " + wanted,
+                "give the path of a " + wanted);
+  }
+  const auto read = [&] {
     Manifest out;
-    out.kind = value.value("kind", "None");
-    if (out.kind != wanted) {
-      throw Error(directory + " is a " + out.kind + ", not a " + wanted, "give the path of a " + wanted);
-    }
+    out.kind = kind;
     const json& files = value.at("files");
     if (!files.is_object()) throw std::out_of_range("files is no object");
     for (const auto& [name, entry] : files.items()) {
-      out.files[name] = {static_cast<std::uint64_t>(integer(entry.at("bytes"), 0, INT64_MAX)),
-                         entry.at("sha256").get<std::string>()};
+      if (!entry.is_object()) throw std::out_of_range("an entry of files is no object");
+      const std::string hash = entry.at("sha256").get<std::string>();
+      if (hash.size() != 64 || hash.find_first_not_of("0123456789abcdef") != std::string::npos) {
+        throw std::out_of_range("a sha256 is none: " + shown(entry["sha256"]));
+      }
+      out.files[name] = {static_cast<std::uint64_t>(integer(entry.at("bytes"), 0, INT64_MAX)), hash};
     }
     return out;
-  });
+  };
+  return facts(where, read, "copy the directory again, or make it again");
 }
 
 std::string parse_kind(std::string_view text, const std::string& where) {
@@ -179,10 +207,13 @@ SegmenterFacts parse_segmenter(std::string_view text, const std::string& where) 
     out.height = static_cast<int>(integer(value.at("height"), 1, 1 << 16));
     out.width = static_cast<int>(integer(value.at("width"), 1, 1 << 16));
     out.mean_color = color(value.at("mean_color"));
-    out.classes = value.at("classes").get<std::vector<std::string>>();
-    for (const json& one : value.at("palette")) out.palette.push_back(color(one));
-    out.precision = value.value("precision", "fp32");
-    out.backbone_weights = value.at("backbone_weights").get<std::string>();
+    out.classes = texts(value.at("classes"), kMostClasses);
+    for (const json& one : list(value.at("palette"), kMostClasses)) out.palette.push_back(color(one));
+    const std::string inference = text_of(value.at("inference"));
+    if (inference != "exact" && inference != "fast") throw std::out_of_range("inference is neither exact nor fast");
+    if (!value.at("recipe").is_object()) throw std::out_of_range("recipe is no object");
+    if (value.contains("precision")) out.precision = text_of(value["precision"]);
+    out.backbone_weights = text_of(value.at("backbone_weights"));
     out.random_weights = value.value("random_weights", false);
     out.label_agreement = value.at("label_agreement").get<double>();
     out.engines = engines(value);
@@ -194,8 +225,9 @@ SamFacts parse_sam(std::string_view text, const std::string& where) {
   const json value = parse(text, where);
   return facts(where, [&] {
     const json& graphs = value.at("graphs");
-    return SamFacts{value.at("name").get<std::string>(), static_cast<int>(integer(value.at("image_size"), 1, 1 << 16)),
-                    graph(graphs.at("encoder")), graph(graphs.at("decoder")), engines(value)};
+    text_of(value.at("weights"));
+    return SamFacts{text_of(value.at("name")), static_cast<int>(integer(value.at("image_size"), 1, 1 << 16)),
+                    graph(graphs.at("encoder"), "encoder.onnx"), graph(graphs.at("decoder"), "decoder.onnx"), engines(value)};
   });
 }
 
@@ -238,8 +270,8 @@ std::string with_files(std::string_view text, const std::string& where, const st
   });
 }
 
-std::vector<std::string> parse_names(std::string_view text) {
-  return parsed(text).get<std::vector<std::string>>();
+std::vector<std::string> parse_names(std::string_view text, const std::string& where) {
+  return parse(text, where).get<std::vector<std::string>>();
 }
 
 }  // namespace clouds

@@ -94,6 +94,6 @@ SamFacts parse_sam(std::string_view text, const std::string& where);
 std::string with_engine(std::string_view text, const std::string& where, const EngineEntry& engine);
 std::string with_files(std::string_view text, const std::string& where, const std::map<std::string, FileEntry>& files);
 
-std::vector<std::string> parse_names(std::string_view text);  // a list of strings; throws std::exception
+std::vector<std::string> parse_names(std::string_view text, const std::string& where);  // throws std::exception
 
 }  // namespace clouds

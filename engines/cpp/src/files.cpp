@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "clouds/error.hpp"
+#include "documents.hpp"
 #include "sha256.hpp"
 
 namespace clouds {
@@ -15,7 +16,10 @@ File open(const std::filesystem::path& path) {
   std::error_code ignored;
   File file(std::filesystem::is_regular_file(path, ignored) ? std::fopen(path.string().c_str(), "rb") : nullptr,
             &std::fclose);
-  if (!file) throw Error(path.string() + " is missing", "make the directory again, or copy it whole");
+  if (!file) {
+    const bool there = std::filesystem::symlink_status(path, ignored).type() != std::filesystem::file_type::not_found;
+    throw Error(path.string() + (there ? " is no file" : " is missing"), "make the directory again, or copy it whole");
+  }
   return file;
 }
 
@@ -46,6 +50,14 @@ void read_whole(const std::filesystem::path& path, std::size_t most, Container& 
 std::string read_text(const std::filesystem::path& path, std::size_t most) {
   std::string text;
   read_whole(path, most, text);
+  return text;
+}
+
+std::string read_document(const std::filesystem::path& path) {
+  const File file = open(path);
+  std::string text(kLargestDocument + 1, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file.get()));
+  if (std::ferror(file.get()) != 0) throw Error(path.string() + " cannot be read", "check its permissions");
   return text;
 }
 

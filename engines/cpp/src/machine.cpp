@@ -31,19 +31,23 @@ Function symbol(void* library, const char* name) {
   return reinterpret_cast<Function>(dlsym(library, name));
 }
 
-void ask_driver(Machine& machine) {
+void ask_driver(Machine& machine, const std::string& pci_bus_id) {
   void* nvml = dlopen("libnvidia-ml.so.1", RTLD_LAZY | RTLD_LOCAL);
   if (nvml == nullptr) return;  // and once open it stays: the driver keeps threads in it
   const auto init = symbol<int (*)()>(nvml, "nvmlInit_v2");
   const auto handle_of = symbol<int (*)(unsigned, void**)>(nvml, "nvmlDeviceGetHandleByIndex_v2");
+  const auto handle_at = symbol<int (*)(const char*, void**)>(nvml, "nvmlDeviceGetHandleByPciBusId_v2");
   const auto capability = symbol<int (*)(void*, int*, int*)>(nvml, "nvmlDeviceGetCudaComputeCapability");
   const auto name_of = symbol<int (*)(void*, char*, unsigned)>(nvml, "nvmlDeviceGetName");
   const auto driver_of = symbol<int (*)(char*, unsigned)>(nvml, "nvmlSystemGetDriverVersion");
-  if (!init || !handle_of || !capability || !name_of || !driver_of) return;
+  if (!init || !handle_of || !handle_at || !capability || !name_of || !driver_of) return;
   void* handle = nullptr;
   int major = 0, minor = 0;
   char name[96] = "", driver[96] = "";
-  const bool all = init() == 0 && handle_of(0, &handle) == 0 && capability(handle, &major, &minor) == 0 &&
+  const auto find = [&] {
+    return pci_bus_id.empty() ? handle_of(0, &handle) : handle_at(pci_bus_id.c_str(), &handle);
+  };
+  const bool all = init() == 0 && find() == 0 && capability(handle, &major, &minor) == 0 &&
                    name_of(handle, name, sizeof name) == 0 && driver_of(driver, sizeof driver) == 0;
   if (!all) return;
   machine.sm = std::to_string(major) + std::to_string(minor);
@@ -51,15 +55,31 @@ void ask_driver(Machine& machine) {
   machine.driver = driver;
 }
 #else
-void ask_driver(Machine&) {}
+void ask_driver(Machine&, const std::string&) {}
 #endif
 
 }  // namespace
 
-Machine Machine::here(std::map<std::string, std::string> versions) {
+std::string without_post(const std::string& version) {
+  const std::size_t at = version.find(".post");
+  const bool number = at != std::string::npos && at + 5 < version.size() &&
+                      version.find_first_not_of("0123456789", at + 5) == std::string::npos;
+  return number ? version.substr(0, at) : version;
+}
+
+Machine Machine::here(std::map<std::string, std::string> versions, int index) {
   Machine machine;
   machine.versions = std::move(versions);
-  ask_driver(machine);
+  std::string pci_bus_id;
+#if defined(CLOUDS_TENSORRT) || defined(CLOUDS_TENSORRT_RTX)
+  const CudaDevice device = cuda_device(index);
+  pci_bus_id = device.pci_bus_id;
+  machine.sm = device.sm;
+  machine.gpu = device.name;
+#else
+  (void)index;
+#endif
+  ask_driver(machine, pci_bus_id);
   return machine;
 }
 
@@ -80,7 +100,7 @@ void check_engine(const EngineFacts& facts, const fs::path& bundle, const Machin
   const auto installed = machine.versions.find(name);
   if (installed == machine.versions.end()) {
     fault(name + " is not built into this library", "build it where " + name + " " + built + " is installed");
-  } else if (installed->second != built && !facts.version_compatible) {
+  } else if (without_post(installed->second) != without_post(built) && !facts.version_compatible) {
     fault("it was built by " + name + " " + built + ", and " + installed->second + " is installed",
           "install " + name + " " + built + ", or export it again");
   }
@@ -121,7 +141,7 @@ const EngineFacts& find_engine(const std::vector<EngineFacts>& engines, const st
 void use_engine(GraphFile& file, const std::vector<EngineFacts>& engines, const std::string& graph,
                 const fs::path& bundle, const Options& options) {
   if (!runs_engines(options.backend)) return;
-  const Machine machine = Machine::here(engine_versions());
+  const Machine machine = Machine::here(engine_versions(), std::max(cuda_index(options.device), 0));
   const EngineFacts& found = find_engine(engines, options.backend, graph, bundle, machine);
   file.path = inside(bundle, found.file, (bundle / "bundle.json").string());
   file.host_code = found.version_compatible;

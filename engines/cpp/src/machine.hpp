@@ -11,14 +11,18 @@
 
 namespace clouds {
 
+// A version without the `.postN` that PyPI's wheels may have and the library itself does not know.
+std::string without_post(const std::string& version);
+
 struct Machine {
   std::map<std::string, std::string> versions;  // of every TensorRT library that this one can use
   std::string sm;                               // compute capability of the GPU, such as 89; empty without one
   std::string gpu;                              // its name
   std::string driver;                           // version of its driver; empty without one
 
-  // Asks the NVIDIA driver's library, where there is one; needs no CUDA.
-  static Machine here(std::map<std::string, std::string> versions);
+  // Asks CUDA's runtime, where a TensorRT is built in, which card `cuda:index` is, and the driver's library for the rest.
+  // A machine whose driver has no such library, as some Jetsons', is described by the runtime alone.
+  static Machine here(std::map<std::string, std::string> versions, int index);
 };
 
 // The bundle's engine of a name, checked: of one of its graphs, such as `encoder`, or empty for a bundle of one graph.

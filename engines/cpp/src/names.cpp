@@ -43,7 +43,7 @@ std::string encoded(std::uint32_t c) {
   if (c < 0x80) return {static_cast<char>(c)};
   std::string out;
   const int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-  out += static_cast<char>((0xf00U >> more & 0xffU) | c >> (6 * more));
+  out += static_cast<char>((0xff00U >> (more + 1) & 0xffU) | c >> (6 * more));
   for (int i = more - 1; i >= 0; --i) out += static_cast<char>(0x80U | (c >> (6 * i) & 0x3fU));
   return out;
 }
@@ -92,7 +92,7 @@ std::string name_fault(const std::string& name) {
     parts.push_back(name.substr(from, to - from));
     from = to + 1;
   }
-  if (std::find(parts.begin(), parts.end(), "..") != parts.end()) return "leads out of the folder";
+  if (std::find(parts.begin(), parts.end(), "..") != parts.end()) return "leads outside of it";
   if (parts.size() > kDeepest) return "has more than " + std::to_string(kDeepest) + " parts";
   for (const std::string& part : parts) {
     if (part.empty() || part == ".") return "has an empty part";
@@ -103,21 +103,18 @@ std::string name_fault(const std::string& name) {
   return "";
 }
 
+bool leads_out(const fs::path& path, const fs::path& root) {
+  std::error_code error;
+  const fs::path top = fs::weakly_canonical(root, error), found = fs::weakly_canonical(path, error);
+  return std::mismatch(top.begin(), top.end(), found.begin(), found.end()).first != top.end();
+}
+
 fs::path inside(const fs::path& root, const std::string& name, const std::string& where) {
   std::string wrong = name_fault(name);
-  if (wrong.empty()) {
-    const fs::path path = root / fs::u8path(name);
-    std::error_code error;
-    const fs::file_type kind = fs::status(path, error).type();
-    if (kind == fs::file_type::not_found || kind == fs::file_type::regular || kind == fs::file_type::directory) {
-      const fs::path top = fs::weakly_canonical(root, error), found = fs::weakly_canonical(path, error);
-      if (std::mismatch(top.begin(), top.end(), found.begin(), found.end()).first == top.end()) return path;
-      wrong = "is a link that leads out of the folder";
-    } else {
-      wrong = "is a device, a pipe or a socket, and no file";
-    }
-  }
-  throw Error(where + " names " + shown_name(name) + ", which " + wrong, "get it again from a source you trust");
+  const fs::path path = root / fs::u8path(wrong.empty() ? name : "");
+  if (wrong.empty() && leads_out(path, root)) wrong = "is a link that leads outside of it";
+  if (wrong.empty()) return path;
+  throw Error(where + " names " + shown_name(name) + ", which " + wrong, kTampered);
 }
 
 std::string shown_name(const std::string& name) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "clouds/error.hpp"
+#include "names.hpp"
 
 namespace clouds {
 namespace {
@@ -97,7 +98,10 @@ class Walk {
   Walk(std::istream& file, const std::string& where, const std::set<std::string>& listed)
       : where_(where), listed_(listed), bytes_(file) {}
 
-  void model() { fields(Message::model, bytes_.size(), 0); }
+  void model() {
+    if (bytes_.size() == 0) throw Malformed{};
+    fields(Message::model, bytes_.size(), 0);
+  }
 
  private:
   void fields(Message message, std::uint64_t end, int nested) {
@@ -150,10 +154,8 @@ class Walk {
 
   void check(const std::string& location) const {
     if (listed_.count(location) != 0) return;
-    std::string words;
-    for (const char c : location.substr(0, 100)) words += c < ' ' || c > '~' ? '?' : c;
-    throw Error(where_ + " takes weights from `" + words + "`, which is no file of the bundle's manifest",
-                "don't use it: it was tampered with");
+    throw Error(where_ + " takes weights from " + shown_name(location) + ", which is no file of the bundle's manifest",
+                kTampered);
   }
 
   const std::string& where_;
@@ -163,18 +165,19 @@ class Walk {
 
 }  // namespace
 
-bool check_weights(std::istream& model, const std::string& where, const std::set<std::string>& listed) {
+void check_graph(std::istream& model, const std::string& where, const std::set<std::string>& listed) {
   try {
     Walk(model, where, listed).model();
-    return true;
   } catch (const Malformed&) {
-    return false;
+    throw Error(where + " is no ONNX file", "export the run again");
   }
 }
 
-bool check_weights(const std::filesystem::path& model, const std::set<std::string>& listed) {
-  std::ifstream file(model, std::ios::binary);
-  return check_weights(file, model.string(), listed);
+void check_graph(const std::filesystem::path& model, const std::set<std::string>& listed) {
+  std::error_code error;
+  const bool regular = std::filesystem::is_regular_file(model, error);
+  std::ifstream file(regular ? model : std::filesystem::path(), std::ios::binary);
+  check_graph(file, model.string(), listed);
 }
 
 }  // namespace clouds

@@ -42,8 +42,7 @@ std::unique_ptr<Graph> open_part(const SamBundle& bundle, const std::string& nam
                                  const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs,
                                  const Options& options) {
   GraphFile file{inside(bundle.path, facts.file, (bundle.path / "bundle.json").string()),
-                 ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle), 0,
-                 file_names(bundle.manifest)};
+                 ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle)};
   use_engine(file, bundle.facts.engines, name, bundle.path, options);
   return open_graph(options.backend, file, options);
 }

@@ -10,36 +10,11 @@
 namespace clouds {
 namespace {
 
-constexpr const char* kVocabularyInput = "vocabulary";
-constexpr const char* kShareInput = "class_share";
-
 const TensorSpec* named(const std::vector<TensorSpec>& specs, const std::string& name) {
   for (const TensorSpec& spec : specs) {
     if (spec.name == name) return &spec;
   }
   return nullptr;
-}
-
-void check_specs(const SegmenterBundle& bundle) {
-  const SegmenterFacts& facts = bundle.facts;
-  const TensorSpec &image = facts.inputs[0], &labels = facts.outputs[0];
-  bool fits = image.dtype == "uint8" && image.shape == Shape{-1, facts.height, facts.width, 3} &&
-              labels.dtype == "uint8" && labels.shape == Shape{-1, facts.height, facts.width} &&
-              facts.outputs.size() <= 2;
-  if (facts.outputs.size() == 2) {
-    const TensorSpec& scores = facts.outputs[1];
-    fits = fits && scores.dtype == "float32" && scores.shape.size() == 4 && scores.shape[2] > 0 && scores.shape[3] > 0;
-  }
-  for (std::size_t i = 1; i < facts.inputs.size(); ++i) {
-    const TensorSpec& spec = facts.inputs[i];
-    const bool known = (spec.name == kVocabularyInput && spec.shape.size() == 3) ||
-                       (spec.name == kShareInput && spec.shape.size() == 1);
-    fits = fits && known && spec.dtype == "float32";
-  }
-  if (!fits) {
-    throw Error((bundle.path / "bundle.json").string() + " lacks or garbles a fact: inputs or outputs of another shape",
-                "export it again with this version");
-  }
 }
 
 std::unique_ptr<Vocabulary> choose_vocabulary(const SegmenterBundle& bundle, const Options& options) {
@@ -93,10 +68,8 @@ bool in_a_row(const View* views, std::size_t count, std::ptrdiff_t size, Packed 
 std::unique_ptr<Segmenter::Body> open_body(const std::string& bundle, const Options& options) {
   const Options chosen = checked(options);
   SegmenterBundle opened = open_segmenter_bundle(std::filesystem::u8path(bundle), options.verify);
-  check_specs(opened);
   std::unique_ptr<Vocabulary> vocabulary = choose_vocabulary(opened, options);
-  GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch,
-                 file_names(opened.manifest)};
+  GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch};
   use_engine(file, opened.facts.engines, "", opened.path, chosen);
   auto graph = open_graph(chosen.backend, file, chosen);
   return std::make_unique<Segmenter::Body>(std::move(opened), std::move(graph), std::move(vocabulary), chosen);

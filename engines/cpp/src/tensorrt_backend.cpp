@@ -204,6 +204,19 @@ std::unique_ptr<Graph> open_tensorrt(const GraphFile& file, const Options& optio
   return std::make_unique<TensorRtGraph>(file, options);
 }
 
+CudaDevice cuda_device(int index) {
+  CudaDevice out;
+  char id[32] = "";
+  cudaDeviceProp properties{};
+  if (cudaDeviceGetPCIBusId(id, sizeof id, index) == cudaSuccess) out.pci_bus_id = id;
+  if (cudaGetDeviceProperties(&properties, index) == cudaSuccess) {
+    out.sm = std::to_string(properties.major) + std::to_string(properties.minor);
+    out.name = properties.name;
+  }
+  cudaGetLastError();
+  return out;
+}
+
 std::string tensorrt_version() {
   return std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." +
          std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());

@@ -51,7 +51,7 @@ void read_all(const std::uint8_t* data, std::size_t size) {
   attempt([&] { clouds::read_npz({data, data + size}, "vocabulary.npz", {"names"}); });
   attempt([&] {
     std::istringstream model{std::string(text)};
-    clouds::check_weights(model, "segmenter.onnx", {"weights.bin"});
+    clouds::check_graph(model, "segmenter.onnx", {"weights.bin"});
   });
 }
 #endif

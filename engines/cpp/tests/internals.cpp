@@ -8,6 +8,7 @@
 #include "bundle.hpp"
 #include "bundle_writer.hpp"
 #include "clouds/error.hpp"
+#include "clouds/segmenter.hpp"
 #include "engine_builder.hpp"
 #include "letterbox.hpp"
 #include "machine.hpp"
@@ -84,14 +85,26 @@ EXPOSED const char* read_vocabulary(const char* path) {
   return told([&] { clouds::read_vocabulary(path); });
 }
 
-// Gives null, "" where the file is no model, or the error.
 EXPOSED const char* check_weights(const char* path, const char* listed) {
-  bool model = true;
   std::istringstream words(listed);
   std::set<std::string> names;
   for (std::string word; words >> word;) names.insert(word);
-  const char* answer = told([&] { model = clouds::check_weights(path, names); });
-  return model ? answer : "";
+  return told([&] { clouds::check_graph(std::filesystem::path(path), names); });
+}
+
+// Goes through a door of a bundle: `open`, `reference`, `vocabulary` or `session`, which is opened by its graph.
+EXPOSED const char* go_through(const char* path, const char* door) {
+  const std::string wanted = door;
+  return told([&] {
+    const clouds::SegmenterBundle bundle = clouds::open_segmenter_bundle(path, true);
+    if (wanted == "reference") clouds::read_reference(bundle);
+    if (wanted == "vocabulary") clouds::read_vocabulary(bundle.path / clouds::kVocabulary);
+    if (wanted == "session") clouds::Segmenter(path, {}).self_test();
+  });
+}
+
+EXPOSED const char* open_sam_bundle(const char* path) {
+  return told([&] { clouds::open_sam_bundle(path, true); });
 }
 
 // Adds bytes as an engine of a bundle, as clouds_build does; `refused` lets the proof fail.

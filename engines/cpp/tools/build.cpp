@@ -79,25 +79,21 @@ int main(int argc, char** argv) {
     const fs::path bundle = fs::u8path(given.rest[0]);
     const bool sam = clouds::kind_of(bundle) == clouds::kSamKind;
     std::vector<Part> parts;
-    std::set<std::string> beside;
     clouds::Shape vocabulary;
     if (sam) {
       const clouds::SamBundle opened = clouds::open_sam_bundle(bundle, true);
       parts = {{"encoder", bundle / "encoder.onnx", opened.facts.encoder.inputs},
                {"decoder", bundle / "decoder.onnx", opened.facts.decoder.inputs}};
-      beside = clouds::file_names(opened.manifest);
     } else {
       const clouds::SegmenterBundle opened = clouds::open_segmenter_bundle(bundle, true);
       parts = {{"segmenter", bundle / clouds::kGraph, opened.facts.inputs}};
-      beside = clouds::file_names(opened.manifest);
-      if (beside.count(clouds::kVocabulary) != 0) {
+      if (opened.manifest.files.count(clouds::kVocabulary) != 0) {
         vocabulary = clouds::read_vocabulary(bundle / clouds::kVocabulary).shape;
       }
     }
     const std::map<std::string, std::string> versions = clouds::engine_versions();
     const std::string engine = versions.begin()->first, version = versions.begin()->second;
     for (const Part& part : parts) {
-      clouds::check_graph(part.graph, beside, engine);
       options.shapes = clouds::engine_shapes(part.inputs, part.name == "decoder" ? prompts : batch, points, vocabulary);
       std::printf("%s: building with %s %s ...\n", part.graph.string().c_str(), engine.c_str(), version.c_str());
       std::fflush(stdout);

@@ -11,7 +11,7 @@ from typing import cast
 from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import FixedInputs, Session
-from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.backends.tensorrt.machine import ENGINES
 from clouds_deploy.bundles.bundle import KIND, SEGMENTER, Bundle, open_bundle
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.precision import Precision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from clouds_deploy.backends.tensorrt.preflight import ENGINES, gpu_count
+from clouds_deploy.backends.tensorrt.machine import ENGINES, gpu_count
 from clouds_deploy.console import say
 from clouds_deploy.errors import CloudsError
 

@@ -16,7 +16,7 @@ from clouds_deploy.backends.backends import chosen, open_session
 from clouds_deploy.backends.device import announce
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import Session
-from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.backends.tensorrt.machine import ENGINES
 from clouds_deploy.bundles.bundle import DECODER, ENCODER, SAM_KIND, Bundle, open_bundle
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.bundles.tensors import Array

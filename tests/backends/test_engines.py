@@ -17,7 +17,8 @@ from clouds_deploy.artifacts import CACHE_VARIABLE, cache_folder, read_manifest,
 from clouds_deploy.backends.tensorrt import build as building
 from clouds_deploy.backends.tensorrt.build import build_engine, profiles
 from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.backends.tensorrt.preflight import ENGINES, Machine, check_engine
+from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
+from clouds_deploy.backends.tensorrt.preflight import check_engine
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.cli.app import app

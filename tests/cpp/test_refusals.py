@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from clouds_deploy.artifacts import MANIFEST, read_manifest, sha256, write_json
-from clouds_deploy.backends.tensorrt.preflight import Machine, check_engine
+from clouds_deploy.backends.tensorrt.machine import Machine
+from clouds_deploy.backends.tensorrt.preflight import check_engine
 from clouds_deploy.bundles.bundle import FACTS, GRAPH, KIND
 from clouds_deploy.bundles.vocabulary import FILE, Vocabulary
 from clouds_deploy.errors import CloudsError

@@ -15,7 +15,7 @@ from typing import Any
 
 from clouds_deploy.artifacts import atomic_directory, cache_folder, discard, read_json, sha256, write_json
 from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.backends.tensorrt.machine import ENGINES
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clouds_deploy.backends.tensorrt.preflight import ENGINES
+from clouds_deploy.backends.tensorrt.machine import ENGINES
 from clouds_deploy.errors import CloudsError, nearest
 
 SMS = ("75", "80", "86", "89", "120", "121")

@@ -12,7 +12,8 @@ import numpy as np
 from clouds_deploy.backends import torch_session
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
-from clouds_deploy.backends.tensorrt.preflight import ENGINES, Machine, check_engine
+from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
+from clouds_deploy.backends.tensorrt.preflight import check_engine
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError

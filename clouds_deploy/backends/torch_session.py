@@ -367,31 +367,3 @@ def sam_sessions(model: SamModel, options: Options) -> tuple[TorchSession, Torch
         TorchSession(SamEncoder(model.sam), specs[ENCODER], options),
         TorchSession(SamDecoder(model.sam), specs[DECODER], options),
     )
-
-
-def to_device(array: Array, device: str) -> Tensor:
-    """An array's copy on a device."""
-    import torch
-
-    return torch.from_numpy(array).to(device)
-
-
-def empty(shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
-    """A buffer on a device, its dtype by numpy's name."""
-    import torch
-
-    return torch.empty(shape, dtype=getattr(torch, dtype), device=device)
-
-
-def on_own_stream(device: str, execute: Callable[[int], bool]) -> bool:
-    """Runs what takes a CUDA stream's handle, and waits for it.
-
-    PyTorch's default stream would cost an engine synchronisations.
-    """
-    import torch
-
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    done = bool(execute(stream.cuda_stream))
-    stream.synchronize()
-    return done

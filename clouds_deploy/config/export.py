@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from clouds_deploy.config.section import Fraction, Positive, Section, merged
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, nearest
 
 Range = tuple[Positive, Positive, Positive]
 """Smallest, most likely and largest size of a free axis."""
@@ -91,14 +92,61 @@ class Int8Config(LoweredConfig):
     images: Positive | None
 
 
-class EngineConfig(Section):
-    """Optimisation profile of a built engine.
+class EngineKnobs(Section):
+    """How TensorRT's builder works; `export --engine-option NAME=VALUE` overrides one.
+
+    Attributes:
+        workspace_mib: Most memory that the engine may use beside its weights and tensors, in MiB; null sets
+            no limit.
+        optimization_level: 0 (quick build) to 5 (tries the most kernels); null is TensorRT's default, 3.
+        max_aux_streams: Most CUDA streams beside the caller's; null leaves it to TensorRT.
+        version_compatible: Whether later versions of TensorRT may load the engine. It holds code for the
+            host, which is loaded with it.
+        hardware_compatible: Whether other GPUs from Ampere on may load it; not on Jetson.
+        weight_streaming: Whether weights may stay in the host's memory and be streamed.
+        tf32: Whether float32 products may be rounded to TF32: faster, with 10 bits of mantissa.
+    """
+
+    workspace_mib: Positive | None = None
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    max_aux_streams: Annotated[int, Field(ge=0)] | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    weight_streaming: bool = False
+    tf32: bool = False
+
+
+class EngineConfig(EngineKnobs):
+    """Optimisation profile of a built engine, and how it is built.
 
     Attributes:
         batch: Smallest, most likely and largest number of images.
     """
 
     batch: Range
+
+    def knobs(self, overrides: Mapping[str, str] | None = None) -> EngineKnobs:
+        """How the builder works, with `--engine-option`'s values over the recipe's.
+
+        Raises:
+            CloudsError: There is no such option, or it has no such value.
+        """
+        own = {name: getattr(self, name) for name in EngineKnobs.model_fields}
+        given = {}
+        for name, word in (overrides or {}).items():
+            if name not in EngineKnobs.model_fields:
+                raise CloudsError(
+                    f"there is no engine option `{name}`", nearest(name, EngineKnobs.model_fields)
+                )
+            given[name] = None if word == "null" else word
+        try:
+            return EngineKnobs.model_validate({**own, **given}, strict=False)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            name = str(fault["loc"][0])
+            raise CloudsError(
+                f"--engine-option {name}={given.get(name)}: {fault['msg']}", f"see {name} in export/recipes"
+            ) from error
 
 
 class ExportConfig(LimitsConfig):

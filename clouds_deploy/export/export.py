@@ -21,8 +21,8 @@ from clouds_deploy.artifacts import write_json, write_manifest
 from clouds_deploy.backends.backends import check_graph_backends, runs
 from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
-from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.machine import ENGINES
+from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.bundles.packed import packing
 from clouds_deploy.bundles.tensors import Array

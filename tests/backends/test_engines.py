@@ -13,15 +13,16 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from clouds_deploy.artifacts import CACHE_VARIABLE, cache_folder, read_manifest, sha256
+from clouds_deploy.artifacts import CACHE_VARIABLE, cache_folder, read_json, read_manifest, sha256
 from clouds_deploy.backends.tensorrt import build as building
 from clouds_deploy.backends.tensorrt.build import build_engine, profiles
-from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
+from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.preflight import check_engine
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.cli.app import app
+from clouds_deploy.config.export import EngineKnobs
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.export import export
 from clouds_deploy.export.gates import engine_gate
@@ -50,7 +51,7 @@ def shapes_of(bundle: Path) -> dict[str, list[list[int]]]:
         ({"sms": ("90",)}, "does not build for SM 90"),
         ({"batch": (2, 1, 4)}, "not a range"),
         ({"batch": (0, 1, 4)}, "not a range"),
-        ({"workspace_mib": 0}, "workspace"),
+        ({"knobs": EngineKnobs(version_compatible=True)}, "is an option of --engine tensorrt"),
         ({"engine": "tensorrt"}, "not for a list of SMs"),
     ],
 )
@@ -81,7 +82,12 @@ def test_built_from_the_graphs_types(half_bundle: Path, tmp_path: Path, cache: P
     assert (engine.stat().st_size, sha256(engine)) == (facts["bytes"], facts["sha256"])
     assert engine_gate(facts, 0.9).passed, facts["layers"]
     again = build_engine(graph, tmp_path / "again", RTX, shapes_of(half_bundle))
-    assert again == {**facts, "cached": True, "file": f"again/{engine.name}"}
+    listing = f"again/{engine.stem}.layers.json"
+    assert again == {**facts, "cached": True, "file": f"again/{engine.name}", "listing": listing}
+    kinds = {kind for _, kind, _ in read_json(tmp_path / listing)}
+    assert {"CONVOLUTION", "MATRIX_MULTIPLY"} <= kinds
+    assert facts["tf32"] is False
+    assert facts["built_on"] is None
 
 
 def test_the_cache_knows_all_that_matters(
@@ -175,7 +181,7 @@ def built(tmp_path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-GOOD = Machine({"tensorrt-rtx": "1.7.1"}, "89", "RTX 4090", "580.65")
+GOOD = Machine({"tensorrt-rtx": "1.7.1"}, "89", "RTX 4090", "580.65", cuda={"tensorrt-rtx": "13"})
 
 
 def test_preflight_lets_the_right_machine_pass(built: dict[str, Any], tmp_path: Path) -> None:
@@ -191,7 +197,8 @@ def test_preflight_lets_the_right_machine_pass(built: dict[str, Any], tmp_path: 
         ({"versions": {"tensorrt-rtx": "1.8.0"}}, "built by tensorrt-rtx 1.7.1, and 1.8.0", "pip install"),
         ({"sm": None, "driver": None}, "no NVIDIA GPU", "onnxruntime"),
         ({"sm": "120"}, "built for SM 86, 89, and this GPU (RTX 4090) has 120", "--sm 120"),
-        ({"driver": "535.104"}, "driver 535.104 is older", "update"),
+        ({"driver": "535.104"}, "driver 535.104 is older than 580, which tensorrt-rtx for CUDA 13", "update"),
+        ({"cuda_driver": "12.8"}, "driver 580.65 runs CUDA up to 12.8, and tensorrt-rtx needs", "update"),
     ],
 )
 def test_preflight_names_each_fault_with_its_fix(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_directory, cache_folder, discard, read_json, sha256, write_json
+from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.backends.tensorrt.machine import ENGINES
 from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.errors import CloudsError
 
 FOLDER = "engines"
 """Folder of a bundle's engines."""
 _TIME_LIMIT = 3600
-_FORMAT = 1
+_FORMAT = 2
 
 Shapes = Mapping[str, Sequence[Sequence[int]]]
 
@@ -73,8 +74,9 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
         shapes: See `profiles`.
 
     Returns:
-        file, engine, version, sms, batch, bytes, sha256, graph_sha256, seconds (of the build, even when
-        it was cached), cached, layers (products and convolutions by type), and the other options.
+        file, listing (a JSON file of its layers), engine, version, sms, batch, bytes, sha256, graph_sha256,
+        built_on (`Machine.built_on`; of an engine for listed SMs null), seconds (of the build, even when it
+        was cached), cached, layers (products and convolutions by type), and the builder's other options.
 
     Raises:
         CloudsError: The engine is not installed; its parser refuses the graph, with the node; the build
@@ -82,35 +84,55 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
     """
     version = engine_version(options.engine)
     job = {**options.to_json(), "shapes": {k: [list(s) for s in v] for k, v in shapes.items()}}
-    graph_hash = _graph_hash(graph)
-    key = json.dumps([_FORMAT, graph_hash, version, job], sort_keys=True)
+    graph_hash = graph_sha256(graph)
+    built_on = None if options.sms else Machine.here().built_on(options.engine)
+    key = json.dumps([_FORMAT, graph_hash, version, built_on, job], sort_keys=True)
     entry = cache_folder(FOLDER) / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = (entry / "facts.json").is_file()
     if not cached:
         with atomic_directory(entry, shared="facts.json") as folder:
             found = _run_worker(graph, folder / "engine", options, shapes)
+            write_json(folder / "listing.json", found.pop("listing"))
             write_json(folder / "facts.json", {**found, "sha256": sha256(folder / "engine")})
     facts = read_json(entry / "facts.json")
     if sha256(entry / "engine") != facts["sha256"]:
         discard(entry)
         return build_engine(graph, out, options, shapes)
-    targets = "_".join(f"sm{sm}" for sm in options.sms) or "this_gpu"
-    name = f"{graph.stem}-{options.engine}-{version}-{targets}.engine"
+    name = engine_name(graph.stem, options.engine, version, options.sms, built_on)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(entry / "engine", out / name)
+    shutil.copyfile(entry / "engine", out / f"{name}.engine")
+    shutil.copyfile(entry / "listing.json", out / f"{name}.layers.json")
     return {
-        "file": f"{out.name}/{name}",
+        "file": f"{out.name}/{name}.engine",
+        "listing": f"{out.name}/{name}.layers.json",
         **options.to_json(),
         "graph_sha256": graph_hash,
+        "built_on": built_on,
         "cached": cached,
         **facts,
     }
 
 
-def _graph_hash(graph: Path) -> str:
+def engine_name(
+    graph: str, engine: str, version: str, sms: Sequence[str], built_on: Mapping[str, str | None] | None
+) -> str:
+    """Name of an engine's file without its ending: graph, engine, version and what it runs on."""
+    own = (built_on or {}).get("sm")
+    targets = "_".join(f"sm{sm}" for sm in sms) or (f"on_sm{own}" if own else "this_gpu")
+    return f"{graph}-{engine}-{version}-{targets}"
+
+
+def graph_sha256(graph: Path) -> str:
     """Hash of a graph and the weights beside it."""
     parts = [sha256(path) for path in sorted(graph.parent.glob(f"{graph.name}*"))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _timing_cache(engine: str) -> Path:
+    """File of the times of kernels that earlier builds with this version on this GPU took."""
+    machine = Machine.here()
+    gpu = re.sub(r"\W+", "_", machine.gpu or "gpu")
+    return cache_folder("timing") / f"{engine}-{machine.versions.get(engine, '')}-{gpu}.cache"
 
 
 def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:
@@ -124,6 +146,7 @@ def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) 
                 "graph": str(graph),
                 "out": str(out),
                 "profiles": shapes,
+                "timing_cache": str(_timing_cache(options.engine)),
             },
         )
         command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(job), str(result)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clouds_deploy.backends.tensorrt.machine import ENGINES
+from clouds_deploy.config.export import EngineKnobs
 from clouds_deploy.errors import CloudsError, nearest
 
 SMS = ("75", "80", "86", "89", "120", "121")
 """Compute capabilities that TensorRT-RTX 1.7 builds for ahead of time; 90 (H100, H200) is not among them."""
+TENSORRT_ONLY = ("version_compatible", "hardware_compatible", "optimization_level")
+"""Knobs that TensorRT-RTX does not have."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,13 @@ class EngineOptions:
         sms: Compute capabilities to build for, such as `89`; TensorRT-RTX only, TensorRT builds for the GPU
             that is there.
         batch: Smallest, most likely and largest number of images.
-        workspace_mib: Most memory that the engine may use beside its weights and tensors; None sets no limit.
-        version_compatible: Whether later versions of TensorRT may load it; TensorRT only.
-        hardware_compatible: Whether GPUs from Ampere on may load it; TensorRT only.
+        knobs: How the builder works; the `engine` section of an export recipe.
     """
 
     engine: str
     sms: tuple[str, ...]
     batch: tuple[int, int, int]
-    workspace_mib: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
+    knobs: EngineKnobs = field(default_factory=EngineKnobs)
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built.
@@ -47,14 +46,14 @@ class EngineOptions:
                 f"batch {least}, {likeliest}, {most} is not a range",
                 "give the smallest, the most likely and the largest batch, in this order: 1,4,8",
             )
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise CloudsError(f"a workspace of {self.workspace_mib} MiB is too small", "give at least 1")
         if self.engine == "tensorrt":
             if self.sms:
                 raise CloudsError(
                     "TensorRT builds for the GPU in this machine, not for a list of SMs",
                     "leave --sm out, or use --engine tensorrt-rtx",
                 )
+        elif wrong := [name for name in TENSORRT_ONLY if getattr(self.knobs, name)]:
+            raise CloudsError(f"`{wrong[0]}` is an option of --engine tensorrt", "leave it out")
         elif not self.sms:
             raise CloudsError(
                 "TensorRT-RTX needs to know what to build for", f"add --sm, of {', '.join(SMS)}"
@@ -69,5 +68,10 @@ class EngineOptions:
                 raise CloudsError(f"TensorRT-RTX does not build for SM {sm}", hint)
 
     def to_json(self) -> dict[str, Any]:
-        """The options as JSON values."""
-        return asdict(self)
+        """The options as JSON values, in one level."""
+        return {
+            "engine": self.engine,
+            "sms": list(self.sms),
+            "batch": list(self.batch),
+            **self.knobs.model_dump(mode="json"),
+        }

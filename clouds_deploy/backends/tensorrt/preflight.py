@@ -208,9 +208,7 @@ def check_engine(facts: Mapping[str, Any], bundle: Path, machine: Machine) -> No
     if not path.is_file():
         faults.insert(0, Finding("file", f"{path} is missing", "copy the bundle whole"))
     elif sha256(path) != facts["sha256"]:
-        faults.insert(
-            0, Finding("file", f"{path} was changed after it was built", "copy the bundle again")
-        )
+        faults.insert(0, Finding("file", f"{path} was changed after it was built", "copy the bundle again"))
     if faults:
         raise CloudsError(
             f"{path.name} cannot run here: " + "; ".join(found.what for found in faults),

@@ -9,29 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from clouds_deploy.backends import torch_session
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
-from clouds_deploy.backends.tensorrt.preflight import check_engine
+from clouds_deploy.backends.tensorrt.memory import Buffer, Gpu
+from clouds_deploy.backends.tensorrt.preflight import check_engine, judge
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.precision import Precision
 from clouds_deploy.errors import CloudsError
 
 
 class EngineSession:
-    """An engine behind a graph's contract; see `Session`. PyTorch allocates its buffers.
+    """An engine behind a graph's contract; see `Session`.
 
     Args:
         file: The engine.
         engine: A name in `ENGINES`.
         options: How to run; the device is `cuda:N`.
+        host_code: Whether the engine holds code for the host that may be loaded, as a version-compatible one
+            does. That code is as trustworthy as the bundle.
 
     Raises:
         CloudsError: TensorRT is not installed, or refuses the file.
     """
 
-    def __init__(self, file: Path, engine: str, options: Options) -> None:
+    def __init__(self, file: Path, engine: str, options: Options, *, host_code: bool = False) -> None:
         try:
             trt: Any = importlib.import_module(ENGINES[engine])
         except ImportError as error:
@@ -42,7 +44,11 @@ class EngineSession:
                 "export the run again, with --fp16",
             )
         self._trt = trt
+        self._gpu = Gpu(options.device)
+        self._buffers: dict[str, Buffer] = {}
         self._runtime: Any = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
         self._engine: Any = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
             raise CloudsError(f"{engine} refuses {file}", "export it again on this machine")
@@ -61,51 +67,67 @@ class EngineSession:
         Raises:
             CloudsError: Also where a shape is outside of what the engine was built for.
         """
-        buffers = self._bind(feeds)
+        self._bind(feeds)
         self._execute()
-        return {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
+        return {spec.name: self._gpu.read(self._buffers[spec.name]) for spec in self.outputs}
 
     def stage(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
-        """Copies inputs to the GPU; see `session.Staged.stage`."""
-        buffers = self._bind(feeds)
+        """Copies inputs to the GPU; see `session.Staged.stage`. A `run` in between takes its place."""
+        self._bind(feeds)
+        self._gpu.wait()
 
         def call() -> None:
-            for name, buffer in buffers.items():  # a `run` may have come between
-                self._context.set_tensor_address(name, buffer.data_ptr())
             self._execute()
+            self._gpu.wait()
 
         return call
 
-    def _bind(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+    def _bind(self, feeds: Mapping[str, Array]) -> None:
         """Copies inputs to the device and gives the engine all buffers' addresses."""
         if self._context is None:
             raise CloudsError("the session is closed", "open it again")
         check_feeds(self.inputs, feeds)
-        buffers = {}
-        for spec in self.inputs:
-            array = np.ascontiguousarray(feeds[spec.name])
-            if not self._context.set_input_shape(spec.name, tuple(array.shape)):
+        self._gpu.use()
+        arrays = {spec.name: np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs}
+        for name, array in arrays.items():
+            if not self._context.set_input_shape(name, tuple(array.shape)):
                 raise CloudsError(
-                    f"input `{spec.name}` of shape {list(array.shape)} is outside of what the engine takes",
+                    f"input `{name}` of shape {list(array.shape)} is outside of what the engine takes",
                     "export it again with another --batch",
                 )
-            buffers[spec.name] = torch_session.to_device(array, self.device)
+            self._gpu.write(array, self._buffer(name, array.shape, array.dtype.name))
         for spec in self.outputs:
-            shape = tuple(self._context.get_tensor_shape(spec.name))
-            buffers[spec.name] = torch_session.empty(shape, spec.dtype, self.device)
-        for name, buffer in buffers.items():
-            self._context.set_tensor_address(name, buffer.data_ptr())
-        return buffers
+            self._buffer(spec.name, tuple(self._context.get_tensor_shape(spec.name)), spec.dtype)
+        for name, buffer in self._buffers.items():
+            self._context.set_tensor_address(name, buffer.address)
+        self._gpu.wait()  # the arrays may go
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """The buffer of an input or output, a new one where the shape is another than before."""
+        old = self._buffers.get(name)
+        if old is None or (old.shape, old.dtype) != (tuple(shape), dtype):
+            if old is not None:
+                self._gpu.free(old)
+                del self._buffers[name]
+            self._buffers[name] = self._gpu.empty(tuple(shape), dtype)
+        return self._buffers[name]
 
     def _execute(self) -> None:
-        if not torch_session.on_own_stream(self.device, self._context.execute_async_v3):
+        self._gpu.use()
+        if not self._context.execute_async_v3(self._gpu.stream):
             raise CloudsError(
                 f"{self.backend} could not run the engine", "is there enough memory on the GPU? see its log"
             )
 
     def close(self) -> None:
-        """Releases the engine."""
-        self._context = self._engine = self._runtime = None
+        """Releases the engine and its memory."""
+        if self._context is not None:
+            self._gpu.use()
+            for buffer in self._buffers.values():
+                self._gpu.free(buffer)
+            self._buffers.clear()
+            self._context = self._engine = self._runtime = None
+            self._gpu.close()
 
     def _spec(self, name: str) -> TensorSpec:
         kind = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name))).name
@@ -138,5 +160,10 @@ def open_engine(
             f"{bundle} holds no engine of {engine} for its {graph}",
             f"export it again with --engine {engine}",
         )
-    check_engine(found[0], bundle, Machine.here())
-    return EngineSession(bundle / found[0]["file"], engine, options)
+    machine = Machine.here(int(options.device.partition(":")[2] or 0))
+    fitting = [facts for facts in found if not judge(facts, machine)[0]]
+    facts = (fitting or found)[0]
+    check_engine(facts, bundle, machine)
+    return EngineSession(
+        bundle / facts["file"], engine, options, host_code=bool(facts.get("version_compatible"))
+    )

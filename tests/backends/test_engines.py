@@ -98,7 +98,14 @@ def test_the_cache_knows_all_that_matters(
     def fake(graph: Path, out: Path, options: EngineOptions, shapes: Any) -> dict[str, Any]:
         built.append(options)
         out.write_bytes(b"engine %d" % len(built))
-        return {"version": "1.0", "seconds": 1.0, "bytes": 8, "layers": {"half": 1}, "heard": []}
+        return {
+            "version": "1.0",
+            "seconds": 1.0,
+            "bytes": 8,
+            "layers": {"half": 1},
+            "listing": [],
+            "heard": [],
+        }
 
     version = ["1.0"]
     monkeypatch.setattr(building, "_run_worker", fake)
@@ -111,6 +118,8 @@ def test_the_cache_knows_all_that_matters(
 
     assert [make(), make()] == [False, True]
     assert [make(replace(RTX, sms=("89",))), make(replace(RTX, batch=(1, 1, 1)))] == [False, False]
+    knobs = EngineKnobs(workspace_mib=512)
+    assert [make(replace(RTX, knobs=knobs)), make(replace(RTX, knobs=knobs))] == [False, True]
     assert [make(shapes={"x": [[1], [1], [2]]}), make(shapes={"x": [[1], [1], [2]]})] == [False, True]
     graph.with_name("some.onnx.data").write_bytes(b"weights")
     assert [make(), make()] == [False, True]
@@ -119,7 +128,7 @@ def test_the_cache_knows_all_that_matters(
     for kept in cache.rglob("engine"):
         kept.write_bytes(b"damaged")
     assert [make(), make()] == [False, True]
-    assert len(built) == 7
+    assert len(built) == 8
 
 
 @needs_rtx

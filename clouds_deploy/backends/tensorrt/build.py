@@ -128,11 +128,14 @@ def graph_sha256(graph: Path) -> str:
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def _timing_cache(engine: str) -> Path:
-    """File of the times of kernels that earlier builds with this version on this GPU took."""
-    machine = Machine.here()
+def _timing_cache(engine: str) -> str | None:
+    """File of the times that kernels took in TensorRT's earlier builds with this version on this GPU."""
+    if engine != "tensorrt":
+        return None
+    machine, folder = Machine.here(), cache_folder("timing")
+    folder.mkdir(parents=True, exist_ok=True)
     gpu = re.sub(r"\W+", "_", machine.gpu or "gpu")
-    return cache_folder("timing") / f"{engine}-{machine.versions.get(engine, '')}-{gpu}.cache"
+    return str(folder / f"{engine}-{machine.versions.get(engine, '')}-{gpu}.cache")
 
 
 def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) 
                 "graph": str(graph),
                 "out": str(out),
                 "profiles": shapes,
-                "timing_cache": str(_timing_cache(options.engine)),
+                "timing_cache": _timing_cache(options.engine),
             },
         )
         command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(job), str(result)]

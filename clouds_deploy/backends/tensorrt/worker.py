@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ def build(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         builder, network, parser = network_from_onnx_path(job["graph"], strongly_typed=True)
     except PolygraphyException:
-        return {"error": "its parser refuses the graph", "heard": heard}
+        return {"error": f"its parser refuses the graph: {_refusal(heard)}", "heard": []}
     profile = Profile()
     for name, shapes in job["profiles"].items():
         profile.add(name, *(tuple(shape) for shape in shapes))
@@ -93,7 +94,7 @@ def build(job: Mapping[str, Any]) -> dict[str, Any]:
     layers = _products(trt, network)
     try:
         plan = engine_bytes_from_network(
-            (builder, network, parser), config, save_timing_cache=None if rtx else job["timing_cache"]
+            (builder, network, parser), config, save_timing_cache=job["timing_cache"]
         )
     except PolygraphyException:
         return {"error": "the build failed", "heard": heard}
@@ -108,6 +109,14 @@ def build(job: Mapping[str, Any]) -> dict[str, Any]:
         "listing": _inspected(trt, util, data, job) or listing,
         "heard": heard,
     }
+
+
+def _refusal(heard: list[str]) -> str:
+    """The nodes that the parser's messages name, and its last word on them."""
+    text = "\n".join(heard)
+    nodes = dict.fromkeys(re.findall(r"Node name: (\S+)", text))
+    reasons = [line for line in heard if "ERROR" in line] or heard or ["it gave no reason"]
+    return f"{', '.join(nodes) or 'the graph'}: {' '.join(reasons[-1].split())}"
 
 
 def _log(trt: Any, heard: list[str]) -> Any:

@@ -263,17 +263,20 @@ class TorchRun:
     Args:
         run: Its directory.
         options: How to run.
+        checkpoint: `best`, `last` or a number of steps, also of an unfinished run; see `open_checkpoint`.
 
     Raises:
         CloudsError: PyTorch is not installed; it is no finished run; see also `TorchSession`.
     """
 
-    def __init__(self, run: Path, options: Options) -> None:
+    def __init__(self, run: Path, options: Options, checkpoint: str | None = None) -> None:
         require_torch("a training run")
-        from clouds_deploy.models.clouds.store import load_run
+        from clouds_deploy.models.checkpoints import open_checkpoint
 
         self.device = _prepared(options)
-        self.recipe, segmenter = load_run(run)
+        opened = open_checkpoint(run, checkpoint)
+        self.recipe, segmenter = opened.recipe, opened.segmenter
+        self.sha256, self.step = opened.sha256, opened.step
         self.weights = segmenter.backbone.weights
         self.scores = scorer(segmenter, self.recipe.evaluate.short_side, self.device)
 

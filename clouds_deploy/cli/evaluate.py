@@ -78,6 +78,13 @@ def evaluate(
             show_default="the recipe's",
         ),
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run, also an unfinished one: best, last or a number of steps.",
+            show_default="what the run ended with",
+        ),
+    ] = None,
     backend: Backend = None,
     out: Annotated[
         str | None,
@@ -105,6 +112,7 @@ def evaluate(
         read_as=read_as,
         map=_map(mapping or ()),
         metric=metric,
+        checkpoint=checkpoint,
         backend=backend,
         out=out,
         device=device,

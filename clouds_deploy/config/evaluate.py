@@ -29,6 +29,8 @@ class EvaluateOptions(Section):
             Classes of equal names need no entry.
         metric: `native` or `official`; None is the recipe's. A bundle gives labels at the image's own size,
             so it knows `native` only.
+        checkpoint: Of a run, also one that is not finished: `best`, `last` or a number of steps; None is what
+            it ended with.
         backend: Bundles only: what runs the graph; None is ONNX Runtime.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: What the backend computes in; `bf16` where it can (openvino).
@@ -45,6 +47,7 @@ class EvaluateOptions(Section):
     read_as: MaybeClasses = None
     map: ClassMap = Field(default_factory=dict)
     metric: str | None = None
+    checkpoint: str | None = None
     backend: str | None = None
     device: str = "auto"
     precision: Precision = "fp32"

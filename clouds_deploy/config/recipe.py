@@ -184,6 +184,8 @@ class TrainConfig(Section):
         eval_every: Steps between evaluations; 0 evaluates only at the end.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: Number of the newest checkpoints that stay on disk until the run is finished.
+        keep_best: Whether the finished run has the weights of the evaluation with the highest mIoU, and those
+            of the last step beside them; else it has those of the last step.
         log_every: Steps between lines in metrics.jsonl.
         workers: Processes that load data; 0 loads in the training process.
         loss: See `LossConfig`.
@@ -201,6 +203,7 @@ class TrainConfig(Section):
     eval_every: Annotated[int, Field(ge=0)] = 4000
     checkpoint_every: Positive = 4000
     keep_checkpoints: Positive = 2
+    keep_best: bool = False
     log_every: Positive = 20
     workers: Annotated[int, Field(ge=0)] = 4
     loss: LossConfig = LossConfig()
@@ -211,6 +214,8 @@ class TrainConfig(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
             )
+        if self.keep_best and not self.eval_every:
+            raise ValueError("keep_best chooses among evaluations: set eval_every above 0")
         return self
 
 

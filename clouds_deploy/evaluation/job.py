@@ -114,13 +114,19 @@ class EvaluateWork:
     def settings(self) -> dict[str, Any]:
         """See `Work`."""
         return {
-            "model": sha256(self.model / MANIFEST),
+            "model": self._identity(),
             "backend": self.segmenter.backend,
             "precision": self.options.precision,
             "metric": self.metric,
             **self._compared_in(),
             "data": {name: len(one) for name, one in self.data.items()},
         }
+
+    def _identity(self) -> str:
+        """The sha256 of the model's manifest, or of what tells a checkpoint from others."""
+        if self.options.checkpoint is None:
+            return sha256(self.model / MANIFEST)
+        return str(self.segmenter.describe()["sha256"])
 
     def _compared_in(self) -> dict[str, Any]:
         """What was asked for beside the model's own classes."""
@@ -170,7 +176,13 @@ class EvaluateWork:
 
 def open_chosen(model: Path, options: EvaluateOptions) -> Segmenter:
     """Opens the model as the options say; see `open_model`."""
-    return open_model(model, backend=options.backend, device=options.device, precision=options.precision)
+    return open_model(
+        model,
+        backend=options.backend,
+        device=options.device,
+        precision=options.precision,
+        checkpoint=options.checkpoint,
+    )
 
 
 def _place(member: str) -> str | None:

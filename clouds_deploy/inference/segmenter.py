@@ -165,9 +165,10 @@ class _RunSegmenter:
 
     kind = RUN
 
-    def __init__(self, run: Path, options: Options) -> None:
+    def __init__(self, run: Path, options: Options, checkpoint: str | None) -> None:
         self.path, self.backend = run, "torch"
-        self._run: TorchRun | None = TorchRun(run, options)
+        self._run: TorchRun | None = TorchRun(run, options, checkpoint)
+        self._sha256 = self._run.sha256
         self.recipe, self.device, self._weights = self._run.recipe, self._run.device, self._run.weights
         self.label_set = self.recipe.data.classes
 
@@ -195,7 +196,7 @@ class _RunSegmenter:
         return {
             "kind": self.kind,
             "path": str(self.path),
-            "sha256": sha256(self.path / MANIFEST),
+            "sha256": self._sha256,
             "backend": self.backend,
             "device": self.device,
             "precision": "fp32",
@@ -221,6 +222,7 @@ def open_model(
     precision: str = "fp32",
     threads: int | None = None,
     vocabulary: Vocabulary | None = None,
+    checkpoint: str | None = None,
 ) -> Segmenter:
     """Opens a finished run or a segmenter's bundle, and says where it computes.
 
@@ -231,6 +233,8 @@ def open_model(
         precision: See `backends.options.Options`.
         threads: See `backends.options.Options`.
         vocabulary: Other classes than the bundle's own, text head only; labels count them from 0.
+        checkpoint: Of a run, also an unfinished one: `best`, `last` or a number of steps; None is what it
+            ended with.
 
     Raises:
         CloudsError: It is neither, or it does not hold; see also `open_session` and `TorchRun`.
@@ -241,6 +245,8 @@ def open_model(
     options = Options(device, threads, computing)
     model: Segmenter
     if kind == KIND:
+        if checkpoint is not None:
+            raise CloudsError(f"{path} is a bundle, which has no checkpoints", "leave --checkpoint out")
         model = _BundleSegmenter(open_bundle(path, KIND), named, options, vocabulary)
     elif kind == RUN or (path.is_dir() and kind is None):
         if backend not in (None, "torch"):
@@ -248,7 +254,7 @@ def open_model(
             raise CloudsError(f"{path} is a run, which only PyTorch computes, not {named}", hint)
         if vocabulary is not None:
             raise CloudsError(f"{path} is a run, whose classes are its recipe's", "export it to a bundle")
-        model = _RunSegmenter(path, options)
+        model = _RunSegmenter(path, options, checkpoint)
     else:
         what = f"is a {kind}" if kind else "does not exist"
         raise CloudsError(f"{path} {what}; it has to be a run or a bundle", "give what train or export made")

@@ -18,15 +18,30 @@ from typing import Any
 
 from torch import Tensor
 
-from clouds_deploy.artifacts import atomic_directory, discard, sha256, write_json
+from clouds_deploy.artifacts import MANIFEST, atomic_directory, discard, read_manifest, sha256, write_json
 from clouds_deploy.artifacts.claims import free_name, remove_dead
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.clouds.store import read_tensors, write_tensors
+from clouds_deploy.models.clouds.segmenter import Segmenter
+from clouds_deploy.models.clouds.store import (
+    FROZEN,
+    KIND,
+    RECIPE,
+    TRAINED,
+    empty_segmenter,
+    fill,
+    load_run,
+    read_run_recipe,
+    read_tensors,
+    write_tensors,
+)
 
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
-_NAME = re.compile(r"step_(\d+)")
+LAST = "last.safetensors"
+"""In a finished run whose weights are the best ones: those of the last step."""
+_NAME, _BEST = re.compile(r"step_(\d+)"), re.compile(r"best_(\d+)")
 _OWN = "state_sha256"
 
 
@@ -69,13 +84,130 @@ def save_checkpoint(
     Raises:
         CloudsError: The disk is full or the place cannot be written; earlier checkpoints are untouched.
     """
-    with atomic_directory(run / CHECKPOINTS / f"step_{step:08d}") as directory:
+    _write(run / CHECKPOINTS / f"step_{step:08d}", step, tensors, state)
+    for old in _newest_first(run)[keep:]:
+        discard(old)
+
+
+def save_best(
+    run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    """Writes `checkpoints/best_NNNNNNNN`, then removes the best of before; arguments as `save_checkpoint`."""
+    made = run / CHECKPOINTS / f"best_{step:08d}"
+    if not made.exists():  # a resumed training comes by again, with the same weights
+        _write(made, step, tensors, state)
+    for old in _newest_first(run, _BEST):
+        if old != made:
+            discard(old)
+
+
+def best_checkpoint(run: Path) -> Checkpoint | None:
+    """Checkpoint of the best evaluation so far; None where there is none that holds."""
+    for path in _newest_first(run, _BEST):
+        try:
+            state, fault = _read(path)
+        except OSError as error:
+            raise CloudsError(
+                f"checkpoint {path} cannot be read: {error.strerror or error}", "check the disk"
+            ) from error
+        if not fault:
+            return Checkpoint(path, int(state["step"]), state)
+        warn(f"checkpoint {path.name} is damaged ({fault}): passed over")
+    return None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A segmenter of a run at one of its checkpoints.
+
+    Attributes:
+        recipe: The run's.
+        segmenter: In evaluation mode, on the CPU.
+        sha256: Tells these weights from others.
+        step: Optimiser steps done; None where the run does not say.
+    """
+
+    recipe: Recipe
+    segmenter: Segmenter
+    sha256: str
+    step: int | None
+
+
+def open_checkpoint(run: Path, which: str | None) -> Opened:
+    """Opens a run at one of its checkpoints, also one that is not finished.
+
+    Args:
+        run: Its folder.
+        which: `best`, `last` or a number of steps; None is what a finished run ended with.
+
+    Raises:
+        CloudsError: There is no such checkpoint; the message lists those there are.
+    """
+    if which is None or (run / MANIFEST).is_file():
+        return _finished(run, which)
+    if not (run / RECIPE).is_file():
+        raise CloudsError(f"{run} is no run", "give what train made")
+    found: Checkpoint | None = None
+    if which == "best":
+        found = best_checkpoint(run)
+    else:
+        for path in _newest_first(run):
+            if which == "last" or int(path.name.partition("_")[2]) == _step(which):
+                state, fault = _read(path)
+                if fault:
+                    raise CloudsError(f"checkpoint {path} is damaged: {fault}", "choose another --checkpoint")
+                found = Checkpoint(path, int(state["step"]), state)
+                break
+    if found is None:
+        steps = [str(int(path.name.partition("_")[2])) for path in _newest_first(run)]
+        there = ["last", *steps] if steps else []
+        there += ["best"] if _newest_first(run, _BEST) else []
+        raise CloudsError(
+            f"{run} has no checkpoint `{which}`",
+            f"it has: {', '.join(there) or 'none'}"
+            + ("" if "best" in there else "; train.keep_best keeps the best"),
+        )
+    recipe = read_run_recipe(run)
+    segmenter = empty_segmenter(recipe.model, str(found.state["backbone_weights"]), recipe.data.classes)
+    fill(segmenter, {**read_tensors(run / FROZEN), **found.tensors(TRAINED)}, str(found.path))
+    return Opened(recipe, segmenter.eval(), sha256(found.path / STATE), found.step)
+
+
+def _finished(run: Path, which: str | None) -> Opened:
+    """Opens a finished run, at its last step where it ended with the best."""
+    recipe, segmenter = load_run(run)
+    manifest = read_manifest(run, KIND, verify=False)
+    steps, best = manifest.get("steps"), manifest.get("best")
+    kept = None if best is None else int(best["step"])
+    ended = steps if kept is None else kept
+    asked = (which == "best" and best is not None) or (ended is not None and _step(which or "") == ended)
+    if which is None or asked:
+        return Opened(recipe, segmenter, sha256(run / MANIFEST), ended)
+    if which == "last" or (steps is not None and _step(which) == steps):
+        if (run / LAST).is_file():
+            fill(segmenter, {**read_tensors(run / FROZEN), **read_tensors(run / LAST)}, str(run / LAST))
+            return Opened(recipe, segmenter, sha256(run / LAST), steps)
+        return Opened(recipe, segmenter, sha256(run / MANIFEST), steps)
+    there = ["last", str(steps)] + (["best", str(kept)] if kept is not None else [])
+    raise CloudsError(
+        f"{run} has no checkpoint `{which}`",
+        f"it is finished and has: {', '.join(there)}"
+        + ("" if best is not None else "; train.keep_best keeps the best"),
+    )
+
+
+def _step(which: str) -> int:
+    return int(which) if which.isdecimal() else -1
+
+
+def _write(
+    place: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    with atomic_directory(place) as directory:
         for name, named in tensors.items():
             write_tensors(directory / name, named)
         whole = {"step": step, **state, "files": {name: sha256(directory / name) for name in tensors}}
         write_json(directory / STATE, {**whole, _OWN: _digest(whole)})
-    for old in _newest_first(run)[keep:]:
-        discard(old)
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
@@ -145,8 +277,8 @@ def _digest(state: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _newest_first(run: Path) -> list[Path]:
+def _newest_first(run: Path, kind: re.Pattern[str] = _NAME) -> list[Path]:
     folder = run / CHECKPOINTS
     found = folder.iterdir() if folder.is_dir() else ()
-    steps = {int(match[1]): path for path in found if (match := _NAME.fullmatch(path.name))}
+    steps = {int(match[1]): path for path in found if (match := kind.fullmatch(path.name))}
     return [steps[step] for step in sorted(steps, reverse=True)]

@@ -193,3 +193,8 @@ def test_two_workers_count_the_same_though_one_dies(
     asked = {"domain": "photo", "layout": "streets", "images": 40}
     spread = verb(small_bundle, out=tmp_path / "verb", runner="ray", **asked)  # type: ignore[arg-type]
     assert spread == verb(small_bundle, **asked)  # type: ignore[arg-type]
+
+
+def test_a_bundle_has_no_checkpoints(small_bundle: Path) -> None:
+    with pytest.raises(CloudsError, match="is a bundle, which has no checkpoints"):
+        verb(small_bundle, checkpoint="best")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from clouds_deploy.config.recipe import Recipe
-from clouds_deploy.models.checkpoints import Checkpoint
+from clouds_deploy.models.checkpoints import Checkpoint, save_best
 from clouds_deploy.models.clouds.segmenter import Segmenter
 from clouds_deploy.models.clouds.store import FROZEN, TRAINED, empty_segmenter, fill, split_state
 from clouds_deploy.training.run import OPTIMIZER, RunFolder
@@ -63,6 +63,11 @@ class Learner:
     def save(self, folder: RunFolder, progress: Progress) -> None:
         """Writes a checkpoint."""
         folder.save(progress.step, self._tensors(), _facts(progress))
+
+    def save_best(self, folder: RunFolder, progress: Progress, outcome: Mapping[str, Any]) -> None:
+        """Writes the student's weights as the best so far, with their evaluation."""
+        tensors = {TRAINED: split_state(self.segmenter)[0]}
+        save_best(folder.path, progress.step, tensors, {**_facts(progress), "outcome": dict(outcome)})
 
     def restore(self, found: Checkpoint) -> None:
         """Puts optimiser and teacher back as they were at a checkpoint.

@@ -36,11 +36,13 @@ from clouds_deploy.errors import CloudsError, shortened
 from clouds_deploy.evaluation.evaluate import Evaluation, Metric, Predict, evaluate
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.labels import CITYSCAPES, LabelSet
+from clouds_deploy.models.checkpoints import LAST, best_checkpoint
 from clouds_deploy.models.clouds.store import (
     KIND,
     RECIPE,
     TRAINED,
     split_state,
+    write_tensors,
 )
 from clouds_deploy.training.journal import Journal
 from clouds_deploy.training.processes import Processes, device_name, open_processes
@@ -180,11 +182,21 @@ def _train(
         run = _Run(recipe, folder, learner, labeler, journal, state, processes)
         run.train()
         outcome = run.evaluate().to_dict()
+    weights, facts = split_state(learner.segmenter)[0], {}
+    best = best_checkpoint(out) if recipe.train.keep_best else None
+    if best is not None:
+        facts = {"best": {"step": best.step, "miou": best.state["outcome"]["miou"]}}
+        if best.step != run.state.step:
+            outcome = best.state["outcome"]
+            if processes.first:
+                write_tensors(out / LAST, weights)
+            weights = best.tensors(TRAINED)
+    processes.wait()  # all have read the best before it goes
     if processes.first:
         write_json(out / EVALUATION, outcome)
         folder.finish(
             TRAINED,
-            split_state(learner.segmenter)[0],
+            weights,
             config=recipe.model_dump(mode="json"),
             seed=recipe.seed,
             steps=run.state.step,
@@ -193,6 +205,7 @@ def _train(
             recipe_sha256=sha256(out / RECIPE),
             device=device,
             processes=processes.count,
+            **facts,
         )
     processes.wait()
     speed = run.images / run.seconds if run.images else None
@@ -200,6 +213,7 @@ def _train(
         f"trained {run.state.step} steps"
         + (f" at {speed:.1f} images/s" if speed else "")
         + f": mIoU {outcome['miou'] or 0:.1f} on {outcome['images']} images"
+        + (f", the best, of step {best.step}" if best is not None else "")
     )
     return _summary(out, outcome, run.state.step, speed)
 
@@ -370,10 +384,23 @@ class _Run:
                 predict, source, recipe.evaluate.metric, self.processes, advance, recipe.data.classes
             )
         summary = outcome.to_dict()
+        self._keep_best(summary, self.state.step if done is None else done)
         kept = {name: summary[name] for name in ("miou", "pixel_accuracy")}
         if self.journal is not None:
             self.journal.write(self.state.step if done is None else done, kept)
         return outcome
+
+    def _keep_best(self, summary: dict[str, Any], step: int) -> None:
+        """Writes the weights of an evaluation that is better than all before."""
+        if not self.recipe.train.keep_best or not self.processes.first:
+            return
+        before = best_checkpoint(self.folder.path)
+        if _better(summary["miou"], None if before is None else before.state["outcome"]["miou"]):
+            self.learner.save_best(self.folder, replace(self.state, step=step), summary)
+
+
+def _better(miou: float | None, than: float | None) -> bool:
+    return miou is not None and (than is None or miou > than)
 
 
 def evaluate_share(

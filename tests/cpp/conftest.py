@@ -42,7 +42,7 @@ def internals(cpp_build: Path) -> ctypes.CDLL:
     inside = ctypes.CDLL(str(cpp_build / "clouds_internals.so"))
     for name in (
         "check_directory", "open_segmenter_bundle", "read_vocabulary", "check_engine", "check_weights",
-        "add_engine", "engine_shapes", "go_through", "open_sam_bundle",
+        "add_engine", "engine_shapes", "go_through", "judge", "open_sam_bundle",
     ):  # fmt: skip
         getattr(inside, name).restype = ctypes.c_char_p
     return inside

@@ -7,6 +7,7 @@ repository, CUDA's from PyPI. What cannot be fetched is skipped.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -188,7 +189,7 @@ def test_an_engine_is_added_or_the_bundle_is_as_it_was(tmp_path: Path, internals
         k: v for k, v in before.items() if k not in (FACTS, MANIFEST)
     }
     (engine,) = open_bundle(bundle).facts["engines"]  # every hash holds
-    assert (engine["file"], engine["sms"], engine["gpu"]) == (name, ["87"], "Orin")
+    assert (engine["file"], engine["built_on"]["sm"], engine["built_on"]["gpu"]) == (name, "87", "Orin")
     assert (real / name).read_bytes() == b"a better plan"
     assert {path.name for path in tmp_path.iterdir()} == {"real", "linked"} - ({"linked"} - {bundle.name})
     (real / GRAPH).write_bytes(b"another graph")
@@ -211,3 +212,12 @@ def test_engines_take_these_shapes(internals: Any, name: str, shape: list[int], 
     sizes = (ctypes.c_int64 * len(shape))(*shape)
     said = internals.engine_shapes(name.encode(), sizes, ctypes.c_size_t(len(shape)))
     assert said.decode().partition("\n")[0] == want
+
+
+def test_engines_are_judged_as_in_python(internals: Any) -> None:
+    shared = builder.ROOT / "tests" / "backends" / "engine_situations.json"
+    situations = json.loads(shared.read_text())["situations"]
+    assert len(situations) >= 40
+    for case in situations:
+        want = "|".join(" ".join(case[kind]) for kind in ("faults", "doubts"))
+        assert internals.judge(json.dumps(case).encode()).decode() == want, case["name"]

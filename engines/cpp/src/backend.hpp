@@ -57,6 +57,7 @@ struct GraphFile {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   std::int64_t batch = 0;  // what nearly every call has, to plan for; 0: not known
+  std::vector<std::string> warnings{};  // what makes it doubtful that an engine runs here
   bool host_code = false;  // whether an engine brings code of its own, as version-compatible ones do
 };
 
@@ -83,6 +84,8 @@ std::string tensorrt_version();
 // What CUDA's runtime says of a GPU; PCI bus ids tell cards apart where CUDA_VISIBLE_DEVICES renumbers them.
 struct CudaDevice {
   std::string pci_bus_id, sm, name;
+  std::string runtime, driver;  // CUDA versions: what the library is made for, what the driver runs; such as 12.6
+  bool asked = false;           // whether it answered
 };
 CudaDevice cuda_device(int index);
 

@@ -139,12 +139,21 @@ std::vector<TensorSpec> specs(const json& value) {
 
 EngineFacts engine(const json& value) {
   if (!value.is_object()) throw std::out_of_range("an engine is no object");
-  return {text_of(value.at("file")),
-          text_of(value.at("engine")),
-          text_of(value.at("version")),
-          text_of(value.at("sha256")),
-          texts(value.at("sms"), kMostTensors),
-          value.value("version_compatible", false)};
+  EngineFacts out;
+  out.file = text_of(value.at("file"));
+  out.engine = text_of(value.at("engine"));
+  out.version = text_of(value.at("version"));
+  out.sha256 = text_of(value.at("sha256"));
+  out.sms = texts(value.at("sms"), kMostTensors);
+  out.version_compatible = value.value("version_compatible", false);
+  out.hardware_compatible = value.value("hardware_compatible", false);
+  const json built = value.value("built_on", json::object());
+  if (!built.is_object()) throw std::out_of_range("built_on is no object");
+  const auto told = [&](const char* name) {
+    return built.contains(name) && !built[name].is_null() ? text_of(built[name]) : std::string();
+  };
+  out.gpu = told("gpu"), out.sm = told("sm"), out.cuda = told("cuda"), out.platform = told("platform");
+  return out;
 }
 
 std::vector<EngineFacts> engines(const json& value) {
@@ -246,8 +255,7 @@ std::string with_engine(std::string_view text, const std::string& where, const E
                         {"version", engine.version},
                         {"bytes", engine.bytes},
                         {"sha256", engine.sha256},
-                        {"gpu", engine.gpu}};
-    if (!engine.sm.empty()) one["sms"].push_back(engine.sm);
+                        {"built_on", {{"gpu", engine.gpu}, {"sm", engine.sm}, {"platform", engine.platform}}}};
     if (engine.workspace_mib > 0) one["workspace_mib"] = engine.workspace_mib;
     ordered_json kept = ordered_json::array();
     for (const ordered_json& other : value.value("engines", ordered_json::array())) {

@@ -37,6 +37,9 @@ struct EngineFacts {
   std::string sha256;
   std::vector<std::string> sms;
   bool version_compatible = false;
+  bool hardware_compatible = false;
+  // Of the machine that built it; empty where it is not recorded.
+  std::string gpu, sm, cuda, platform;
 };
 
 // An engine that was built here, with all that a bundle says of it.
@@ -49,6 +52,7 @@ struct EngineEntry {
   std::string graph_sha256;
   std::string sm;
   std::string gpu;
+  std::string platform;
   std::array<std::int64_t, 3> batch{1, 1, 1};
   std::size_t workspace_mib = 0;  // 0: no limit
   bool version_compatible = false;

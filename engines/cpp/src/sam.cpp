@@ -40,10 +40,11 @@ std::vector<TensorSpec> ordered(const std::vector<TensorSpec>& specs, const std:
 // One of the two graphs; `name` is encoder or decoder.
 std::unique_ptr<Graph> open_part(const SamBundle& bundle, const std::string& name, const GraphFacts& facts,
                                  const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs,
-                                 const Options& options) {
+                                 const Options& options, std::vector<std::string>& warnings) {
   GraphFile file{inside(bundle.path, facts.file, (bundle.path / "bundle.json").string()),
                  ordered(facts.inputs, inputs, bundle), ordered(facts.outputs, outputs, bundle)};
   use_engine(file, bundle.facts.engines, name, bundle.path, options);
+  warnings.insert(warnings.end(), file.warnings.begin(), file.warnings.end());
   return open_graph(options.backend, file, options);
 }
 
@@ -55,16 +56,18 @@ bool is_corner(const SamPoint& point) { return point.label >= 2; }
 struct Sam::Body {
   Body(SamBundle opened, const Options& options)
       : bundle(std::move(opened)),
-        info{bundle.path.string(), bundle.facts.name, bundle.facts.image_size, 0, options.backend, ""},
+        info{bundle.path.string(), bundle.facts.name, bundle.facts.image_size, 0, options.backend, "",
+             {}},
         encoder(open_part(bundle, "encoder", bundle.facts.encoder,
                           {{"image", "uint8", {-1, -1, -1, 3}}, {"size", "int32", {-1, 2}}},
-                          {{"image_embeddings", "float32", {-1, -1, -1, -1}}}, options)),
+                          {{"image_embeddings", "float32", {-1, -1, -1, -1}}}, options, info.warnings)),
         decoder(open_part(bundle, "decoder", bundle.facts.decoder,
                           {{"image_embeddings", "float32", {-1, -1, -1, -1}},
                            {"image_index", "int64", {-1}},
                            {"point_coords", "float32", {-1, -1, 2}},
                            {"point_labels", "float32", {-1, -1}}},
-                          {{"masks", "float32", {-1, 3, -1, -1}}, {"iou_predictions", "float32", {-1, 3}}}, options)),
+                          {{"masks", "float32", {-1, 3, -1, -1}}, {"iou_predictions", "float32", {-1, 3}}}, options,
+                          info.warnings)),
         encoders([this] { return std::make_unique<Place>(encoder->request()); }, options.requests),
         decoders([this] { return std::make_unique<Place>(decoder->request()); }, options.requests) {
     embedding = bundle.facts.encoder.outputs[0].shape;

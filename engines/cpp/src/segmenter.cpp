@@ -72,7 +72,9 @@ std::unique_ptr<Segmenter::Body> open_body(const std::string& bundle, const Opti
   GraphFile file{opened.path / kGraph, opened.facts.inputs, opened.facts.outputs, options.batch};
   use_engine(file, opened.facts.engines, "", opened.path, chosen);
   auto graph = open_graph(chosen.backend, file, chosen);
-  return std::make_unique<Segmenter::Body>(std::move(opened), std::move(graph), std::move(vocabulary), chosen);
+  auto body = std::make_unique<Segmenter::Body>(std::move(opened), std::move(graph), std::move(vocabulary), chosen);
+  body->info.warnings = std::move(file.warnings);
+  return body;
 }
 
 Segmenter::Body::Body(SegmenterBundle opened, std::unique_ptr<Graph> loaded, std::unique_ptr<Vocabulary> words,

@@ -208,6 +208,12 @@ CudaDevice cuda_device(int index) {
   CudaDevice out;
   char id[32] = "";
   cudaDeviceProp properties{};
+  int count = 0, version = 0;
+  const auto text = [](int cuda) { return std::to_string(cuda / 1000) + "." + std::to_string(cuda % 1000 / 10); };
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  out.asked = status == cudaSuccess || status == cudaErrorNoDevice;
+  if (cudaRuntimeGetVersion(&version) == cudaSuccess) out.runtime = text(version);
+  if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0) out.driver = text(version);
   if (cudaDeviceGetPCIBusId(id, sizeof id, index) == cudaSuccess) out.pci_bus_id = id;
   if (cudaGetDeviceProperties(&properties, index) == cudaSuccess) {
     out.sm = std::to_string(properties.major) + std::to_string(properties.minor);

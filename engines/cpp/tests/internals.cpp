@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 
@@ -107,6 +108,36 @@ EXPOSED const char* open_sam_bundle(const char* path) {
   return told([&] { clouds::open_sam_bundle(path, true); });
 }
 
+// The codes of faults and of doubts about a situation of tests/backends/engine_situations.json: "sm driver|model".
+EXPOSED const char* judge(const char* situation) {
+  const nlohmann::json given = nlohmann::json::parse(situation);
+  const nlohmann::json &engine = given["engine"], &where = given["machine"];
+  const auto text = [](const nlohmann::json& value, const char* name) {
+    return value.contains(name) && value[name].is_string() ? value[name].get<std::string>() : std::string();
+  };
+  const nlohmann::json built = engine.value("built_on", nlohmann::json::object());
+  clouds::EngineFacts facts;
+  facts.engine = text(engine, "engine"), facts.version = text(engine, "version");
+  if (engine.contains("sms")) facts.sms = engine["sms"].get<std::vector<std::string>>();
+  facts.version_compatible = engine.value("version_compatible", false);
+  facts.hardware_compatible = engine.value("hardware_compatible", false);
+  facts.gpu = text(built, "gpu"), facts.sm = text(built, "sm");
+  facts.cuda = text(built, "cuda"), facts.platform = text(built, "platform");
+  clouds::Machine machine;
+  machine.versions = where["versions"].get<std::map<std::string, std::string>>();
+  machine.cuda = where["cuda"].get<std::map<std::string, std::string>>();
+  machine.sm = text(where, "sm"), machine.gpu = text(where, "gpu"), machine.driver = text(where, "driver");
+  machine.asked = where["asked"].get<bool>(), machine.tegra = where["tegra"].get<bool>();
+  machine.cuda_driver = text(where, "cuda_driver"), machine.platform = text(where, "platform");
+  const clouds::Verdict found = clouds::judge(facts, machine);
+  said.clear();
+  for (const auto* findings : {&found.faults, &found.doubts}) {
+    if (findings == &found.doubts) said += "|";
+    for (const clouds::Finding& one : *findings) said += (said.empty() || said.back() == '|' ? "" : " ") + one.code;
+  }
+  return said.c_str();
+}
+
 // Adds bytes as an engine of a bundle, as clouds_build does; `refused` lets the proof fail.
 EXPOSED const char* add_engine(const char* bundle, const char* file, const char* bytes, int refused) {
   return told([&] {
@@ -143,10 +174,13 @@ EXPOSED const char* engine_shapes(const char* name, const std::int64_t* sizes, s
 EXPOSED const char* check_engine(const char* bundle, const char* file, const char* engine, const char* version,
                                  const char* hash, const char* sms, int version_compatible, const char* installed,
                                  const char* sm, const char* gpu, const char* driver) {
-  clouds::EngineFacts facts{file, engine, version, hash, {}, version_compatible != 0};
+  clouds::EngineFacts facts;
+  facts.file = file, facts.engine = engine, facts.version = version, facts.sha256 = hash;
+  facts.version_compatible = version_compatible != 0;
   std::istringstream words(sms);
   for (std::string word; words >> word;) facts.sms.push_back(word);
-  clouds::Machine machine{{}, sm, gpu, driver};
+  clouds::Machine machine;
+  machine.sm = sm, machine.gpu = gpu, machine.driver = driver;
   if (installed != nullptr) machine.versions[engine] = installed;
   return told([&] { clouds::check_engine(facts, bundle, machine); });
 }

@@ -70,6 +70,10 @@ inline clouds::Options run_options(const Arguments& given) {
   return out;
 }
 
+inline void warn(const std::vector<std::string>& warnings) {
+  for (const std::string& warning : warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+}
+
 // Runs a program: an Error becomes two lines and exit code 2.
 template <typename Main>
 int guarded(Main main) {

@@ -10,6 +10,7 @@
 #include "bundle.hpp"
 #include "bundle_writer.hpp"
 #include "files.hpp"
+#include "machine.hpp"
 
 namespace {
 
@@ -105,6 +106,7 @@ int main(int argc, char** argv) {
       entry.graph_sha256 = clouds::sha256_of(part.graph);
       entry.sm = built.sm;
       entry.gpu = built.gpu;
+      entry.platform = clouds::own_platform();
       entry.batch = part.name == "decoder" ? prompts : batch;
       entry.workspace_mib = options.workspace_mib;
       entry.version_compatible = options.version_compatible;

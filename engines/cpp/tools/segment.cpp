@@ -172,6 +172,7 @@ int main(int argc, char** argv) {
     const clouds::Options options = arguments::run_options(given);
     const std::vector<Item> items = list({given.rest.begin() + 1, given.rest.end()});
     const clouds::Segmenter segmenter(given.rest[0], options);
+    arguments::warn(segmenter.info().warnings);
     const Palette* palette = given.has("--no-overlays") ? nullptr : &segmenter.info().palette;
     const fs::path out = given.get("--out");
     if (given.has("--video")) return label_video(segmenter, given.get("--video"), out, palette);

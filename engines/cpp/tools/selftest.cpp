@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
     }
     const clouds::Segmenter segmenter(given.rest[0], arguments::run_options(given));
     const clouds::SegmenterInfo& info = segmenter.info();
+    arguments::warn(info.warnings);
     const clouds::SelfTest result = segmenter.self_test();
     std::printf("%s: %d x %d, %s, %zu classes, on %s %s%s\n", info.path.c_str(), info.height, info.width,
                 info.precision.c_str(), info.classes.size(), info.backend.c_str(), info.device.c_str(),

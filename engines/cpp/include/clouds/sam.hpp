@@ -26,6 +26,7 @@ struct SamInfo {
   int mask_size = 0;   // side of the logits' square
   std::string backend;
   std::string device;
+  std::vector<std::string> warnings;  // what makes it doubtful that an engine is right for this machine
 };
 
 // In pixels of the image as it was given, from its upper left corner. Labels: 1 foreground, 0 background, 2 and 3 the

@@ -35,6 +35,7 @@ struct SegmenterInfo {
   bool scores = false;          // whether `Segmenter::segment` can give confidences
   std::string backend;
   std::string device;
+  std::vector<std::string> warnings;  // what makes it doubtful that an engine is right for this machine
 };
 
 // The result of `Segmenter::self_test` on the bundle's own images.

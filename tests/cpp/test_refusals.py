@@ -387,7 +387,7 @@ def test_an_engine_of_another_version_is_refused(tmp_path: Path, internals: Any)
     for built, installed in (("10.14.1.48.post1", "10.14.1.48"), ("10.14.1.48", "10.14.1.48.post2")):
         posted = {**GPU, "versions": {"tensorrt-rtx": installed}}  # the library itself knows no .postN
         assert ask(internals, tmp_path, {**facts, "version": built}, posted) is None
-    for installed in ("10.14.1.48.postx", "10.14.1.48.post", "10.14.1.49"):
+    for installed in ("10.14.1.49", "10.14.0.48.post1", "11.14.1.48"):
         other = {**GPU, "versions": {"tensorrt-rtx": installed}}
         assert ask(internals, tmp_path, {**facts, "version": "10.14.1.48"}, other) is not None
     message, _ = told(ask(internals, tmp_path, facts, {**GPU, "versions": {}})) or ("", "")

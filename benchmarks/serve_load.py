@@ -98,12 +98,18 @@ class Server:
 
 
 async def client(
-    http: httpx.AsyncClient, good: list[Ask], bad: list[Ask], log: Log, end: float, seed: int
+    http: httpx.AsyncClient,
+    good: list[Ask],
+    bad: list[Ask],
+    log: Log,
+    end: float,
+    seed: int,
+    share: float = SHARE_OF_BAD,
 ) -> None:
-    """Ask one thing after the other until time is up, or nobody answers."""
+    """Ask one thing after the other, a share of them bad, until time is up, or nobody answers."""
     chance = random.Random(seed)
     while time.perf_counter() < end:
-        ask = chance.choice(bad if chance.random() < SHARE_OF_BAD else good)
+        ask = chance.choice(bad if chance.random() < share else good)
         start = time.perf_counter()
         try:
             response = await http.post(ask.path, content=ask.content, headers=ask.headers)

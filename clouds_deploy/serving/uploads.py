@@ -25,6 +25,8 @@ from clouds_deploy.serving.limits import Limits, Refusal
 
 T = TypeVar("T")
 _FIELDS = 8
+_LONG_TEXT = 2**20
+"""Bytes of JSON above which a request counts as large."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,12 @@ class Workshop:
 
     @asynccontextmanager
     async def parsing(self, size: int) -> AsyncIterator[None]:
-        """Holds the memory of parsed JSON of a size in bytes, which may be tens of times the text's."""
-        async with self._bytes.take(16 * size):
+        """Holds the memory of parsed JSON of a size in bytes, which may be several times the text's.
+
+        Long texts wait for each other, and for large images, not before short ones.
+        """
+        large = size > _LONG_TEXT
+        async with self._large.take(1) if large else self._bytes.take(size):
             yield
 
     async def answering(self, life: Lifetime, size: int) -> None:

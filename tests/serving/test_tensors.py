@@ -54,7 +54,9 @@ BLOB = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 3], "parameters": 
     ("request_", "tail", "length", "status", "word"),
     [
         (b"{", None, None, 400, "not JSON"),
-        (b"[" * 100000, None, None, 400, "not JSON"),
+        (b"[" * 900, None, None, 400, "not JSON"),
+        (b"[" * 100000, None, None, 400, "brackets"),
+        (b'{"inputs":[' + b"[]," * 100000 + b"[]]}", None, None, 400, "brackets"),
         (b"\xff\xfe", None, None, 400, "not JSON"),
         ([], None, None, 400, "no list `inputs`"),
         ({"inputs": {}}, None, None, 400, "no list `inputs`"),

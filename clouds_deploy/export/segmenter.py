@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 from typing_extensions import override
 
 from clouds_deploy.artifacts import MANIFEST, sha256
@@ -27,8 +28,9 @@ from clouds_deploy.config.export import ExportConfig, ExportOptions, HalfConfig
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.shipped import load_export_recipe
 from clouds_deploy.console import busy, warn
-from clouds_deploy.data.images import list_images
-from clouds_deploy.errors import CloudsError, nearest
+from clouds_deploy.data.images import list_images, passed_over, tell_passed_over
+from clouds_deploy.data.layouts.content import is_label_map
+from clouds_deploy.errors import CloudsError, nearest, shortened
 from clouds_deploy.evaluation.datasets import labelled_source
 from clouds_deploy.evaluation.metrics import ConfusionMatrix
 from clouds_deploy.export.bisect import explain
@@ -249,8 +251,22 @@ class SegmenterSubject(Subject):
                 shutil.copyfile(self.run / name, target / name)
 
     def _calibration(self, images: Path | Sequence[Path]) -> Array:
-        """Evenly spaced images of those given, as the recipe wants them."""
-        paths = list_images([images] if isinstance(images, Path) else images)
+        """Evenly spaced images of those given, as the recipe wants them.
+
+        Raises:
+            CloudsError: There are none, or all are label maps.
+        """
+        given = [images] if isinstance(images, Path) else list(images)
+        listed = list_images(given)
+        paths = [path for path in listed if not is_label_map(path)]
+        if not paths:
+            raise CloudsError(
+                f"--calibrate {given[0]} holds label maps, such as {listed[0]}, and no photographs",
+                "give the images that they belong to",
+            )
+        tell_passed_over(passed_over(given))
+        if left := [path.name for path in listed if path not in set(paths)]:
+            warn(escape(f"{len(left)} of {len(listed)} files are label maps, left out: {shortened(left)}"))
         numbers = evenly(np.arange(len(paths)), self.limits.int8.images)
         return self._fitted([paths[number] for number in numbers])
 

@@ -215,7 +215,7 @@ def run_predict(
     by_unit = bool(shards) or runner is not None or is_spread(paths, out)
     units: Sequence[Any]
     if by_unit:
-        units = find_units(paths, BLOCK)
+        units = find_units(paths, BLOCK, over)
         check_apart(Place(out), map(Place, paths))
         results = Results(Place(out), all(unit.shard for unit in units) if shards is None else shards)
     else:

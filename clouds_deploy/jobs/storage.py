@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_path, sha256
+from clouds_deploy.data.images import walk
 from clouds_deploy.errors import CloudsError, first_line, install
 
 _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
@@ -93,6 +94,8 @@ class Place:
     def files(self) -> list[str]:
         """Lists the files in the folder and its subfolders, sorted, without hidden ones.
 
+        Links to folders of this machine are followed, but not back to a folder that holds the link.
+
         Raises:
             CloudsError: There is no such folder.
         """
@@ -100,6 +103,9 @@ class Place:
             if not self.fs.isdir(self.root):
                 hint = "check the path" if self.local else "check the address"
                 raise CloudsError(f"there is no folder {self.address}", hint)
+            if self.local:
+                own = Path(self.root)
+                return sorted(path.relative_to(own).as_posix() for path in walk(own))
             self.fs.invalidate_cache()
             found = [str(path) for path in self.fs.find(self.root)]
         root = self.root.rstrip("/") + "/"

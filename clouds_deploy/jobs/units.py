@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clouds_deploy.artifacts import sha256
-from clouds_deploy.data.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
+from clouds_deploy.data.images import (
+    IMAGE_SUFFIXES,
+    PASSED_OVER,
+    VIDEO_SUFFIXES,
+    list_files,
+    tell_passed_over,
+)
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.shards import is_image, unpack
 from clouds_deploy.jobs.storage import Place, is_url
 
 TAR = ".tar"
+_UNREAD = PASSED_OVER | VIDEO_SUFFIXES - {".ts"}
+"""Suffixes that are counted and named where a unit is read; `.ts` is TypeScript as often as a video."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,16 @@ class Unit:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if self.shard:
-            if not open_shard(self.place, self.files[0], folder, lambda m: m if is_image(m) else None):
+            over: list[str] = []
+
+            def choose(member: str) -> str | None:
+                if is_unread(member):
+                    over.append(f"{self.told()}/{member}")
+                return member if is_image(member) else None
+
+            found = open_shard(self.place, self.files[0], folder, choose)
+            tell_passed_over(over)
+            if not found:
                 raise CloudsError(
                     f"{self.told()} holds no images", "a shard holds them as key.jpg, key.png and so on"
                 )
@@ -184,12 +201,20 @@ def is_spread(paths: Sequence[str | Path], out: str | Path) -> bool:
     return is_url(out) or any(is_url(path) or holds_shards(path) for path in paths)
 
 
-def find_units(paths: Sequence[str | Path], size: int) -> list[Unit]:
+def is_unread(name: str) -> bool:
+    """Whether a file of a unit is a picture that is not read, or a video, by its suffix."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in _UNREAD and not path.name.startswith(".")
+
+
+def find_units(paths: Sequence[str | Path], size: int, over: list[str] | None = None) -> list[Unit]:
     """Cuts shards and folders into units.
 
     Args:
         paths: Shards, and folders of shards or of images; here or at an address.
         size: Images in a block of a folder.
+        over: Filled with the files of folders that are of no format that is read (videos neither); those of a
+            shard are told when it is opened.
 
     Returns:
         The units, each under a name of its own.
@@ -211,6 +236,8 @@ def find_units(paths: Sequence[str | Path], size: int) -> list[Unit]:
             units.append(Unit(PurePosixPath(name).stem, Place(folder), (name,), False))
             continue
         names = place.files()
+        if over is not None:
+            over += [place.told(name) for name in names if is_unread(name)]
         shards = [name for name in names if name.endswith(TAR)]
         units += [Unit(name.removesuffix(TAR), place, (name,), True) for name in shards]
         images = [n for n in names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ STATE = "state.json"
 LAST = "last.safetensors"
 """In a finished run whose weights are the best ones: those of the last step."""
 _NAME, _BEST = re.compile(r"step_(\d+)"), re.compile(r"best_(\d+)")
+_MADE = re.compile(r"(step|best)_\d+(\.damaged(-\d+)?)?|\.(step|best)_\d+\.claim")
+"""A checkpoint, a damaged one, and the claim on one whose writer was killed."""
 _OWN = "state_sha256"
 
 
@@ -237,8 +240,14 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Deletes all checkpoints of a finished run."""
-    discard(run / CHECKPOINTS)
+    """Deletes all checkpoints of a finished run, the damaged ones too; what else lies there stays."""
+    folder = run / CHECKPOINTS
+    for path in [*folder.iterdir()] if folder.is_dir() else ():
+        if _MADE.fullmatch(path.name):
+            discard(path)
+    clear_leftovers(run)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def clear_leftovers(run: Path) -> None:

@@ -19,7 +19,7 @@ from clouds_deploy.config.parse import settings
 from clouds_deploy.config.refine import RefineOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.console import say
-from clouds_deploy.data.images import write_png
+from clouds_deploy.data.images import passed_over, tell_passed_over, write_png
 from clouds_deploy.data.overlay import before_and_after
 from clouds_deploy.inference.predict import CONFIDENCES, LABELS, OVERLAYS
 from clouds_deploy.inference.predict import KIND as PREDICTION
@@ -216,6 +216,7 @@ def run_refine(
 
     Returns:
         `out`, `images` refined in all, `refined` by this run, `failed` (`path`, `fault` and `fix` each),
+        `passed_over`: pictures of formats that are not read,
         `unlabelled_means`, `prompts`, `masks_taken`, what `summarize_changes` gives, `images_per_second` of
         this run (null if it did nothing), and `units_done` by this run, where it went unit by unit.
 
@@ -226,12 +227,15 @@ def run_refine(
     check_apart(Place(out), [Place(one) for one in (images, *work.given)])
     by_unit = bool(shards) or runner is not None or is_spread([images, *work.given], out)
     units: Sequence[Any]
+    over: list[str] = []
     if by_unit:
-        units = find_units([images], BLOCK)
+        units = find_units([images], BLOCK, over)
         work.first = units[0].name
         results = Results(Place(out), units[0].shard if shards is None else shards)
     else:
         units, results = work.pairs(Path(images)), Results(Place(out), None)
+        over = [str(path) for path in passed_over([Path(images)])]
+    tell_passed_over(over)
     report = run_job(work, units, results, runner)
     items, classes = report.items, work.refiner.label_set
     changes = (np.array(item["changes"], np.int64).reshape(-1, 3) for item in items)
@@ -250,6 +254,7 @@ def run_refine(
         "images": len(items),
         "refined": len(report.new_items),
         "failed": report.failed,
+        "passed_over": over,
         **summary,
         "images_per_second": len(report.new_items) / report.seconds if report.new else None,
         **({"units_done": len(report.new)} if by_unit else {}),

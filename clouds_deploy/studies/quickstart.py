@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clouds_deploy
-from clouds_deploy.artifacts import MANIFEST, check_new, read_json, read_manifest, write_json, write_text
+from clouds_deploy.artifacts import (
+    MANIFEST,
+    check_new,
+    discard,
+    read_json,
+    read_manifest,
+    sha256,
+    write_json,
+    write_text,
+)
 from clouds_deploy.console import say
+from clouds_deploy.errors import CloudsError
 
 if TYPE_CHECKING:
     from clouds_deploy.bench.timing import Stopwatch
@@ -130,9 +139,18 @@ def _train(
 
 
 def _cleared(path: Path) -> Path:
-    """A path without what an earlier call made there; anything else is left for the stage to refuse."""
+    """A path without what an earlier call made there; anything else is left for the stage to refuse.
+
+    Raises:
+        CloudsError: It holds a file that the earlier call did not make, or that was changed since.
+    """
     if (path / MANIFEST).is_file():
-        shutil.rmtree(path)
+        check_new(path, replace=True)
+        for name, entry in read_json(path / MANIFEST).get("files", {}).items():
+            file = path / name
+            if file.is_file() and (file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]):
+                raise CloudsError(f"{file} was changed since it was made", "move it, or choose another --out")
+        discard(path)
     return path
 
 

@@ -93,6 +93,18 @@ class RunFolder:
             more = "; an interrupted training goes on with --resume" if begun else ""
             raise CloudsError(error.message, f"{error.hint}{more}") from error
 
+    def check_init(self, resume: bool, init: Path | None) -> None:
+        """Refuses weights to start from for a run that goes on.
+
+        Raises:
+            CloudsError: Both were given.
+        """
+        if resume and init is not None:
+            raise CloudsError(
+                "--resume and --init exclude each other",
+                f"leave out --init: {self.path} has weights of its own",
+            )
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Keeps other processes from training in the directory; one that is not there is not made.

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from PIL import Image
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.backends.tensorrt.build import build_engine, profiles
@@ -144,6 +145,46 @@ def test_ranges_need_images(small_run: Path, tmp_path: Path) -> None:
         export(small_run, out=tmp_path / "out", calibrate=tmp_path)
     with pytest.raises(CloudsError, match="one precision, not fp16 and int8"):
         export(small_run, out=tmp_path / "out", int8=True, fp16=True, calibrate=tmp_path)
+
+
+def test_a_wrong_folder_is_told_before_the_long_work(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is traced: a folder that is not there, an empty one, label maps, a damaged photograph."""
+
+    class Traced(Exception):
+        pass
+
+    def trace(*_: object, **__: object) -> None:
+        raise Traced
+
+    monkeypatch.setattr(segmenter, "to_onnx", trace)
+
+    def told(folder: Path) -> str:
+        with pytest.raises(CloudsError) as caught:
+            export(small_run, out=tmp_path / "out", int8=True, calibrate=folder)
+        assert not (tmp_path / "out").exists()
+        return str(caught.value)
+
+    (tmp_path / "labels").mkdir()
+    assert "there is no file or folder" in told(tmp_path / "nofolder")
+    assert "holds no images" in told(tmp_path / "labels")
+    labels = np.zeros((40, 60), np.uint8)
+    labels[10:, 20:], labels[30:, 40:] = 13, 255
+    for number in range(3):
+        Image.fromarray(labels).save(tmp_path / "labels" / f"{number}.png")
+    assert "labels holds label maps, such as" in told(tmp_path / "labels")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "labels" / "photo.png")
+    Image.fromarray(noise[..., 0] // 4).save(tmp_path / "labels" / "night.png")  # grey, 64 values
+    (tmp_path / "labels" / "other.heic").touch()
+    with pytest.raises(Traced):
+        export(small_run, out=tmp_path / "out", int8=True, calibrate=tmp_path / "labels")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 of 5 files are label maps, left out: 0.png, 1.png, 2.png" in said
+    assert "passed over 1 files" in said
+    (tmp_path / "labels" / "cut.png").write_bytes((tmp_path / "labels" / "photo.png").read_bytes()[:200])
+    assert "cut.png is a damaged image" in told(tmp_path / "labels")
 
 
 def test_images_are_chosen_evenly() -> None:

@@ -154,6 +154,38 @@ def test_one_place_in_another(tmp_path: Path) -> None:
     assert Place("memory://x").holds(Place("memory://x/y"))
 
 
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "disk" / "deep" / "a.png").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "b.png").touch()
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "images")  # a loop
+    files = Place(tmp_path / "images").files()
+    assert files == ["b.png", "link/deep/a.png"]
+    (unit,) = find_units([tmp_path / "images"], 4)
+    assert unit.files == ("b.png", "link/deep/a.png")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_is_passed_over_is_told(
+    tmp_path: Path, remote: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Place(f"memory://{tmp_path.name}" if remote else tmp_path / "in")
+    (tmp_path / "empty").touch()
+    for name in ("a.png", "b.HEIC", "deep/c.avif", ".hidden.heic", "d.txt", "e.mp4", "f.ts"):
+        place.put(tmp_path / "empty", name)
+    over: list[str] = []
+    (unit,) = find_units([place.address], 4, over)
+    assert unit.files == ("a.png",)
+    assert over == [place.told(name) for name in ("b.HEIC", "deep/c.avif", "e.mp4")]
+    packed = shard(tmp_path / "0.tar", {"a.png": b"", "b.HEIC": b"", "._b.HEIC": b"", "c.json": b""})
+    (unit,) = find_units([packed], 4)
+    assert [item.name for item in unit.stage(tmp_path / "out")] == ["a"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "passed over 1 files of formats that are not read (1 .heic): b.HEIC" in told
+
+
 def test_shards_beside_images(tmp_path: Path) -> None:
     shard(tmp_path / "0.tar", {"x.txt": b""})
     (tmp_path / "a.png").touch()

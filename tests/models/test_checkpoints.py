@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.models.checkpoints import CHECKPOINTS, STATE, newest_checkpoint, save_checkpoint
+from clouds_deploy.models.checkpoints import (
+    CHECKPOINTS,
+    STATE,
+    newest_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 
 
 def names(run: Path) -> list[str]:
@@ -31,6 +37,20 @@ def test_the_newest_are_kept(run: Path) -> None:
     assert (found.step, found.state["note"], found.tensors("a.safetensors")["x"].tolist()) == (3, 3, [3] * 9)
     assert found.tensors("b.safetensors") == {}
     assert newest_checkpoint(run / "nothing") is None
+
+
+def test_only_checkpoints_go_with_a_finished_run(run: Path) -> None:
+    (run / CHECKPOINTS / "step_00000001.damaged-2").mkdir()
+    (run / CHECKPOINTS / ".step_00000004.tmp-999999999-1-00000000-00000000").mkdir()  # of another machine
+    (run / CHECKPOINTS / "notes.txt").write_text("mine")
+    remove_checkpoints(run)
+    assert [name for name in names(run) if not name.startswith(".")] == ["notes.txt"]
+    (run / CHECKPOINTS / "notes.txt").unlink()
+    for path in (run / CHECKPOINTS).iterdir():
+        path.rmdir()
+    remove_checkpoints(run)
+    assert not (run / CHECKPOINTS).exists()
+    remove_checkpoints(run)
 
 
 def test_a_damaged_one_is_kept_under_another_name(run: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from clouds_deploy.artifacts import write_manifest
 from clouds_deploy.errors import CloudsError
-from clouds_deploy.studies.quickstart import quickstart
+from clouds_deploy.studies.quickstart import _cleared, quickstart
 from clouds_deploy.studies.quickstart_report import _learnt
 from tests.cli.conftest import SMALL
 
@@ -56,6 +57,26 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CloudsError, match="is not a quickstart"):
         quickstart(out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+def test_what_a_user_put_into_a_stage_is_kept(tmp_path: Path) -> None:
+    made = tmp_path / "bundle"
+    made.mkdir()
+    (made / "a.txt").write_text("made")
+    write_manifest(made, "bundle")
+    (made / "notes.txt").write_text("mine")
+    with pytest.raises(CloudsError, match=r"notes\.txt is no file of what is to be replaced"):
+        _cleared(made)
+    (made / "notes.txt").unlink()
+    (made / "a.txt").write_text("edit")
+    with pytest.raises(CloudsError, match=r"a\.txt was changed since it was made"):
+        _cleared(made)
+    assert (made / "a.txt").read_text() == "edit"
+    (made / "a.txt").write_text("made")
+    assert not _cleared(made).exists()
+    made.mkdir()
+    (made / "b.txt").write_text("mine")
+    assert (_cleared(made) / "b.txt").read_text() == "mine"  # for the stage to refuse
 
 
 def test_a_stage_whose_time_was_lost_is_said_to_be(tmp_path: Path) -> None:

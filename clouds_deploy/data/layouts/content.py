@@ -61,6 +61,27 @@ _IDS = gta5_ids().table[:35] != IGNORE
 """Which of the ids 0..34 of Cityscapes and GTA5 are classes."""
 
 
+def is_label_map(path: Path) -> bool:
+    """Whether an image file holds class ids rather than a photograph.
+
+    Such a file has one channel, few values, and most pixels equal their neighbour on the right; a grey
+    photograph has noise. A file that cannot be read is none.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.mode not in ("L", "P", "I", "I;16") or image.format == "JPEG":
+                return False
+        ids = read_label_ids(path)
+    except (CloudsError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    few = int(np.count_nonzero(np.bincount(ids.ravel()))) <= _MOST_CLASSES
+    return few and ids.shape[1] > 1 and float((ids[:, 1:] == ids[:, :-1]).mean()) > 0.8
+
+
+_MOST_CLASSES = 151
+"""Classes of the largest label set that is met often, with the void."""
+
+
 def _by_palette(path: Path) -> Encoding | None:
     """Encoding by the colour of road in a file's palette, None without one."""
     road = CLASSES[0]

@@ -85,13 +85,14 @@ def train_sam(
         run, steps, images_per_second (null when no step was left), iou_1, iou_5, clicks_5, instances.
 
     Raises:
-        CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is neither, or
-            has another architecture; the loss became NaN; the disk is full.
+        CloudsError: `out` exists, or there is nothing to resume; another recipe; `init` is neither, has
+            been given for a resumed run, or has another architecture; the loss became NaN; the disk is full.
     """
     folder = RunFolder(out, recipe, KIND, keep=_KEPT)
     finished = folder.finished() if resume else None
     if finished is not None:
         return {"run": str(out), "images_per_second": None, **finished["outcome"]}
+    folder.check_init(resume, init)
     if not resume:
         folder.check_new()
     place = torch.device(own_device(device))
@@ -100,7 +101,7 @@ def train_sam(
         sam = build_sam_tiny(recipe.model)
         initialize(sam)
         head = DenseHead(recipe.model.prompt_width, STRIDE)
-    if init is not None and not resume:
+    if init is not None:
         _initialize(sam, init)
     fuse_attention(sam)
     fuse_norms(sam.image_encoder)

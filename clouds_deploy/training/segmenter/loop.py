@@ -100,10 +100,7 @@ def train(
         finished = folder.finished() if resume else None
         if finished is not None:
             return _summary(out, read_json(out / EVALUATION), finished["steps"], None)
-        if resume and init is not None:
-            raise CloudsError(
-                "--resume and --init exclude each other", "a resumed run has weights of its own"
-            )
+        folder.check_init(resume, init)
         if processes.first and resume:
             claims.enter_context(folder.claimed())
         elif processes.first:

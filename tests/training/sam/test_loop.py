@@ -109,6 +109,8 @@ def test_starting_from_another_run(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "file" / WEIGHTS).read_bytes() == (tmp_path / "larger" / WEIGHTS).read_bytes()
     with pytest.raises(CloudsError, match=r"there is no .*nowhere.*\n.*or its weights"):
         train_sam(still, tmp_path / "none", init=tmp_path / "nowhere")
+    with pytest.raises(CloudsError, match="--resume and --init exclude each other"):
+        train_sam(still, tmp_path / "none", init=finished, resume=True)
     (tmp_path / "broken").write_bytes(b"not weights")
     with pytest.raises(CloudsError, match="broken is missing or no readable safetensors"):
         train_sam(still, tmp_path / "none", init=tmp_path / "broken")

@@ -38,6 +38,12 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def engines_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`export --fp16` builds the engines that are installed; a test that is about them names them."""
+    monkeypatch.setattr("clouds_deploy.export.export.installed_engines", tuple)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny layers gain nothing from more threads, and lose much where cores are shared."""

@@ -158,7 +158,7 @@ def _open(bundle: Bundle, backend: str, graph: str, options: Options) -> Session
         from clouds_deploy.backends.tensorrt.session import open_engine
 
         given = replace(options, device=resolve_device(options.device, backend))
-        return open_engine(backend, graph, bundle.facts.get("engines", ()), bundle.path, given)
+        return open_engine(backend, graph, bundle, given)
     if backend in TORCH_BACKENDS:
         from clouds_deploy.backends import torch_session
 

@@ -43,6 +43,7 @@ class Bundle:
         manifest: Its manifest, already checked.
         graphs: Inputs and outputs of its graphs by name: `SEGMENTER`, or `ENCODER` and `DECODER`.
         facts: All of `bundle.json`.
+        origin: The bundle as the user named it: its directory, or the `.clouds` file that was unpacked there.
     """
 
     path: Path
@@ -50,6 +51,12 @@ class Bundle:
     manifest: Mapping[str, Any]
     graphs: Mapping[str, GraphSpec]
     facts: Mapping[str, Any]
+    origin: Path
+
+    @property
+    def engines(self) -> list[Mapping[str, Any]]:
+        """Entries of the engines that were built from its graphs."""
+        return list(self.facts.get("engines", ()))
 
     def file(self, graph: str = SEGMENTER) -> Path:
         """The ONNX file of a graph."""
@@ -164,7 +171,7 @@ def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> 
     Raises:
         CloudsError: It is no bundle, or a file in it was changed or lost.
     """
-    path = unpacked(path)
+    origin, path = path, unpacked(path)
     if kind is None:
         kind = SAM_KIND if kind_of(path) == SAM_KIND else KIND
     manifest = read_manifest(path, kind, verify=verify)
@@ -174,7 +181,7 @@ def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> 
             graphs = {part: GraphSpec.from_json(facts["graphs"][part]) for part in (ENCODER, DECODER)}
         else:
             graphs = {SEGMENTER: GraphSpec.from_json(facts)}
-        bundle = Bundle(path, kind, manifest, graphs, facts)
+        bundle = Bundle(path, kind, manifest, graphs, facts, origin)
         _ = bundle.name, bundle.height, bundle.width, bundle.weights
         if kind == KIND:
             _ = bundle.mean_color, bundle.inference, bundle.recipe

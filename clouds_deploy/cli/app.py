@@ -12,6 +12,7 @@ from clouds_deploy.cli import (
     bench,
     data,
     doctor,
+    engine,
     evaluate,
     export,
     generate,
@@ -85,3 +86,4 @@ for _panel, _verbs in _VERBS.items():
         app.command(name=_name, rich_help_panel=_panel)(_verb)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_START)
 app.add_typer(data.app, name="data", rich_help_panel=_START)
+app.add_typer(engine.app, name="engine", rich_help_panel=_DEPLOY)

@@ -8,10 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import BUNDLES, free_folder, newest_run
-from clouds_deploy.cli.options import Json
+from clouds_deploy.cli.options import (
+    ENGINES_PANEL,
+    Batch,
+    EngineOption,
+    Json,
+    Sm,
+    chosen_batch,
+    chosen_options,
+)
 from clouds_deploy.cli.output import deliver, table
 
-_GRAPH, _CHECKS, _ENGINES, _TRITON = "Graph", "Checks", "Engines", "Triton"
+_GRAPH, _CHECKS, _TRITON = "Graph", "Checks", "Triton"
 
 
 def export(
@@ -77,27 +85,14 @@ def export(
         list[str] | None,
         typer.Option(
             help="A backend to check the graph on (onnxruntime, openvino), or an engine to build "
-            "(tensorrt-rtx, tensorrt). Repeatable.",
-            show_default="onnxruntime, openvino",
-            rich_help_panel=_ENGINES,
+            "(tensorrt-rtx, tensorrt), or none. Repeatable.",
+            show_default="onnxruntime, openvino, and with --fp16 the engines that are installed",
+            rich_help_panel=ENGINES_PANEL,
         ),
     ] = None,
-    sm: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sm",
-            help="TensorRT-RTX: build for this compute capability, such as 89. Repeatable.",
-            rich_help_panel=_ENGINES,
-        ),
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            help="Images per call of an engine: minimum,optimum,maximum.",
-            show_default="recipe's",
-            rich_help_panel=_ENGINES,
-        ),
-    ] = None,
+    sm: Sm = None,
+    batch: Batch = None,
+    engine_option: EngineOption = None,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of images to check the graph on as well.", rich_help_panel=_CHECKS),
@@ -138,7 +133,6 @@ def export(
     from clouds_deploy.artifacts import kind_of
     from clouds_deploy.bundles.bundle import KIND
     from clouds_deploy.bundles.packed import unpacked
-    from clouds_deploy.errors import CloudsError
     from clouds_deploy.export.export import export as make
     from clouds_deploy.serving.triton.repository import check_repository
 
@@ -148,12 +142,7 @@ def export(
     if triton is not None and kind_of(bundle := unpacked(Path(run))) == KIND:
         deliver(_triton(bundle, triton, triton_backend, triton_sam), as_json, _render_triton)
         return
-    try:
-        sizes = None if batch is None else [int(size) for size in batch.split(",")]
-    except ValueError:
-        sizes = []
-    if sizes is not None and len(sizes) != 3:
-        raise CloudsError(f"--batch {batch} is not a range", "give three numbers, such as 1,4,8")
+    sizes = chosen_batch(batch)
     if out is None:
         kinds = {"-fp16": fp16, "-bf16": bf16, "-int8": int8}
         out = free_folder(BUNDLES, _name(run) + "".join(kind for kind, asked in kinds.items() if asked))
@@ -161,7 +150,7 @@ def export(
     result = make(
         run,
         out=out,
-        engines=tuple(engine or ("onnxruntime", "openvino")),
+        engines=None if engine is None else tuple(engine),
         height=height,
         width=width,
         scores=scores,
@@ -174,6 +163,7 @@ def export(
         data=data,
         layout=layout,
         sms=tuple(sm or ()),
+        engine_options=chosen_options(engine_option),
         batch=sizes,
         weights=weights,
         device=device,
@@ -220,6 +210,7 @@ def _render(result: dict[str, Any]) -> None:
     for engine in result["engines"]:
         where = ", ".join(f"SM {sm}" for sm in engine["sms"]) or "this GPU"
         how = f"built in {engine['seconds']:.1f} s" + (", cached" if engine["cached"] else "")
+        how += ", run here" if engine.get("run_on") else ", not run: no such GPU is here"
         typer.echo(f"{engine['file']}: {engine['bytes'] / 2**20:.1f} MiB for {where}, {how}")
     typer.echo(f"{result['out']}: {result['size_mib']:.1f} MiB, {result['nodes']} nodes")
     if "triton" in result:

@@ -53,4 +53,6 @@ def _render(result: dict[str, Any]) -> None:
         ]
         for check in result["checks"]
     ]
+    for proof in result["proofs"]:
+        typer.echo(f"recorded in {proof}")
     table(f"{result['bundle']}, {result['precision']}", ["check", "value", "limit", ""], rows)

@@ -121,9 +121,12 @@ class EngineConfig(EngineKnobs):
 
     Attributes:
         batch: Smallest, most likely and largest number of images.
+        sms: Compute capabilities to build a TensorRT-RTX engine for where no GPU is at hand and `--sm` says
+            nothing.
     """
 
     batch: Range
+    sms: tuple[str, ...]
 
     def knobs(self, overrides: Mapping[str, str] | None = None) -> EngineKnobs:
         """How the builder works, with `--engine-option`'s values over the recipe's.
@@ -149,6 +152,19 @@ class EngineConfig(EngineKnobs):
             ) from error
 
 
+class SegmenterEngineConfig(EngineConfig):
+    """How a segmenter's engine is built.
+
+    Attributes:
+        classes: Smallest, most likely and largest number of classes of a text-headed segmenter's engine; null
+            takes those of its own vocabulary only, so that another one of as many fits.
+        synonyms: The same of the names for a class.
+    """
+
+    classes: Range | None = None
+    synonyms: Range | None = None
+
+
 class ExportConfig(LimitsConfig):
     """Export recipe of a segmenter: size, limits of the float32 graph, and one section for each precision.
 
@@ -157,7 +173,7 @@ class ExportConfig(LimitsConfig):
     Attributes:
         height: Image height of the graph in pixels, a multiple of 32.
         width: Image width of the graph in pixels, a multiple of 32.
-        engine: Optimisation profile of built engines.
+        engine: Optimisation profile of built engines, and how they are built.
         fp16: Float32 islands and limits of `--fp16`.
         bf16: Float32 islands and limits of `--bf16`.
         int8: Quantised nodes and limits of `--int8`.
@@ -166,7 +182,7 @@ class ExportConfig(LimitsConfig):
     example: ClassVar[str] = "export/segmenter"
     height: Positive
     width: Positive
-    engine: EngineConfig
+    engine: SegmenterEngineConfig
     fp16: HalfConfig
     bf16: HalfConfig
     int8: Int8Config
@@ -272,7 +288,8 @@ class ExportOptions(Section):
 
     Attributes:
         engines: Backends that must pass the gates, and engines to build (`tensorrt`, `tensorrt-rtx`); where
-            only engines are named, ONNX Runtime proves the graph.
+            only engines are named, or `none`, ONNX Runtime proves the graph. None means both backends, and
+            with `fp16` the engines that are installed and can be built here.
         height: Image height of the graph in pixels; None means the recipe's. Segmenters only.
         width: Image width of the graph in pixels; None means the recipe's. Segmenters only.
         scores: Whether the graph gives class scores too; the gates look at scores either way. Segmenters
@@ -287,7 +304,9 @@ class ExportOptions(Section):
         data: Labelled images, as in `evaluate`: the mIoU that the graph loses there is a gate too. Segmenters
             only.
         layout: Their layout.
-        sms: Compute capabilities to build a TensorRT-RTX engine for, such as `89`.
+        sms: Compute capabilities to build a TensorRT-RTX engine for, such as `89`; none means the GPU here,
+            or the recipe's.
+        engine_options: Values of `EngineKnobs` by name, over the recipe's.
         batch: Smallest, most likely and largest batch of built engines; None means the recipe's.
         weights: A SAM's weight file; or `random`, for a dry run of a SAM or of a training recipe.
         device: Where PyTorch computes the expected results, and the backends that can run the graph.
@@ -297,7 +316,7 @@ class ExportOptions(Section):
     segmenters_only: ClassVar[tuple[str, ...]] = (
         "height", "width", "scores", "inference", "int8", "calibrate", "data", "layout",
     )  # fmt: skip
-    engines: tuple[str, ...] = ("onnxruntime", "openvino")
+    engines: tuple[str, ...] | None = None
     height: int | None = None
     width: int | None = None
     scores: bool = False
@@ -310,6 +329,7 @@ class ExportOptions(Section):
     data: str | Path | None = None
     layout: str | None = None
     sms: tuple[str, ...] = ()
+    engine_options: Mapping[str, str] = {}
     batch: Range | None = None
     weights: str | Path | None = None
     device: str = "cpu"

@@ -18,13 +18,15 @@ import numpy as np
 import onnx
 
 from clouds_deploy.artifacts import write_json, write_manifest
-from clouds_deploy.backends.backends import check_graph_backends, runs
+from clouds_deploy.backends.backends import GRAPH_BACKENDS, check_graph_backends, runs
 from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
-from clouds_deploy.backends.tensorrt.machine import ENGINES
-from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
+from clouds_deploy.backends.tensorrt.options import EngineOptions, targets
+from clouds_deploy.backends.tensorrt.preflight import judge
 from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.bundles.packed import packing
+from clouds_deploy.bundles.proofs import NOT_RUN
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.config.export import ExportOptions
 from clouds_deploy.config.section import make_options
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 SAM = "sam:"
+NO_ENGINE = "none"
+"""In the place of engines: build none."""
 
 
 def export(run: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any]:
@@ -72,14 +76,25 @@ def export(run: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any
 
 def _check(options: ExportOptions) -> tuple[str, tuple[str, ...], list[str]]:
     """The precision, the backends that prove it and the engines to build, refused where they don't fit."""
-    provers = tuple(name for name in options.engines if name not in ENGINES) or ("onnxruntime",)
-    built = [name for name in options.engines if name in ENGINES]
+    named = options.engines
+    if named is None:
+        named = (*GRAPH_BACKENDS, *(installed_engines() if options.fp16 else ()))
+    provers = tuple(name for name in named if name not in (*ENGINES, NO_ENGINE)) or ("onnxruntime",)
+    built = [name for name in named if name in ENGINES]
     check_graph_backends(provers)
     for name in built:
         engine_version(name)
     if options.sms and "tensorrt-rtx" not in built:
         raise CloudsError("--sm is for TensorRT-RTX", "add --engine tensorrt-rtx")
+    if options.engine_options and not built:
+        raise CloudsError("--engine-option is for engines", "add --engine tensorrt or tensorrt-rtx")
     return options.precision, provers, built
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Engines that can be built here: TensorRT needs a GPU for that, TensorRT-RTX does not."""
+    machine = Machine.here()
+    return tuple(name for name in machine.versions if name != "tensorrt" or machine.sm is not None)
 
 
 @contextmanager
@@ -115,10 +130,12 @@ def make_bundle(subject: Subject, folder: Path, out: Path) -> dict[str, Any]:
         out: The bundle's final place, beside which a reproducer of a fault is written.
     """
     precision, provers, names = _check(subject.options)
-    batch = subject.options.batch or subject.limits.engine.batch
-    builds = [EngineOptions(n, subject.options.sms if n != "tensorrt" else (), batch) for n in names]
+    config = subject.limits.engine
+    batch, knobs = subject.options.batch or config.batch, config.knobs(subject.options.engine_options)
+    builds = [EngineOptions(n, _targets(n, subject), batch, knobs) for n in names]
     facts = subject.facts
-    say(f"  export       {precision}, proven on {' and '.join(provers)}, PyTorch on {subject.device}")
+    built = f", engines of {' and '.join(names)}" if names else ""
+    say(f"  export       {precision}, proven on {' and '.join(provers)}, PyTorch on {subject.device}{built}")
     with busy(f"tracing {subject.what} into ONNX"):
         traced = subject.trace()
     models = {name: one.model for name, one in traced.items()}
@@ -152,6 +169,7 @@ def make_bundle(subject: Subject, folder: Path, out: Path) -> dict[str, Any]:
             made = lowered[name]
             of = made.products if isinstance(made, Quantized) else None
             gates.append(engine_gate(engine, subject.limits.flops(precision), precision, of))
+    gates += _prove_engines(subject, folder, precision, facts["engines"])
     require_passed(gates)
     subject.pack(folder)
     save_arrays(folder / REFERENCE, subject.reference())
@@ -224,6 +242,33 @@ def _build(
             with busy(f"building {name} with {options.engine}"):
                 built = build_engine(folder / f"{name}.onnx", folder / FOLDER, options, shapes)
             yield name, built
+
+
+def _targets(engine: str, subject: Subject) -> tuple[str, ...]:
+    return targets(engine, subject.options.sms if engine != "tensorrt" else (), subject.limits.engine.sms)
+
+
+def _prove_engines(
+    subject: Subject, folder: Path, precision: str, entries: Sequence[dict[str, Any]]
+) -> list[Gate]:
+    """Runs engines through the gates of the other backends, where a GPU that they run on is at hand."""
+    machine, gates = Machine.here(), []
+    for engine in dict.fromkeys(str(entry["engine"]) for entry in entries):
+        own = [entry for entry in entries if entry["engine"] == engine]
+        if machine.sm is None or any(judge(entry, machine)[0] for entry in own):
+            say(f"  engine       {engine}: {NOT_RUN}, there is no GPU here that it runs on")
+            continue
+        subject.engines = {folder / f"{_graph(entry)}.onnx": folder / entry["file"] for entry in own}
+        gates += _prove(subject, folder, precision, [engine])
+        subject.engines = {}
+        for entry in own:
+            entry["run_on"] = machine.built_on(engine)
+    return gates
+
+
+def _graph(entry: Mapping[str, Any]) -> str:
+    """Name of the graph that an engine was built from."""
+    return Path(str(entry["file"])).name.partition(f"-{entry['engine']}-")[0]
 
 
 def save_arrays(path: Path, arrays: dict[str, Array]) -> None:

@@ -14,12 +14,11 @@ import numpy as np
 from typing_extensions import override
 
 from clouds_deploy import seeds
-from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.backends.session import Session
-from clouds_deploy.backends.tensorrt.build import Shapes
+from clouds_deploy.backends.tensorrt.shapes import Shapes, graph_shapes
 from clouds_deploy.bundles.bundle import DECODER, ENCODER, SAM_KIND
 from clouds_deploy.bundles.sam_specs import sam_specs
-from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
+from clouds_deploy.bundles.tensors import Array, GraphSpec
 from clouds_deploy.config.export import ExportOptions, SamEngineConfig, SamExportConfig, SamLimits
 from clouds_deploy.config.shipped import load_export_recipe
 from clouds_deploy.errors import CloudsError
@@ -148,15 +147,17 @@ class SamSubject(Subject):
         self, engine: str, folder: Path, precision: str, label: str, *, rounded: bool = False
     ) -> list[Gate]:
         limits, case, right = self.limits.limits(precision), self.case, self.expected
-        session = open_graph(folder / f"{ENCODER}.onnx", engine)
+        session = self.open(folder / f"{ENCODER}.onnx", engine)
         try:
-            embeddings, gates = encoder_gates(label, session, case, limits, batched=not rounded)
+            embeddings, gates = encoder_gates(
+                label, session, case, limits, batched=not rounded and self.batches() > 1
+            )
         finally:
             session.close()
         tolerance = Tolerance(limits.error, limits.relative_error, 1 - limits.relative_error)
         count = f"{len(embeddings)} images"
         gates += closeness(label, "embedding", embeddings, right[EMBEDDINGS], tolerance, count)
-        session = open_graph(folder / f"{DECODER}.onnx", engine)
+        session = self.open(folder / f"{DECODER}.onnx", engine)
         try:
             found = session.run(case.decoder(right[EMBEDDINGS]))
             whole = session.run(case.decoder(embeddings))
@@ -196,7 +197,7 @@ class SamSubject(Subject):
 
     @override
     def profiles(self, batch: tuple[int, int, int]) -> dict[str, Shapes]:
-        return engine_shapes(self.specs, self.limits.engine, batch)
+        return graph_shapes(self.specs, self.limits.engine, batch)
 
 
 def graph_facts(specs: Mapping[str, GraphSpec]) -> dict[str, Any]:
@@ -207,37 +208,6 @@ def graph_facts(specs: Mapping[str, GraphSpec]) -> dict[str, Any]:
 def likely_sizes(engine: SamEngineConfig) -> dict[str, int]:
     """Sizes of the graphs' free axes at which operations are counted: one image, the likely prompts."""
     return {"batch": 1, "images": 1, "prompts": engine.prompts[1], "points": engine.points[1]}
-
-
-def engine_shapes(
-    specs: Mapping[str, GraphSpec], engine: SamEngineConfig, batch: tuple[int, int, int]
-) -> dict[str, Shapes]:
-    """The smallest, most likely and largest shape of every input of both graphs.
-
-    Args:
-        specs: What `sam_specs` returned.
-        engine: Numbers of prompts and points.
-        batch: Numbers of images.
-
-    Returns:
-        By graph and by the input's name its three shapes; see `backends.tensorrt.build.profiles`.
-    """
-    shapes: dict[str, Shapes] = {}
-    for part, spec in specs.items():
-        free: dict[str, Sequence[tuple[int, int, int]]]
-        free = {one.name: (engine.prompts, engine.points) for one in spec.inputs}
-        free |= dict.fromkeys((IMAGE, SIZE, EMBEDDINGS), (batch,))
-        shapes[part] = {one.name: _profile(one, free[one.name]) for one in spec.inputs}
-    return shapes
-
-
-def _profile(spec: TensorSpec, free: Sequence[tuple[int, int, int]]) -> list[list[int]]:
-    """An input's smallest, most likely and largest shape, from those of its free axes in their order."""
-    shapes = []
-    for which in range(3):
-        sizes = iter(free)
-        shapes.append([next(sizes)[which] if d is None else d for d in spec.shape])
-    return shapes
 
 
 def _pictures(side: int, images: Path | Sequence[Path] | None) -> list[Array]:

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clouds_deploy.backends.tensorrt.build import Shapes
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.options import Options
+from clouds_deploy.backends.session import Session
+from clouds_deploy.backends.tensorrt.shapes import Shapes
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.config.export import ExportConfig, ExportOptions, SamExportConfig
-from clouds_deploy.export.gates import Gate
+from clouds_deploy.export.gates import BATCH, Gate
 from clouds_deploy.export.half import Typed
 from clouds_deploy.export.int8 import Quantized
 from clouds_deploy.export.trace import Exported
@@ -33,6 +36,7 @@ class Subject(ABC):
         limits: The export recipe.
         facts: What `bundle.json` will hold.
         images: The images that the gates look at.
+        engines: While engines are proven: the engine's file by the graph's.
     """
 
     kind: str
@@ -45,6 +49,21 @@ class Subject(ABC):
     limits: ExportConfig | SamExportConfig
     facts: dict[str, Any]
     images: Array
+    engines: Mapping[Path, Path] = {}
+
+    def open(self, graph: Path, engine: str) -> Session:
+        """A session of a graph on a backend that reads ONNX, or of the engine that was built from it."""
+        if graph not in self.engines:
+            return open_graph(graph, engine)
+        from clouds_deploy.backends.tensorrt.session import EngineSession
+
+        own = self.limits.engine.version_compatible
+        return EngineSession(self.engines[graph], engine, Options("cuda:0"), host_code=own)
+
+    def batches(self) -> int:
+        """Images in a batch of the gates: what engines take, at most `BATCH`."""
+        most = (self.options.batch or self.limits.engine.batch)[2]
+        return min(BATCH, most) if self.engines else BATCH
 
     @abstractmethod
     def metadata(self) -> dict[str, str]:

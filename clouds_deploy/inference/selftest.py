@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from clouds_deploy.artifacts import environment
+from clouds_deploy.artifacts import environment, sha256
 from clouds_deploy.backends.backends import chosen, open_session, readers
 from clouds_deploy.backends.device import announce
 from clouds_deploy.backends.session import Session
+from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.bundles.bundle import SAM_KIND, Bundle, open_bundle
+from clouds_deploy.bundles.proofs import write_proof
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.inference.agreement import label_agreement, mask_overlaps, run_batched
 from clouds_deploy.models.sam.names import EMBEDDINGS, IMAGE, MASKS, SCORES
@@ -64,15 +66,15 @@ def selftest(
         precision: What they compute in; `bf16` for those that can, with a BF16 graph's limits.
 
     Returns:
-        `bundle`, `kind`, `precision`, `checks` (each `Check.to_json`), `passed`, `images`, `machine`.
+        `bundle`, `kind`, `precision`, `checks` (each `Check.to_json`), `passed`, `images`, `machine`,
+        `proofs` (the files that record what engines did on this GPU, see `bundles.proofs`).
 
     Raises:
         CloudsError: It is no bundle, or one that was changed; a backend is not installed or refuses it.
     """
     opened = open_bundle(Path(bundle))
-    replay = _sam if opened.kind == SAM_KIND else _segmenter
-    arrays = opened.reference()
     checks: list[Check] = []
+    proofs: list[str] = []
     for name in tuple(backends) or readers(opened.precision):
         backend, computing = chosen(name, precision)
         sessions = [
@@ -80,20 +82,45 @@ def selftest(
             for graph in opened.graphs
         ]
         announce(sessions[0].device, backend, computing)
-        try:
-            checks += replay(opened, arrays, sessions, computing)
-        finally:
-            for session in sessions:
-                session.close()
+        made = replayed(opened, sessions, computing)
+        checks += made
+        if backend in ENGINES:
+            proofs.append(str(_record(opened, backend, sessions, made)))
     return {
         "bundle": str(opened.path),
         "kind": opened.kind,
         "precision": opened.precision,
         "checks": [check.to_json() for check in checks],
         "passed": all(check.passed for check in checks),
-        "images": len(arrays[IMAGE]),
+        "images": len(opened.reference()[IMAGE]),
         "machine": environment(),
+        "proofs": proofs,
     }
+
+
+def replayed(bundle: Bundle, sessions: Sequence[Session], precision: str) -> list[Check]:
+    """Runs a bundle's reference inputs and compares the results; closes the sessions.
+
+    Args:
+        bundle: The bundle.
+        sessions: One for every graph, in their order.
+        precision: What they compute in.
+    """
+    replay = _sam if bundle.kind == SAM_KIND else _segmenter
+    try:
+        return list(replay(bundle, bundle.reference(), sessions, precision))
+    finally:
+        for session in sessions:
+            session.close()
+
+
+def _record(bundle: Bundle, backend: str, sessions: Sequence[Session], checks: Sequence[Check]) -> Path:
+    """Writes what engines did on this GPU."""
+    machine = Machine.here(int(sessions[0].device.partition(":")[2] or 0))
+    files: list[Path] = [cast("Any", session).file for session in sessions]
+    used = {file.relative_to(bundle.path).as_posix(): sha256(file) for file in files}
+    found = {"checks": [one.to_json() for one in checks], "passed": all(one.passed for one in checks)}
+    return write_proof(bundle.origin, backend, machine.built_on(backend), used, found)
 
 
 def _segmenter(

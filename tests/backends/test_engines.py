@@ -15,14 +15,15 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import CACHE_VARIABLE, cache_folder, read_json, read_manifest, sha256
 from clouds_deploy.backends.tensorrt import build as building
-from clouds_deploy.backends.tensorrt.build import build_engine, profiles
+from clouds_deploy.backends.tensorrt.build import build_engine
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.preflight import check_engine
+from clouds_deploy.backends.tensorrt.shapes import engine_config, graph_shapes
 from clouds_deploy.bundles.bundle import open_bundle
-from clouds_deploy.bundles.tensors import TensorSpec
+from clouds_deploy.bundles.tensors import GraphSpec, TensorSpec
 from clouds_deploy.cli.app import app
-from clouds_deploy.config.export import EngineKnobs
+from clouds_deploy.config.export import EngineKnobs, ExportConfig
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.export import export
 from clouds_deploy.export.gates import engine_gate
@@ -40,7 +41,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shapes_of(bundle: Path) -> dict[str, list[list[int]]]:
-    return profiles(open_bundle(bundle).inputs, RTX.batch, {})
+    opened = open_bundle(bundle)
+    return graph_shapes(opened.graphs, engine_config(opened), RTX.batch)["segmenter"]
 
 
 @pytest.mark.parametrize(
@@ -61,15 +63,41 @@ def test_options_that_cannot_be_built(wrong: dict[str, Any], message: str) -> No
     assert message in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_profiles_free_the_batch_and_fix_the_rest() -> None:
+def test_profiles_free_the_batch_and_the_vocabulary() -> None:
     specs = (
         TensorSpec("image", "uint8", (None, 64, 128, 3)),
         TensorSpec("vocabulary", "float32", (None, None, 8)),
+        TensorSpec("class_share", "float32", (None,)),
     )
-    assert profiles(specs, (1, 2, 4), {"vocabulary": (19, 3, 8)}) == {
+    graphs, own = {"segmenter": GraphSpec(specs, ())}, {"vocabulary": (19, 3, 8), "class_share": (19,)}
+    engine = ExportConfig.model_validate({}).engine
+    (fixed,) = graph_shapes(graphs, engine, (1, 2, 4), own).values()
+    assert fixed == {
         "image": [[1, 64, 128, 3], [2, 64, 128, 3], [4, 64, 128, 3]],
         "vocabulary": [[19, 3, 8]] * 3,
+        "class_share": [[19]] * 3,
     }
+    wide = engine.model_copy(update={"classes": (2, 19, 64), "synonyms": (1, 3, 12)})
+    (free,) = graph_shapes(graphs, wide, (1, 2, 4), own).values()
+    assert free["vocabulary"] == [[2, 1, 8], [19, 3, 8], [64, 12, 8]]
+    assert free["class_share"] == [[2], [19], [64]]
+    with pytest.raises(CloudsError, match="leaves out the bundle's own 19"):
+        graph_shapes(graphs, engine.model_copy(update={"classes": (1, 2, 18)}), (1, 2, 4), own)
+
+
+def test_engine_options_over_the_recipes() -> None:
+    engine = ExportConfig.model_validate({"engine": {"optimization_level": 5}}).engine
+    made = engine.knobs({"workspace_mib": "2048", "tf32": "true"})
+    assert (made.workspace_mib, made.tf32, made.optimization_level) == (2048, True, 5)
+    assert engine.knobs({"optimization_level": "null"}).optimization_level is None
+    for name, word, fault in (
+        ("workspac_mib", "1", "did you mean `workspace_mib`"),
+        ("workspace_mib", "0", "greater than 0"),
+        ("tf32", "perhaps", "tf32=perhaps"),
+    ):
+        with pytest.raises(CloudsError) as told:
+            engine.knobs({name: word})
+        assert fault in f"{told.value.message} {told.value.hint}"
 
 
 @needs_rtx

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ import onnx_ir as ir
 import pytest
 
 from clouds_deploy.artifacts import read_manifest, sha256
+from clouds_deploy.backends.backends import open_graph
+from clouds_deploy.backends.tensorrt.machine import Machine
+from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.bundles.bundle import open_bundle
+from clouds_deploy.bundles.proofs import state
+from clouds_deploy.config.export import ExportOptions
 from clouds_deploy.config.recipe import Recipe
+from clouds_deploy.config.section import make_options
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import segmenter
-from clouds_deploy.export.export import export
+from clouds_deploy.export.export import _check, export, installed_engines
 from clouds_deploy.labels import NAMES
 
 
@@ -200,3 +207,43 @@ def test_a_recipe_is_tried_before_it_is_trained(
     assert (bundle.height, bundle.width, bundle.recipe.name) == (64, 64, "small")
     assert clouds_deploy.selftest(file, backends=("onnxruntime",))["passed"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "dry.clouds", "small.yaml"]
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_fp16_names_the_engines_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # conftest's
+    assert installed_engines() == ("tensorrt-rtx",)  # TensorRT itself needs a GPU to build
+    options = make_options(ExportOptions, {"fp16": True})
+    assert _check(options)[2] == ["tensorrt-rtx"]
+    assert _check(make_options(ExportOptions, {"fp16": True, "engines": ("none",)}))[1:] == (("onnxruntime",), [])
+    assert _check(make_options(ExportOptions, {}))[2] == []
+
+
+def test_an_engine_at_hand_goes_through_the_gates(
+    small_run: Path, exported_already: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime stands for TensorRT, by the code that would run it."""
+    machine = Machine({"tensorrt": "10.3.0"}, "89", "L4", "550.54", cuda={"tensorrt": "12"})
+    monkeypatch.setattr(Machine, "here", staticmethod(lambda index=0: machine))
+    monkeypatch.setattr("clouds_deploy.export.export.engine_version", lambda name: "10.3.0")
+
+    def build(graph: Path, out: Path, options: EngineOptions, shapes: Any) -> dict[str, Any]:
+        out.mkdir(exist_ok=True)
+        name = f"{graph.stem}-tensorrt-10.3.0-on_sm89.engine"
+        shutil.copyfile(graph, out / name)
+        return {"file": f"{out.name}/{name}", **options.to_json(), "version": "10.3.0", "bytes": 1,
+                "sha256": sha256(out / name), "built_on": machine.built_on("tensorrt"), "seconds": 1.0,
+                "cached": False, "layers": {}}  # fmt: skip
+
+    monkeypatch.setattr("clouds_deploy.export.export.build_engine", build)
+    monkeypatch.setattr(
+        "clouds_deploy.backends.tensorrt.session.EngineSession",
+        lambda file, engine, options, host_code: open_graph(file, "onnxruntime"),
+    )
+    made = export(small_run, out=tmp_path / "bundle", engines=("tensorrt",), batch=(1, 1, 2))
+    gates = {gate["name"] for gate in made["gates"] if gate["engine"] == "tensorrt"}
+    assert {"labels equal", "batch 1 = batch N", "equal rows stay equal"} <= gates
+    (entry,) = open_bundle(tmp_path / "bundle").engines
+    assert entry["run_on"]["gpu"] == "L4"
+    assert state(tmp_path / "bundle", entry, "L4") == "proven on L4"
+    assert state(tmp_path / "bundle", entry, "A100") == "built, not run"

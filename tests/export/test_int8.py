@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from clouds_deploy.artifacts import read_manifest
-from clouds_deploy.backends.tensorrt.build import build_engine, profiles
+from clouds_deploy.backends.tensorrt.build import build_engine
 from clouds_deploy.backends.tensorrt.options import EngineOptions
+from clouds_deploy.backends.tensorrt.shapes import graph_shapes
 from clouds_deploy.bundles.bundle import open_bundle
 from clouds_deploy.config.export import ExportConfig
 from clouds_deploy.data.images import write_png
@@ -91,7 +92,8 @@ def test_the_bundle_is_replayed_on_both_runtimes(int8_bundle: Path) -> None:
 @needs_rtx
 def test_an_engine_sees_int8(int8_bundle: Path, half_bundle: Path, tmp_path: Path, cache: Path) -> None:
     options = EngineOptions("tensorrt-rtx", ("89",), RTX.batch)
-    shapes = profiles(open_bundle(int8_bundle).inputs, options.batch, {})
+    bundle = open_bundle(int8_bundle)
+    shapes = graph_shapes(bundle.graphs, bundle.recipe.export.engine, options.batch)["segmenter"]
     facts = build_engine(int8_bundle / "segmenter.onnx", tmp_path / "out", options, shapes)
     assert facts["layers"]["int8"] == 32
     assert engine_gate(facts, 0.9, "int8", of=32).passed

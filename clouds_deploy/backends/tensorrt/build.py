@@ -17,15 +17,13 @@ from typing import Any
 from clouds_deploy.artifacts import atomic_directory, cache_folder, discard, read_json, sha256, write_json
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.options import EngineOptions
-from clouds_deploy.bundles.tensors import TensorSpec
+from clouds_deploy.backends.tensorrt.shapes import Shapes
 from clouds_deploy.errors import CloudsError
 
 FOLDER = "engines"
 """Folder of a bundle's engines."""
 _TIME_LIMIT = 3600
 _FORMAT = 2
-
-Shapes = Mapping[str, Sequence[Sequence[int]]]
 
 
 def engine_version(engine: str) -> str:
@@ -42,28 +40,6 @@ def engine_version(engine: str) -> str:
         ) from None
 
 
-def profiles(
-    inputs: Sequence[TensorSpec], batch: tuple[int, int, int], others: Mapping[str, Sequence[int]]
-) -> dict[str, list[list[int]]]:
-    """Smallest, most likely and largest shape of every input.
-
-    Args:
-        inputs: What the graph takes; the first axis of an image is the batch.
-        batch: Smallest, most likely and largest.
-        others: Shapes of the inputs beside the image; an engine takes them in these shapes only.
-
-    Returns:
-        By the input's name its three shapes.
-    """
-    out = {}
-    for spec in inputs:
-        if spec.name in others:
-            out[spec.name] = [list(others[spec.name])] * 3
-        else:
-            out[spec.name] = [[size if d is None else d for d in spec.shape] for size in batch]
-    return out
-
-
 def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:
     """Builds one engine into a folder, or takes it from the cache, where the same graph was built before.
 
@@ -71,7 +47,7 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
         graph: A typed ONNX file: engines are built strongly typed, they do what it says.
         out: The folder for the engine; its name tells engine, version and target.
         options: What it is built for.
-        shapes: See `profiles`.
+        shapes: See `shapes.graph_shapes`.
 
     Returns:
         file, listing (a JSON file of its layers), engine, version, sms, batch, bytes, sha256, graph_sha256,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clouds_deploy.backends.tensorrt.machine import ENGINES
+from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.config.export import EngineKnobs
 from clouds_deploy.errors import CloudsError, nearest
 
@@ -75,3 +76,17 @@ class EngineOptions:
             "batch": list(self.batch),
             **self.knobs.model_dump(mode="json"),
         }
+
+
+def targets(engine: str, asked: Sequence[str], recipe: Sequence[str]) -> tuple[str, ...]:
+    """Compute capabilities that an engine is built for.
+
+    Args:
+        engine: A name in `ENGINES`; TensorRT builds for the GPU that is there, and takes none.
+        asked: What the user said.
+        recipe: What the export recipe says, where there is no GPU here.
+    """
+    if engine == "tensorrt" or asked:
+        return tuple(asked)
+    own = Machine.here().sm
+    return (own,) if own else tuple(recipe)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from clouds_deploy.artifacts import sha256
 from clouds_deploy.backends.tensorrt.machine import Machine, numbers
 from clouds_deploy.console import warn
@@ -215,4 +217,4 @@ def check_engine(facts: Mapping[str, Any], bundle: Path, machine: Machine) -> No
             "; ".join(found.fix for found in faults),
         )
     for doubt in doubts:
-        warn(f"{path.name}: {doubt.what} ({doubt.fix})")
+        warn(escape(f"{path.name}: {doubt.what} ({doubt.fix})"))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.memory import Buffer, Gpu
 from clouds_deploy.backends.tensorrt.preflight import check_engine, judge
+from clouds_deploy.bundles.bundle import Bundle
+from clouds_deploy.bundles.proofs import state
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.config.precision import Precision
+from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
 
 
@@ -57,7 +62,7 @@ class EngineSession:
         given = {name: self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
         self.inputs = tuple(self._spec(name) for name in names if given[name])
         self.outputs = tuple(self._spec(name) for name in names if not given[name])
-        self.backend = engine
+        self.file, self.backend = file, engine
         self.device = options.device
         self.precision: Precision = "fp32"
 
@@ -135,16 +140,13 @@ class EngineSession:
         return TensorSpec(name, kind, sizes)
 
 
-def open_engine(
-    engine: str, graph: str, built: Sequence[Mapping[str, Any]], bundle: Path, options: Options
-) -> EngineSession:
+def open_engine(engine: str, graph: str, bundle: Bundle, options: Options) -> EngineSession:
     """Loads a bundle's engine of a graph, after `check_engine`.
 
     Args:
         engine: A name in `ENGINES`.
-        graph: The graph's file without its ending, such as `segmenter`.
-        built: The bundle's `engines`.
-        bundle: Its directory.
+        graph: A name in the bundle's `graphs`.
+        bundle: The bundle; says so, once, where no self-test has run the engine on this GPU.
         options: See `EngineSession`.
 
     Raises:
@@ -152,18 +154,27 @@ def open_engine(
     """
     found = [
         facts
-        for facts in built
+        for facts in bundle.engines
         if facts["engine"] == engine and Path(facts["file"]).name.startswith(f"{graph}-")
     ]
     if not found:
         raise CloudsError(
-            f"{bundle} holds no engine of {engine} for its {graph}",
-            f"export it again with --engine {engine}",
+            f"{bundle.origin} holds no engine of {engine} for its {graph}",
+            f"clouds-deploy engine build {bundle.origin} --engine {engine}",
         )
     machine = Machine.here(int(options.device.partition(":")[2] or 0))
     fitting = [facts for facts in found if not judge(facts, machine)[0]]
     facts = (fitting or found)[0]
-    check_engine(facts, bundle, machine)
+    check_engine(facts, bundle.path, machine)
+    known = state(bundle.origin, facts, machine.gpu)
+    _tell(f"{Path(facts['file']).name}: {known}", str(bundle.origin), engine)
     return EngineSession(
-        bundle / facts["file"], engine, options, host_code=bool(facts.get("version_compatible"))
+        bundle.path / facts["file"], engine, options, host_code=bool(facts.get("version_compatible"))
     )
+
+
+@cache
+def _tell(text: str, bundle: str, engine: str) -> None:
+    """Says once what is known of an engine that is not proven here."""
+    if " proven on " not in text:
+        warn(escape(f"{text} (clouds-deploy selftest {bundle} --backend {engine})"))

@@ -215,7 +215,10 @@ def test_fp16_names_the_engines_that_are_installed(monkeypatch: pytest.MonkeyPat
     assert installed_engines() == ("tensorrt-rtx",)  # TensorRT itself needs a GPU to build
     options = make_options(ExportOptions, {"fp16": True})
     assert _check(options)[2] == ["tensorrt-rtx"]
-    assert _check(make_options(ExportOptions, {"fp16": True, "engines": ("none",)}))[1:] == (("onnxruntime",), [])
+    assert _check(make_options(ExportOptions, {"fp16": True, "engines": ("none",)}))[1:] == (
+        ("onnxruntime",),
+        [],
+    )
     assert _check(make_options(ExportOptions, {}))[2] == []
 
 

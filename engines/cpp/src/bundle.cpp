@@ -36,7 +36,7 @@ void check_file(const fs::path& path, const fs::path& directory, const FileEntry
 }
 
 // Folders of a finished bundle that are no part of it.
-const std::set<std::string> kUnsealed = {};
+const std::set<std::string> kUnsealed = {"proofs"};
 
 // Whether a file is one that another process is just writing, or was when it died.
 bool is_temporary(const std::string& name) {

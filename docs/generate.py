@@ -307,7 +307,15 @@ def layouts() -> str:
     for name, layout in LAYOUTS.items():
         module = importlib.import_module(f"clouds_deploy.data.layouts.{name.split('-')[0].split('_')[0]}")
         lines.append(f"| `{name}` | {_cell(layout.expects)} | {_cell(_plain(_first(module.__doc__)))} |")
-    return _page([*lines, "", "Labels become train ids, 0 to 18 and 255 for pixels that do not count.", ""])
+    return _page(
+        [
+            *lines,
+            "",
+            "Labels become train ids: positions in the label set, 0 to 18 of Cityscapes' 19, and 255 for "
+            "pixels without a class.",
+            "",
+        ]
+    )
 
 
 def http() -> str:

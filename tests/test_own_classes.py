@@ -183,7 +183,9 @@ def test_predictions_and_refinement(run: Path, sites: Path, own: LabelSet, tmp_p
     assert read_manifest(tmp_path / "refined", "refinement")["label_set"] == own.to_tree()
 
 
-def test_refinement_of_other_classes_needs_their_set(sites: Path, tmp_path: Path) -> None:
+def test_refinement_of_other_classes_needs_their_set(
+    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ids above 18 are classes in a larger set; a set without groups is refined by area, which is said."""
     plain = named_set("plain", [f"c{i}" for i in range(30)])
     (tmp_path / "plain.json").write_text(json.dumps(plain.to_tree()))
@@ -197,6 +199,8 @@ def test_refinement_of_other_classes_needs_their_set(sites: Path, tmp_path: Path
         "sam_tiny@128", **given, out=tmp_path / "b", classes=tmp_path / "plain.json", overlays=0
     )
     assert found["per_class"]["c24"]["before"] == 0.25
+    said = " ".join(capsys.readouterr().err.split())
+    assert "label set plain names no groups, things or small classes: masks are judged by area alone" in said
 
 
 def test_the_bundle_tells_names_and_colours(run: Path, bundle: Path, own: LabelSet, tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ def _render(result: dict[str, Any]) -> None:
     )
     for name, encoding in result["labels_read_as"].items():
         typer.echo(f"{name}: labels read as {encoding}")
+    if result["label_set"] == "cityscapes19" and result["layout"] == "folder":
+        typer.echo(
+            "labels are taken for Cityscapes' 19 classes; name classes of your own with --classes FILE"
+        )
     if result["left_out"]:
         typer.echo(f"{result['left_out']} images left out: known to be faulty in this release")
     typer.echo(f"sizes: {sizes}")

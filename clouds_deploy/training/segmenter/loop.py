@@ -142,6 +142,8 @@ def _check_inputs(recipe: Recipe, refine: Refine | None) -> dict[str, Any]:
     read = {"train": describe(training), "val": describe(validation)}
     if recipe.data.classes != CITYSCAPES:
         say(f"{recipe.data.classes.count} classes of label set {escape(recipe.data.classes.name)}")
+    elif any(facts["layout"] == "folder" for datasets in read.values() for facts in datasets):
+        say("labels are taken for Cityscapes' 19 classes; name classes of your own with data.classes=FILE")
     for remark in recipe.data.classes.remarks():
         warn(escape(remark))
     for role, datasets in read.items():

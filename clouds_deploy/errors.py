@@ -95,7 +95,7 @@ EXTRAS = {
         "generate": "diffusers transformers accelerate peft gguf",
         "cloud": "s3fs gcsfs",
         "ray": "ray",
-        "video": "av",
+        "video": "av cv2",
         "report": "matplotlib",
     }.items()
     for module in modules.split()

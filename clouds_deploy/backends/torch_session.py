@@ -298,6 +298,26 @@ class TorchRun:
             labels, trust = scores.labels((image.shape[0], image.shape[1]), shares=shares)
             return labels.cpu().numpy(), None if trust is None else trust.cpu().numpy()
 
+    def scores_at(self, image: Images, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """Class scores of one image, resized bilinearly.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            size: Rows and columns of the result.
+
+        Returns:
+            (C, *size) float32, not negative.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        with torch.inference_mode():
+            scores = self.scores(image[None])[0].whole()
+            if tuple(scores.shape[1:]) != size:
+                scores = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+            found: npt.NDArray[np.float32] = scores.cpu().numpy()
+        return found
+
 
 def upscaled_labels(scores: Tensor | Scores, size: tuple[int, int]) -> Images:
     """Labels of one image's scores (C, h, w) at a size of its own; see `models.clouds.scores`."""

@@ -13,7 +13,7 @@ from clouds_deploy.cli.options import Backend, Device, Json, Precision, Runner
 from clouds_deploy.cli.output import deliver, table
 from clouds_deploy.errors import CloudsError
 
-_DATA, _CLASSES = "Data", "Classes"
+_DATA, _CLIPS, _CLASSES = "Data", "Clips", "Classes"
 
 
 def evaluate(
@@ -46,6 +46,22 @@ def evaluate(
     images: Annotated[
         int | None, typer.Option(help="Use only this many images of each dataset.", rich_help_panel=_DATA)
     ] = None,
+    clips: Annotated[
+        bool,
+        typer.Option(
+            "--clips",
+            help="Evaluate on clips: also mVC8, mVC16 and consistency. --data LAYOUT[@SPLIT]:FOLDER "
+            "(cityscapes, vspw, viper, kitti, folder, video), else synthetic ones.",
+            rich_help_panel=_CLIPS,
+        ),
+    ] = False,
+    frames: Annotated[
+        int, typer.Option(help="Use only the first frames of each clip.", rich_help_panel=_CLIPS)
+    ] = 24,
+    smooth: Annotated[
+        bool,
+        typer.Option("--smooth", help="Label clips as `predict --smooth` does.", rich_help_panel=_CLIPS),
+    ] = False,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +124,9 @@ def evaluate(
         split=split,
         domain=domain,
         images=images,
+        clips=clips,
+        frames=frames,
+        smooth=smooth,
         classes=classes,
         read_as=read_as,
         map=_map(mapping or ()),
@@ -164,3 +183,13 @@ def _render_scores(result: dict[str, Any]) -> None:
         "best constant class": result["best_constant_class_miou"],
     }
     typer.echo("   ".join(f"{name} {_figure(value)}" for name, value in totals.items()))
+    if "clips" in result:
+        steady = {
+            "mVC8": result["mvc8"],
+            "mVC16": result["mvc16"],
+            "constant over 8, right or not": result["constancy8"],
+            "consistency under true flow": result["flow_consistency"],
+        }
+        about = f"{result['clips']} clips of up to {result['frames']} frames"
+        how = "smoothed" if result["smooth"] else "each frame alone"
+        typer.echo(f"{about}, {how}: " + "   ".join(f"{name} {_figure(v)}" for name, v in steady.items()))

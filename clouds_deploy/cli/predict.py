@@ -32,6 +32,12 @@ def predict(
     confidences: Annotated[
         bool, typer.Option("--confidences", help="Also write the labels' confidences, for `refine`.")
     ] = False,
+    smooth: Annotated[
+        bool,
+        typer.Option(
+            "--smooth", help="Steady labels of videos: carry class probabilities along motion (OpenCV)."
+        ),
+    ] = False,
     shards: Shards = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -52,6 +58,7 @@ def predict(
         backend=backend,
         overlays=overlays,
         confidences=confidences,
+        smooth=smooth,
         shards=shards,
         device=device,
         precision=precision,

@@ -23,6 +23,10 @@ class EvaluateOptions(Section):
         split: The folder's split.
         domain: Synthetic streets only: `game`, `imagined` or `photo`.
         images: Evaluate on this many of each only.
+        clips: Evaluate on clips, in the order of time: `data` is `LAYOUT[@SPLIT]:ROOT` of a video data set,
+            see `data.clips`, or a video file; else synthetic clips with true flow. `images` counts clips.
+        frames: Of each clip use this many, from its first.
+        smooth: Clips only: carry class probabilities along motion, as `predict --smooth` does.
         classes: Label set to compare in, a shipped one's name or a file; None is the model's.
         read_as: Label set that label files are written in; None is as `data.read_as` says.
         map: Class of the model or of the data -> class of the label set to compare in, null to ignore it.
@@ -43,6 +47,9 @@ class EvaluateOptions(Section):
     split: str = "val"
     domain: str | None = None
     images: int | None = None
+    clips: bool = False
+    frames: int = Field(default=24, ge=1)
+    smooth: bool = False
     classes: MaybeClasses = None
     read_as: MaybeClasses = None
     map: ClassMap = Field(default_factory=dict)

@@ -15,6 +15,7 @@ class PredictOptions(Section):
         precision: What the backend computes in; `bf16` where it can (openvino).
         overlays: Whether to write the labels blended over each image, with a legend, too.
         confidences: Whether to write the model's confidence in each label, too, as `refine` reads it.
+        smooth: Whether the class probabilities of a video's frames are carried along motion.
         shards: Whether to write tar shards; None writes them where shards are read.
         runner: `local`, or `ray`: on all machines of a Ray cluster.
     """
@@ -24,5 +25,6 @@ class PredictOptions(Section):
     precision: Precision = "fp32"
     overlays: bool = True
     confidences: bool = False
+    smooth: bool = False
     shards: bool | None = None
     runner: str = "local"

@@ -18,6 +18,7 @@ from clouds_deploy.console import say
 from clouds_deploy.data.labelled import check_labelled, describe
 from clouds_deploy.data.sources import LayoutSource, Source, known_classes, subset
 from clouds_deploy.errors import CloudsError, shortened
+from clouds_deploy.evaluation import clips
 from clouds_deploy.evaluation.datasets import Comparison, comparison
 from clouds_deploy.evaluation.evaluate import BLOCK, Evaluation, Metric, summarize
 from clouds_deploy.evaluation.evaluate import evaluate as measure
@@ -241,7 +242,8 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
 
     Returns:
         `Evaluation.to_dict()` with `model` and `data`; for several datasets `evaluate.summarize` with
-        `model`. Both with `backend`, `device` and `read`: root, layout, split and encoding of each dataset.
+        `model`; on clips what `clips.evaluate_clips` returns. All with `backend`, `device` and `read`: root,
+        layout, split and encoding of each dataset.
 
     Raises:
         CloudsError: The model or the data cannot be read, or an option is wrong.
@@ -254,6 +256,12 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
         raise CloudsError("other runners need a folder for their records", "give --out FOLDER")
     path = unpacked(Path(model))
     segmenter = open_chosen(path, chosen)
+    if chosen.clips:
+        found = clips.evaluate_clips(segmenter, chosen)
+        where = {"model": str(model), "backend": segmenter.backend, "device": segmenter.device}
+        return {**where, "read": [], **found}
+    if chosen.smooth:
+        raise CloudsError("images have no order of time to smooth", "give --clips too")
     data = chosen_data(segmenter.recipe, chosen)
     read = [facts for one in data.values() if not isinstance(one, list) for facts in describe(one)]
     for one in data.values():
@@ -268,11 +276,11 @@ def evaluate(model: str | Path, **options: Any) -> dict[str, Any]:
         lost = shortened(how.unmatched)
         say(f"no class of {how.classes.name} stands for {lost}: predicted, they count as wrong")
     runner = None if chosen.runner == "local" else load_runner(chosen.runner)
-    found = run_evaluate(work, chosen.out, runner=runner)
+    evaluations = run_evaluate(work, chosen.out, runner=runner)
     about = {"model": str(model), "backend": segmenter.backend, "device": segmenter.device, "read": read}
     if how.unmatched:
         about["unmatched"] = list(how.unmatched)
     if len(chosen.given()) < 2:
-        ((what, only),) = found.items()
+        ((what, only),) = evaluations.items()
         return {**about, "data": what, **only.to_dict()}
-    return {**about, **summarize(found)}
+    return {**about, **summarize(evaluations)}

@@ -23,6 +23,7 @@ from clouds_deploy.data.images import (
 from clouds_deploy.data.overlay import overlay, overlay_with_legend
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.segmenter import RUN, Segmenter, open_model
+from clouds_deploy.inference.smooth import STRENGTH, Smoother
 from clouds_deploy.jobs.results import Done, Failed, Results
 from clouds_deploy.jobs.run import Runner, check_apart, pipeline, run_job
 from clouds_deploy.jobs.storage import Place
@@ -81,7 +82,8 @@ class PredictWork:
         """See `Work`."""
         model = {k: v for k, v in self.predictor.describe().items() if k not in ("path", "device")}
         written = {"overlays": self.options.overlays, "confidences": self.options.confidences}
-        return {"predictor": model, **written}
+        smoothed = {"smooth": STRENGTH} if self.options.smooth else {}
+        return {"predictor": model, **written, **smoothed}
 
     def identity(self, unit: Unit | Item) -> dict[str, str]:
         """See `Work`."""
@@ -150,8 +152,9 @@ class PredictWork:
             rate = frame_rate(item.path)  # opens it, so that a damaged one leaves no folder
             with contextlib.ExitStack() as stack:
                 writer = stack.enter_context(write_video(movie, rate)) if self.options.overlays else None
+                label = Smoother(self.predictor) if self.options.smooth else self.predictor.predict
                 for frame in read_frames(item.path):
-                    labels = self.predictor.predict(frame)
+                    labels = label(frame)
                     name = f"{item.name}/{count:06d}.png"
                     write_png(out / LABELS / name, labels)
                     files[f"{LABELS}/{name}"] = out / LABELS / name

@@ -69,6 +69,21 @@ class Segmenter(Protocol):
         """
         ...
 
+    def scores_at(self, image: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """Class scores of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size.
+            size: Rows and columns of the result.
+
+        Returns:
+            (C, *size) float32, not negative, resized bilinearly.
+
+        Raises:
+            CloudsError: The model gives no scores.
+        """
+        ...
+
     def batch(self, images: Picture) -> Any:
         """What an evaluation compares with labels.
 
@@ -128,14 +143,31 @@ class _BundleSegmenter:
     def predict_with_trust(self, image: Picture) -> tuple[Picture, Picture]:
         """See `Segmenter.predict_with_trust`; the graph's scores have a quarter of its size."""
         bundle = self.bundle
-        if len(bundle.outputs) < 2:
-            raise CloudsError(f"{bundle.path} gives labels only", "export it with --scores, or give the run")
+        self._require_scores()
         (labels, scores), box = self._run(image)
         scores = scores.astype(np.float32)
         share = scores.max(0) / np.maximum(scores.sum(0), 1e-6)
         trust = Image.fromarray(np.rint(255 * share).astype(np.uint8))
         full = trust.resize((bundle.width, bundle.height), Image.Resampling.BILINEAR)
         return box.restore(labels), box.restore(np.array(full))
+
+    def _require_scores(self) -> None:
+        if len(self.bundle.outputs) < 2:
+            raise CloudsError(
+                f"{self.bundle.path} gives labels only", "export it with --scores, or give the run"
+            )
+
+    def scores_at(self, image: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """See `Segmenter.scores_at`; the graph's scores have a quarter of its size."""
+        self._require_scores()
+        (_, scores), box = self._run(image)
+        scale = scores.shape[1] / self.bundle.height
+        inner = (0.0, 0.0, box.inner_width * scale, box.inner_height * scale)
+        found = np.empty((len(scores), *size), np.float32)
+        for number, plane in enumerate(np.asarray(scores, np.float32)):
+            large = Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR, box=inner)
+            found[number] = np.asarray(large)
+        return found
 
     def batch(self, images: Picture) -> Picture:
         """See `Segmenter.batch`."""
@@ -186,6 +218,10 @@ class _RunSegmenter:
         labels, trust = self._opened().labels(image, shares=True)
         assert trust is not None
         return labels, trust
+
+    def scores_at(self, image: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """See `Segmenter.scores_at`."""
+        return self._opened().scores_at(image, size)
 
     def batch(self, images: Picture) -> Any:
         """See `Segmenter.batch`."""

@@ -86,9 +86,9 @@ class Frame:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        surface: (H, W, 3) uint8 RGB of the surfaces alone, with their texture, light and haze: without cast
-            shadows, wet reflections, rain, snow, halos, style, lens and sensor noise, which do not move with
-            what they lie on.
+        surface: (H, W, 3) uint8 RGB of the surfaces alone, with their texture, light and haze, under a
+            low-pass filter so that it can be resampled: without cast shadows, wet reflections, rain, snow,
+            halos, style, lens and sensor noise, which do not move with what they lie on.
         labels: (H, W) uint8 train ids 0..18.
         instances: (H, W) int32; 0 where there is no instance, otherwise a number that a person, rider or
             vehicle keeps through the clip.
@@ -501,7 +501,7 @@ class Clip:
     # What it looks like
 
     def _shade(self, now: _Geometry, canvas: Canvas, labels: Pixels) -> tuple[Floats, Floats]:
-        """Colours of the surfaces under light and haze, (H, W, 3) grey levels; without shadows and with."""
+        """Colours under light and haze, (H, W, 3) grey levels: see `Frame.surface`, and with shadows."""
         air, table = canvas.weather, now.table
         lit = table.color * np.where(table.glow[:, None], np.float32(1.0), np.asarray(air.light, np.float32))
         paint = np.zeros((len(lit), 4), np.uint8)
@@ -513,18 +513,20 @@ class Clip:
         if self._strength > 0.5:
             rough = appearance.roughness(self._strength)[labels]
             mean = mean + (rough * self._grain(now))[..., None] * np.array([1, 1, 1, 0], np.float32)
-        mean = _soft(_soft(mean).transpose(1, 0, 2)).transpose(1, 0, 2)
         distance = table.air[now.faces]
         own = np.isnan(distance)
         distance[own] = 1.0 / np.maximum(now.inverse[own], 1e-4)
         clear = np.exp(-np.float32(air.haze) * distance)[..., None]
-        seen = mean[..., :3] * clear
-        pixels = seen + np.asarray(air.haze_color, np.float32) * (1.0 - clear)
-        cover = mean[..., 3:] / np.float32(255.0)
-        pixels += cover * (ground.sky_gradient(canvas).astype(np.float32) * clear)
+        fog = np.asarray(air.haze_color, np.float32) * (1.0 - clear)
+        sky = ground.sky_gradient(canvas).astype(np.float32) / np.float32(255.0)
+
+        def seen(color: Floats, light: Floats | float = 1.0) -> Floats:
+            found = (color[..., :3] * light + color[..., 3:] * sky) * clear + fog
+            return np.asarray(found, np.float32)
+
         on_ground = (now.faces >= self._land[0]) & (now.faces < self._land[1])
-        dark = np.where(on_ground, 1.0 - self._shadow(now), np.float32(0.0))[..., None]
-        return pixels, pixels - seen * dark
+        light = np.where(on_ground, self._shadow(now), np.float32(1.0))[..., None]
+        return seen(_soft(_soft(mean).transpose(1, 0, 2)).transpose(1, 0, 2)), seen(mean, light)
 
     def _grain(self, now: _Geometry) -> Floats:
         """The texture's value -1..1 at the pixels' places on their surfaces."""
@@ -657,7 +659,7 @@ def _to_own(eye: Pose, one: _Object, number: int) -> tuple[float, float, float, 
 
 
 def _soft(pixels: Floats) -> Floats:
-    """The low-pass filter before a sensor, along the rows of the array: weights 1, 2, 1."""
+    """A low-pass filter down the columns: weights 1, 2, 1."""
     kept = 2.0 * pixels
     kept[1:] += pixels[:-1]
     kept[:-1] += pixels[1:]

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def seeded() -> None:
 @pytest.fixture(autouse=True)
 def engines_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """`export --fp16` builds the engines that are installed; a test that is about them names them."""
-    monkeypatch.setattr("clouds_deploy.export.export.installed_engines", tuple)
+    # by module: `clouds_deploy.export` is the verb until the package is imported
+    monkeypatch.setattr(import_module("clouds_deploy.export.export"), "installed_engines", tuple)
 
 
 @pytest.fixture(scope="module")

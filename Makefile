@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-all test-cpp docs lint types imports check bench-smoke clean
+.PHONY: quickstart test test-all test-cpp docs release lint types imports check bench-smoke clean
 
 quickstart: $(STAMP)  ## the whole loop on synthetic streets; leaves quickstart/report.html
 	$(BIN)/clouds-deploy quickstart --out quickstart
@@ -21,6 +21,9 @@ test-cpp: $(STAMP)  ## the C++ runtime: sanitizers, a minute of threads, a fuzze
 docs: $(STAMP)  ## rewrite the generated pages of docs/reference, then build the site, strictly, into site/
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+release:  ## wheel, sdist, SBOM and checksums in dist/: built, checked, and installed in a clean environment
+	.ci/release $(PYTHON)
 
 check: lint types imports
 

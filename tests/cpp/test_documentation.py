@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clouds_deploy.labels import NAMES
+from tests import documented
+from tests.cli.conftest import run
+from tests.conftest import write_run
 from tests.cpp import builder
 
 PAGE = builder.ROOT / "docs" / "guides" / "cpp.md"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+TUTORIAL = "tutorials/int8-cpp.md"
+blocks = partial(documented.blocks, "guides/cpp.md")
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,43 @@ def test_what_the_page_names_is_there() -> None:
     for name in re.findall(r"`(?:CLOUDS_)?(OPENVINO|ONNXRUNTIME|TENSORRT|TENSORRT_RTX|[A-Z_]+_ROOT)`", text):
         assert name in options
     assert "test-cpp:" in (builder.ROOT / "Makefile").read_text()
+
+
+def test_the_tutorial_builds_as_the_guide_does() -> None:
+    """So its commands of CMake are run by the test above."""
+    typed = documented.commands(TUTORIAL)
+    guide = "".join(blocks("sh")).splitlines()
+    built = [command for command in typed if command.startswith("cmake ")]
+    assert len(built) == 3
+    assert set(built) <= set(guide)
+
+
+@pytest.mark.slow
+def test_the_tutorial(cpp_build: Path, small_recipe: Any, small_segmenter: Any, tmp_path: Path) -> None:
+    """On a model of random decoders, which decides by a hair; so its limits are wide."""
+    if not (cpp_build / "clouds_segment").is_file():
+        pytest.skip("the sample was not built: no libpng and libjpeg here")
+    loose = small_recipe.export.int8.model_copy(
+        update={
+            "label_agreement": 0.0,
+            "max_score_error": 1.0,
+            "relative_error": 1.0,
+            "cosine": 0.5,
+            "miou_drop": 100.0,
+        }
+    )
+    export = small_recipe.export.model_copy(update={"int8": loose})
+    (tmp_path / "runs").mkdir()
+    write_run(
+        tmp_path / "runs" / "first", small_recipe.model_copy(update={"export": export}), small_segmenter
+    )
+    (tmp_path / "build").mkdir()
+    builder.succeed(["cmake", "--install", str(cpp_build), "--prefix", str(tmp_path / "build" / "clouds")])
+    for command in documented.commands(TUTORIAL):
+        if command.startswith("clouds-deploy "):
+            given = documented.changed(documented.words(command), count="8")
+            done = run(*given, cwd=tmp_path)
+            assert done.returncode == 0, (command, done.stderr)
+        elif not command.startswith("cmake "):
+            shell(command, tmp_path)  # `diff` is the last: C++ and Python made the same files
+    assert len(list((tmp_path / "labelled_cpp" / "labels").iterdir())) == 8

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +16,7 @@ from PIL import Image
 from benchmarks.serve_load import Server
 from clouds_deploy.streets import render
 from tests.cli.conftest import run
-
-ROOT = Path(__file__).parents[2]
-
-
-def commands(page: str) -> list[str]:
-    text = (ROOT / "docs" / "guides" / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line]
+from tests.documented import blocks, commands
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,7 +35,7 @@ def server(small_bundle: Path) -> Iterator[Server]:
 def test_serving(server: Server, tmp_path: Path) -> None:
     scene = render("photo", 0, 1, 120, 200)
     Image.fromarray(scene.image).save(tmp_path / "street.jpg")
-    given = commands("serve.md")
+    given = commands("guides/serve.md")
     assert given[0] == "clouds-deploy serve bundles/a --port 8000"  # `Server` types it, on a free port
     said = {}
     for command in given[1:]:
@@ -63,10 +56,35 @@ def test_triton(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / "a").symlink_to(small_bundle)
     monkeypatch.chdir(tmp_path)
-    for command in commands("triton.md"):
+    for command in commands("guides/triton.md"):
         tool, *words = shlex.split(command)
         assert tool == "clouds-deploy"
         done = run(*words)
         assert done.returncode == 0, (command, done.stderr)
     assert (tmp_path / "repository" / "models" / "clouds" / "1" / "model.onnx").is_file()
     assert (tmp_path / "repository_tensorrt" / "build_plans.sh").is_file()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here: apt-get install curl")
+def test_the_tutorial(server: Server, small_bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(render("photo", 0, 1, 120, 200).image).save(tmp_path / "street.jpg")
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "first").symlink_to(small_bundle)
+    start, *asked, export = commands("tutorials/serving.md")
+    assert start == "clouds-deploy serve bundles/first --port 8000 --name first"  # `server` types it
+    said = ""
+    for command in asked:
+        done = shell(command.replace("localhost:8000", server.address.removeprefix("http://")), tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        said = done.stdout
+    assert "clouds_engine_seconds_bucket" in said
+    for name in ("labels.png", "overlay.jpg", "refined.png"):
+        assert np.asarray(Image.open(tmp_path / name)).shape[:2] == (120, 200)
+    (program,) = blocks("tutorials/serving.md", "python")
+    program = program.replace("http://localhost:8000", server.address).replace("models/first", "models/tiny")
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("labels (1, 64, 128) classes [")
+    done = run(*shlex.split(export)[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "repository" / "models" / "clouds" / "1" / "model.onnx").is_file()

@@ -155,3 +155,20 @@ def test_predict_smooths_each_video_alone(small_run: Path, tmp_path: Path) -> No
         expected = [smoother(frame) for frame in read_frames(tmp_path / f"{name}.mp4")]
         found = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "out" / "labels" / name).iterdir())]
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (128, 60)])
+def test_a_bundles_scores_lie_where_its_labels_do(tmp_path: Path, shape: tuple[int, int]) -> None:
+    from tests.cpp.toy import write_toy
+
+    bundle = open_model(write_toy(tmp_path / "bundle", scores=True))
+    image = np.full((*shape, 3), (60, 140, 30), np.uint8)
+    image[: shape[0] // 2, shape[1] // 2 :] = (220, 20, 60)
+    scores = bundle.scores_at(image, shape)
+    assert scores.shape[1:] == shape
+    labels = bundle.predict(image)
+    assert len(np.unique(labels)) > 1
+    rows, columns = (np.linspace(0.02, 0.98, 50) * size for size in shape)
+    rows, columns = ((x[np.abs(x / x.max() - 0.5) > 0.3]).astype(int) for x in (rows, columns))
+    inner = np.ix_(rows, columns)  # away from borders, which scores of a quarter of the size blur
+    assert np.array_equal(scores.argmax(0)[inner], labels[inner])

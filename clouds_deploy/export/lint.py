@@ -91,13 +91,14 @@ def lint(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> list[Fi
             allowed = node.op_type in INTEGER_MAKERS or index in INTEGER_READERS.get(node.op_type, ())
             if source and types.get(source) == TensorProto.INT64 and not allowed:
                 found.append(Finding("no 64-bit arithmetic", name, f"{node.op_type} reads 64-bit integers"))
-    return found + _edges(inferred, nodes) + _sizes(inferred, free or {})
+    return found + _edges(inferred, nodes, types) + _sizes(inferred, free or {})
 
 
-def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
-    """Faults of uint8 inputs and outputs: a cast must be next to them."""
+def _edges(model: Any, nodes: list[Any], types: Mapping[str, int]) -> list[Finding]:
+    """Faults of uint8 inputs and outputs: a cast from or to floats must be next to them."""
     from onnx import TensorProto
 
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, None)
     found = []
     inputs = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.UINT8}
     if inputs and (not nodes or nodes[0].op_type != "Cast"):
@@ -115,6 +116,8 @@ def _edges(model: Any, nodes: list[Any]) -> list[Finding]:
         if wide and (maker is None or maker.op_type != "Cast"):
             what = maker.op_type if maker is not None else "an input"
             found.append(Finding("cast last", value.name, f"it comes from {what}, not Cast"))
+        elif wide and types.get(maker.input[0]) not in floats:
+            found.append(Finding("cast last", value.name, "it is cast from integers, not from floats"))
     return found
 
 

@@ -65,6 +65,10 @@ def test_transposing_bytes() -> None:
     assert len(lint(model)) == 2
 
 
+def test_labels_cast_from_integers() -> None:
+    assert "cast last" in rules(graph(helper.make_node("ArgMax", ["x"], ["y"], "best", axis=3, keepdims=0)))
+
+
 def test_labels_not_from_a_cast() -> None:
     model = graph()
     model.graph.node.append(helper.make_node("Identity", ["labels"], ["late"], "i"))

@@ -64,8 +64,8 @@ def gather(
 
     Returns:
         Per backend: `backend`, `device`, `Timing.to_json`, `images_per_second`, what `judge` gave, `speedup`
-        over PyTorch eager with its interval, `gflops` a second and `peak_share` of what a matrix product of
-        the same type reaches on this CPU, `round_ms`, `peak_mib` (None).
+        over PyTorch eager on the same device with its interval, `gflops` a second and `peak_share` of what a
+        matrix product of the same type reaches on this CPU, `round_ms`, `peak_mib` (None).
     """
     lines = []
     for name, timing in timings.items():
@@ -73,7 +73,7 @@ def gather(
         entry["images_per_second"] = 1000 * batch / entry["p50_ms"]
         entry |= agreements[name]
         entry["speedup"] = entry["speedup_low"] = entry["speedup_high"] = None
-        if REFERENCE in timings:
+        if devices.get(REFERENCE) == devices[name] and REFERENCE in timings:
             found = ratio(timings[REFERENCE], timing)
             entry |= {"speedup": found.value, "speedup_low": found.low, "speedup_high": found.high}
         entry["speedup_shown"] = speedup_shown(entry)

@@ -21,7 +21,7 @@ from clouds_deploy.backends.backends import BACKENDS
 from clouds_deploy.bench import growth
 from clouds_deploy.bench.against import compare, read_results
 from clouds_deploy.bench.machine import load, matmul_peak, threads
-from clouds_deploy.bench.plan import Plan
+from clouds_deploy.bench.plan import Plan, common_device
 from clouds_deploy.bench.report import html, markdown
 from clouds_deploy.bench.sam import bench_sam
 from clouds_deploy.bench.segmenter import bench_segmenter
@@ -56,11 +56,12 @@ def bench(bundles: Sequence[str | Path], *, out: str | Path, **options: Any) -> 
         raise CloudsError("no bundle was named", "name the path of at least one bundle")
     before = None if chosen.against is None else read_results(chosen.against)
     out = Path(out)
+    device = chosen.device if chosen.mixed_devices else common_device(chosen.device, suite.backends)
     with atomic_directory(out) as directory:
         opened = [_open(Path(path), suite, chosen.suite) for path in bundles]
         with busy("measuring what a matrix product reaches here"):
             peak = matmul_peak()
-        plan = Plan(suite, chosen.batch, peak, chosen.device, chosen.weights)
+        plan = Plan(suite, chosen.batch, peak, device, chosen.weights)
         found: list[dict[str, Any]] = []
         for one in opened:
             found += bench_sam(one, plan) if one.kind == SAM_KIND else [bench_segmenter(one, plan)]
@@ -73,7 +74,7 @@ def bench(bundles: Sequence[str | Path], *, out: str | Path, **options: Any) -> 
                 "seconds": suite.seconds,
                 "rounds": suite.rounds,
                 "backends": list(suite.backends),
-                "device": chosen.device,
+                "device": device,
             },
             "command": _command([one.path for one in opened], chosen, suite, out),
             "bundles": found,
@@ -123,4 +124,5 @@ def _command(bundles: Sequence[Path], chosen: BenchOptions, suite: Suite, out: P
     for name in suite.backends:
         words += ["--backend", name]
     words += ["--batch", str(chosen.batch), "--seconds", f"{suite.seconds:g}"]
-    return shlex.join([*words, *(() if chosen.device == "auto" else ("--device", chosen.device))])
+    words += () if chosen.device == "auto" else ("--device", chosen.device)
+    return shlex.join([*words, *(("--mixed-devices",) if chosen.mixed_devices else ())])

@@ -33,6 +33,12 @@ def bench(
         typer.Option(help="A backend to time. Repeatable.", show_default="torch, onnxruntime, openvino"),
     ] = None,
     device: Device = "auto",
+    mixed_devices: Annotated[
+        bool,
+        typer.Option(
+            "--mixed-devices", help="Let each backend compute where it can; no speed-up between devices."
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     seconds: Annotated[
         float | None,
@@ -88,6 +94,7 @@ def bench(
         suite=suite,
         backends=backend or None,
         device=device,
+        mixed_devices=mixed_devices,
         batch=batch,
         seconds=seconds,
         rounds=rounds,

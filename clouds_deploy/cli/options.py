@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,14 @@ Precision = Annotated[
 ]
 Device = Annotated[
     str, typer.Option(help="auto (a GPU if the backend can use one, else the CPU), cpu, cuda or cuda:N.")
+]
+VocabularyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocabulary",
+        help="Bundles with a text head: other classes, a file that `clouds_deploy.embed_classes` made.",
+        show_default="the bundle's own classes",
+    ),
 ]
 Runner = Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")]
 Shards = Annotated[

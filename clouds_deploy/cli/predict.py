@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import free_folder, split_model
-from clouds_deploy.cli.options import Backend, Device, Json, Precision, Runner, Shards
+from clouds_deploy.cli.options import Backend, Device, Json, Precision, Runner, Shards, VocabularyFile
 from clouds_deploy.cli.output import deliver
 
 
@@ -41,6 +41,7 @@ def predict(
     shards: Shards = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    vocabulary: VocabularyFile = None,
     runner: Runner = "local",
     as_json: Json = False,
 ) -> None:
@@ -56,6 +57,7 @@ def predict(
         paths,
         out=out or str(free_folder("predictions", _name(paths[0]), resume=True)),
         backend=backend,
+        vocabulary=vocabulary,
         overlays=overlays,
         confidences=confidences,
         smooth=smooth,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clouds_deploy.cli.newest import newest_bundle
-from clouds_deploy.cli.options import Device, Json
+from clouds_deploy.cli.options import Device, Json, VocabularyFile
 from clouds_deploy.cli.output import deliver
 
 _NETWORK, _SAM, _BATCHING, _LIMITS = "Network", "SAM", "Batching", "Limits"
@@ -24,6 +24,7 @@ def serve(
     ] = "onnxruntime",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per call of the backend.")] = None,
     device: Device = "auto",
+    vocabulary: VocabularyFile = None,
     name: Annotated[
         str | None,
         typer.Option(help="The model's name in the KServe protocol.", show_default="the recipe's"),
@@ -128,6 +129,7 @@ def serve(
         batch=batch,
         delay_ms=delay_ms,
         threads=threads,
+        vocabulary=vocabulary,
         token_file=token_file,
         allow_hosts=tuple(allow_host or ()),
         tls_cert=tls_cert,

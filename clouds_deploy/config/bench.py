@@ -64,7 +64,9 @@ class BenchOptions(Section):
         suite: Name of a suite: `default`, `smoke`, `segmenter`, `sam`, `refine` or `zoo`.
         backends: Backends to time; `torch` is eager PyTorch, the reference of speed-ups. None takes those of
             the suite that are installed.
-        device: `auto` (for each backend a GPU if it can use one, else the CPU), `cpu`, `cuda` or `cuda:N`.
+        device: Where all backends compute: `auto` (a GPU if every one of them can use it, else the CPU),
+            `cpu`, `cuda` or `cuda:N`.
+        mixed_devices: Whether each backend may compute where it can; there is no speed-up between devices.
         batch: Images per call.
         seconds: About how long each backend is timed on each bundle.
         rounds: Interleaved rounds.
@@ -79,6 +81,7 @@ class BenchOptions(Section):
     suite: str = "default"
     backends: tuple[str, ...] | None = None
     device: str = "auto"
+    mixed_devices: bool = False
     batch: Positive = 1
     seconds: Annotated[float, Field(gt=0)] | None = None
     rounds: Positive | None = None

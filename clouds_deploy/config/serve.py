@@ -23,6 +23,7 @@ class ServeOptions(Section):
         backend: What runs the bundle.
         device: `auto` (a GPU if the backend can use one, else the CPU), `cpu`, `cuda` or `cuda:N`.
         threads: Threads per call of the backend; None leaves it to the backend.
+        vocabulary: A bundle with a text head only: a file of other classes, made by `embed_classes`.
         name: The model's name in the KServe protocol; None takes the recipe's.
         sam: The SAM that answers clicks and refines labels, a name or a bundle; None serves neither. A name
             needs PyTorch; without it the default is left out.
@@ -42,6 +43,7 @@ class ServeOptions(Section):
     backend: str = "onnxruntime"
     device: str = "auto"
     threads: Positive | None = None
+    vocabulary: Path | None = None
     name: str | None = None
     sam: str | None = DEFAULT_SAM
     sam_weights: str | Path | None = None

@@ -198,6 +198,14 @@ def _too_small_or_large(array: np.ndarray, kind: Half) -> bool:
     return largest > kind.largest or (array.size == 1 and 0 < largest < kind.smallest)
 
 
+def _only_for_bytes(value: ir.Value) -> bool:
+    """Whether a value is only cast to uint8, which TensorRT does not document for bfloat16."""
+    readers = [node for node, _ in value.uses()]
+    return bool(readers) and all(
+        node.op_type == "Cast" and node.outputs[0].dtype == ir.DataType.UINT8 for node in readers
+    )
+
+
 class _Writer:
     """Writes types into a graph, node by node in order, and casts where two types meet."""
 
@@ -245,8 +253,8 @@ class _Writer:
             return ir.DataType.FLOAT
         given = [v for i, v in enumerate(node.inputs) if i not in UNTYPED.get(node.op_type, ())]
         typeless = not any(v is not None and v.dtype in _BOTH for v in given)
-        if typeless and _only_for(self.kept, node.outputs[0]):
-            return ir.DataType.FLOAT  # numbers made for an island are made in its type
+        if typeless and (_only_for(self.kept, node.outputs[0]) or _only_for_bytes(node.outputs[0])):
+            return ir.DataType.FLOAT  # numbers made for an island, or to become bytes, are made in its type
         first = node.inputs[0] if node.inputs else None
         if (
             node.op_type in ROUTINE

@@ -95,10 +95,12 @@ def lint(model: Any, free: Mapping[str, Sequence[int]] | None = None) -> list[Fi
 
 
 def _edges(model: Any, nodes: list[Any], types: Mapping[str, int]) -> list[Finding]:
-    """Faults of uint8 inputs and outputs: a cast from or to floats must be next to them."""
+    """Faults of uint8 inputs and outputs: a cast must be next to them, an output's from float32 or float16.
+
+    TensorRT's operator page documents uint8 outputs of these casts; its headers exclude those of integers.
+    """
     from onnx import TensorProto
 
-    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, None)
     found = []
     inputs = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.UINT8}
     if inputs and (not nodes or nodes[0].op_type != "Cast"):
@@ -110,14 +112,17 @@ def _edges(model: Any, nodes: list[Any], types: Mapping[str, int]) -> list[Findi
         if node.op_type != "Cast" and inputs & set(node.input)
     ]
     makers = {output: node for node in nodes for output in node.output}
+    floats = TensorProto.FLOAT, TensorProto.FLOAT16
     for value in model.graph.output:
         maker = makers.get(value.name)
         wide = value.type.tensor_type.elem_type == TensorProto.UINT8
         if wide and (maker is None or maker.op_type != "Cast"):
             what = maker.op_type if maker is not None else "an input"
             found.append(Finding("cast last", value.name, f"it comes from {what}, not Cast"))
-        elif wide and types.get(maker.input[0]) not in floats:
-            found.append(Finding("cast last", value.name, "it is cast from integers, not from floats"))
+        elif wide and maker is not None and types.get(maker.input[0]) not in floats:
+            kind = TensorProto.DataType.Name(types.get(maker.input[0], TensorProto.UNDEFINED)).lower()
+            reason = f"it is cast from {kind}, not from float32 or float16"
+            found.append(Finding("cast last", value.name, reason))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from clouds_deploy.artifacts.claims import remove
 from clouds_deploy.bundles.packed import unpacked
+from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.data.images import (
@@ -64,7 +65,11 @@ class PredictWork:
         if self._predictor is None:
             how = self.options
             self._predictor = open_model(
-                self.model, backend=how.backend, device=how.device, precision=how.precision
+                self.model,
+                backend=how.backend,
+                device=how.device,
+                precision=how.precision,
+                vocabulary=None if how.vocabulary is None else Vocabulary.load(how.vocabulary),
             )
         return self._predictor
 

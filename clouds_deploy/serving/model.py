@@ -16,6 +16,7 @@ from clouds_deploy.backends.backends import open_session
 from clouds_deploy.backends.session import Session
 from clouds_deploy.bundles.bundle import KIND, Bundle, open_bundle
 from clouds_deploy.bundles.tensors import Array, TensorSpec
+from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.serving.batcher import Batcher, Done
 from clouds_deploy.serving.limits import Refusal
@@ -52,6 +53,7 @@ class ServedModel:
         threads: See `backends.options.Options`.
         batching: How requests share a call.
         metrics: Where calls are counted.
+        vocabulary: Other classes than the bundle's own, text head only.
 
     Raises:
         CloudsError: See `open_session`; the graph takes something else than one image.
@@ -67,9 +69,13 @@ class ServedModel:
         threads: int | None = None,
         batching: Batching | None = None,
         metrics: Metrics | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.bundle: Bundle = open_bundle(bundle, KIND)
-        self.session: Session = open_session(self.bundle, backend, device=device, threads=threads)
+        self.session: Session = open_session(
+            self.bundle, backend, device=device, threads=threads, vocabulary=vocabulary
+        )
+        self.vocabulary = vocabulary or self.bundle.vocabulary()
         self.name = name or self.bundle.recipe.name
         self.image = self.session.inputs[0]
         if len(self.session.inputs) != 1 or len(self.image.shape) != 4:
@@ -103,10 +109,12 @@ class ServedModel:
 
     def classes(self) -> list[dict[str, Any]]:
         """The classes: `id`, `name`, `color` as RGB."""
-        vocabulary = self.bundle.vocabulary()
+        vocabulary = self.vocabulary
         facts = self.bundle.facts
         names = list(vocabulary.names) if vocabulary else list(facts["classes"])
         colors = list(facts["palette"])
+        if vocabulary and names != list(facts["classes"]):
+            colors = [list(one.color) for one in vocabulary.label_set().classes]
         return [
             {"id": i, "name": name, "color": colors[i] if i < len(colors) else _spread(i)}
             for i, name in enumerate(names)

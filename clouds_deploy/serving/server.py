@@ -15,6 +15,7 @@ from typing import Any, cast
 import uvicorn
 from PIL import Image
 
+from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.serve import ServeOptions
 from clouds_deploy.console import say, warn
 from clouds_deploy.errors import CloudsError
@@ -158,6 +159,7 @@ def run_server(
             threads=options.threads,
             batching=Batching(options.batch, options.delay_ms / 1e3, limits.waiting),
             metrics=metrics,
+            vocabulary=None if options.vocabulary is None else Vocabulary.load(options.vocabulary),
         )
         say(f"  serve        {model.name}: {options.backend} on {model.session.device}")
         sam = None

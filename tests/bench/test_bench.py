@@ -3,12 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clouds_deploy.artifacts import read_manifest
 from clouds_deploy.bench import machine, report, suites
+from clouds_deploy.bench.entries import gather, judge
 from clouds_deploy.bench.machine import peak_memory
+from clouds_deploy.bench.plan import common_device
 from clouds_deploy.bench.suites import bench
+from clouds_deploy.bench.timing import Timing
 from clouds_deploy.config.bench import BenchOptions
 from clouds_deploy.errors import CloudsError
 
@@ -120,3 +124,24 @@ def test_a_sam_is_timed_against_segment_anything(sam_bundle: Path, tmp_path: Pat
         assert bundle["results"][0]["gflops"] > 0
     assert found["bundles"][-1]["scaling"]["what"] == "prompts"
     assert "mask IoU" in (tmp_path / "b" / "summary.md").read_text()
+
+
+def test_one_device_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clouds_deploy.bench.plan.resolve_device", _two_gpus)
+    assert common_device("auto", ("torch", "onnxruntime")) == "cuda:0"
+    assert common_device("auto", ("torch", "openvino", "openvino-bf16")) == "cpu"
+    with pytest.raises(CloudsError, match="share no device: torch on cuda:0, openvino on cpu, tensorrt"):
+        common_device("auto", ("torch", "openvino", "tensorrt"))
+
+
+def _two_gpus(device: str, backend: str) -> str:
+    assert device == "auto"
+    return "cpu" if backend == "openvino" else "cuda:0"
+
+
+def test_there_is_no_speedup_between_devices() -> None:
+    timing = Timing(np.array([2.0, 2.0]), np.array([2.0, 2.0]))
+    devices = {"torch": "cuda:0", "openvino": "cpu", "onnxruntime": "cuda:0"}
+    agreements = {name: judge(1.0, 0.9, name, True) for name in devices}
+    lines = gather(dict.fromkeys(devices, timing), agreements, devices, 1, None, {})
+    assert [line["speedup"] for line in lines] == [1.0, None, 1.0]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export.lint import lint, require_clean
 
@@ -65,10 +67,6 @@ def test_transposing_bytes() -> None:
     assert len(lint(model)) == 2
 
 
-def test_labels_cast_from_integers() -> None:
-    assert "cast last" in rules(graph(helper.make_node("ArgMax", ["x"], ["y"], "best", axis=3, keepdims=0)))
-
-
 def test_labels_not_from_a_cast() -> None:
     model = graph()
     model.graph.node.append(helper.make_node("Identity", ["labels"], ["late"], "i"))
@@ -87,3 +85,40 @@ def test_64_bit_arithmetic() -> None:
         helper.make_node("Relu", ["x"], ["y"], "r"),
     )
     assert "no 64-bit arithmetic" in rules(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(TensorProto.INT64, "int64"), (TensorProto.INT32, "int32"), (TensorProto.BFLOAT16, "bfloat16")],
+)
+def test_labels_cast_from_other_types_than_documented(kind: int, name: str) -> None:
+    (fault,) = lint(graph(helper.make_node("Cast", ["x"], ["y"], "c", to=kind)))
+    assert fault.rule == "cast last"
+    assert fault.reason == f"it is cast from {name}, not from float32 or float16"
+
+
+def test_labels_cast_from_float16_are_sound() -> None:
+    assert lint(graph(helper.make_node("Cast", ["x"], ["y"], "c", to=TensorProto.FLOAT16))) == []
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_all_bytes_survive_the_two_casts(tmp_path: Path, backend: str) -> None:
+    """The labels' casts, integers to float to uint8, are exact for each value and on each backend."""
+    numbers = np.arange(256, dtype=np.int64)
+    values = helper.make_tensor("v", TensorProto.INT64, [256, 1, 1, 1], numbers)
+    steps = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["x", "v"], ["n"]),
+        helper.make_node("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["f"], ["labels"], to=TensorProto.UINT8),
+    ]
+    edges = [helper.make_tensor_value_info(n, TensorProto.UINT8, [256, 1, 1, 1]) for n in ("image", "labels")]
+    made = helper.make_graph(steps, "g", edges[:1], edges[1:], [values])
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8),
+        tmp_path / "g.onnx",
+    )
+    session = open_graph(tmp_path / "g.onnx", backend)
+    found = session.run({"image": np.ones((256, 1, 1, 1), np.uint8)})["labels"]
+    assert found.dtype == np.uint8
+    assert found.ravel().tolist() == numbers.tolist()

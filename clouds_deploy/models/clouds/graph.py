@@ -6,7 +6,7 @@ preprocessing. This module is exported, and the exported graph is compared with 
 
 from __future__ import annotations
 
-from torch import Tensor, float32, nn, uint8
+from torch import Tensor, nn, uint8
 
 from clouds_deploy.models.clouds.names import SHARE, VOCABULARY
 from clouds_deploy.models.clouds.scores import Inference, class_scores
@@ -16,9 +16,9 @@ from clouds_deploy.models.clouds.segmenter import STRIDE, Segmenter
 class SegmenterGraph(nn.Module):
     """A segmenter with the inputs and outputs of the graph.
 
-    The first operation is the cast to float, before any transpose, and the last one the cast to uint8: the
-    TensorRT family accepts uint8 at a graph's edge only next to a cast, and documents that one from and to
-    floats; labels are exact in it, 0 to 254.
+    The first operation is the cast to float, before any transpose, and the labels' last two are casts from
+    integers to float and from float to uint8, exact for 0..255. The TensorRT family accepts uint8 at a
+    graph's edge only next to a cast, and documents that one between uint8 and float32 or float16 only.
 
     Args:
         segmenter: The trained model, in evaluation mode.
@@ -71,7 +71,7 @@ class SegmenterGraph(nn.Module):
         assert width % STRIDE == 0
         prediction = self.segmenter(pixels, every_layer=False, vocabulary=vocabulary, share=share)[-1]
         full = class_scores(prediction, (height, width), self.inference)
-        labels = full.argmax(dim=1).to(float32).to(uint8)
+        labels = full.argmax(dim=1).float().to(uint8)
         if not self.scores:
             return (labels,)
         quarter = class_scores(prediction, (height // 4, width // 4), "exact")

@@ -13,15 +13,20 @@ import pytest
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.tensorrt import session as engine_session
 from clouds_deploy.backends.tensorrt.session import EngineSession, open_engine
+from clouds_deploy.bundles.bundle import KIND, Bundle
 from clouds_deploy.errors import CloudsError
 from tests.backends import gpu_stubs
+
+
+def _bundle(path: Path, *engines: dict[str, Any]) -> Bundle:
+    return Bundle(path, KIND, {}, {}, {"engines": engines}, path)
 
 
 def test_an_engine_that_is_not_there_or_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CloudsError, match="holds no engine of tensorrt for its segmenter"):
-        open_engine("tensorrt", "segmenter", [], tmp_path, Options("cuda:0"))
+        open_engine("tensorrt", "segmenter", _bundle(tmp_path), Options("cuda:0"))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(CloudsError, match="is not installed"):
         EngineSession(tmp_path / "a.engine", "tensorrt", Options("cuda:0"))
@@ -41,7 +46,7 @@ def test_preflight_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "file": "engines/encoder-tensorrt-11-this_gpu.engine",
     }
     with pytest.raises(CloudsError, match="built for SM 89"):
-        open_engine("tensorrt", "encoder", [facts], tmp_path, Options("cuda:0"))
+        open_engine("tensorrt", "encoder", _bundle(tmp_path, facts), Options("cuda:0"))
     assert asked == [facts["file"]]
 
 

@@ -28,9 +28,14 @@ from clouds_deploy.artifacts.claims import (
     remove_dead,
     temporary_path,
 )
+from clouds_deploy.artifacts.names import TAMPERED, fault, is_regular, printable, shown
 from clouds_deploy.errors import CloudsError
 
 MANIFEST = "manifest.json"
+UNSEALED: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+    ("run", "sam", "lora"), ("checkpoints", "tensorboard")
+)
+"""Folders of a finished directory, by its kind, that are no part of it: a kill or a reader may leave them."""
 FORMAT = 1
 CACHE_VARIABLE = "CLOUDS_DEPLOY_CACHE"
 _PACKAGES = (
@@ -364,10 +369,12 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads a JSON file; raises `CloudsError` if it is missing or invalid."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if not is_regular(path) and os.path.exists(path):
+            raise ValueError("it is no file")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise CloudsError(f"{path} is missing", "make the directory again, or copy it whole") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CloudsError(f"{path} is not valid JSON: {error}", "make the directory again") from error
 
 
@@ -454,13 +461,22 @@ def make_manifest(kind: str, files: Mapping[str, Any], facts: Mapping[str, Any])
 
 
 def kind_of(directory: Path) -> str | None:
-    """Kind of a directory according to its manifest, unchecked; None without a manifest."""
+    """Kind of a directory according to its manifest, unchecked; None without a manifest that names one."""
+    from clouds_deploy.artifacts.documents import LARGEST, read_document
+
     manifest = directory / MANIFEST
-    return read_json(manifest).get("kind") if manifest.is_file() else None
+    if not os.path.lexists(manifest):
+        return None
+    bounded = is_regular(manifest) and manifest.stat().st_size <= LARGEST
+    found = read_document(manifest) if bounded else read_json(manifest)
+    kind = found.get("kind") if isinstance(found, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
     """Reads the manifest of a directory that another stage made, and checks its files.
+
+    The manifest is a seal: it names every file, and there is no other one, but in the folders `UNSEALED`.
 
     Args:
         directory: The directory.
@@ -468,30 +484,61 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> dict[st
         verify: Whether to compare every file with its sha256; sizes always are.
 
     Raises:
-        CloudsError: It is not there, unfinished, of another kind, or a file in it was changed or lost.
+        CloudsError: It is not there, unfinished, of another kind; its manifest is garbled or names files
+            outside; a file in it was changed, lost or added, or is a pipe, a device or a link that leads out.
     """
+    from clouds_deploy.artifacts.documents import ManifestDocument, checked, read_document
+
+    path = directory / MANIFEST
     if not directory.is_dir():
         raise CloudsError(f"there is no directory {directory}", f"give the path of a {kind}")
-    if not (directory / MANIFEST).is_file():
+    if not os.path.lexists(path):
         raise CloudsError(
             f"{directory} has no {MANIFEST}: it is not a finished {kind}",
             "an interrupted training goes on with `--resume`" if kind == "run" else "make it again",
         )
-    manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CloudsError(f"{directory / MANIFEST} is not of format {FORMAT}", "make it with this version")
+    manifest = read_document(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest["format"] is True:
+        raise CloudsError(f"{path} is not of format {FORMAT}", "make it with this version")
     if manifest.get("kind") != kind:
-        raise CloudsError(
-            f"{directory} is a {manifest.get('kind')}, not a {kind}", f"give the path of a {kind}"
-        )
-    for name, entry in manifest["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise CloudsError(f"{path} is missing from the {kind}", "copy the directory again, whole")
-        same = path.stat().st_size == entry["bytes"] and (not verify or sha256(path) == entry["sha256"])
-        if not same:
+        told = shown(manifest.get("kind"))[1:-1]
+        raise CloudsError(f"{directory} is a {told}, not a {kind}", f"give the path of a {kind}")
+    hint = "copy the directory again, or make it again"
+    files = checked(ManifestDocument, manifest, path, hint).files
+    for name in files:
+        if wrong := fault(name):
             raise CloudsError(
-                f"{path} is not the file its manifest names (size or sha256 differ)",
-                "copy the directory again, or make it again",
+                f"{path} names a file outside of its directory: {shown(name)} {wrong}", TAMPERED
             )
+    _check_nothing_else(directory, kind, files)
+    top = os.path.realpath(directory)
+    for name, entry in files.items():
+        file = directory / name
+        if not is_regular(file):
+            raise CloudsError(f"{file} is missing from the {kind}", "copy the directory again, whole")
+        if os.path.commonpath([top, os.path.realpath(file)]) != top:
+            raise CloudsError(f"{file} is a link that leads out of its directory", TAMPERED)
+        same = file.stat().st_size == entry.bytes and (not verify or sha256(file) == entry.sha256)
+        if not same:
+            raise CloudsError(f"{file} is not the file its manifest names (size or sha256 differ)", hint)
     return manifest
+
+
+def _check_nothing_else(directory: Path, kind: str, files: Collection[str]) -> None:
+    """Refuses what lies in a directory and is not in its manifest; links are not followed."""
+
+    def told(error: OSError) -> None:
+        raise CloudsError(f"{error.filename} cannot be read: {error.strerror}", "check its permissions")
+
+    for folder, below, names in os.walk(directory, onerror=told):
+        inside = Path(folder).relative_to(directory).as_posix()
+        if inside == ".":
+            below[:] = [one for one in below if one not in UNSEALED.get(kind, ())]
+        links = [one for one in below if os.path.islink(os.path.join(folder, one))]
+        for one in (*names, *links):
+            name = one if inside == "." else f"{inside}/{one}"
+            if name != MANIFEST and name not in files and not is_temporary(Path(one)):
+                raise CloudsError(
+                    f"{Path(folder, printable(one))} is not in the manifest of the {kind}",
+                    "remove it, or copy the directory again",
+                )

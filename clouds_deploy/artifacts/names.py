@@ -17,6 +17,8 @@ from urllib.parse import unquote_to_bytes
 
 from clouds_deploy.errors import CloudsError
 
+TAMPERED = "don't use it: it was tampered with"
+"""What to do about a directory or file that no honest writer makes."""
 LONGEST = 255
 """Bytes of one part of a path that file systems take."""
 LONGEST_STEM = 215
@@ -52,7 +54,7 @@ def fault(name: object) -> str:
         return "has a backslash in it"
     parts = name.split("/")
     if ".." in parts:
-        return "leads out of the folder"
+        return "leads outside of it"
     if len(parts) > _DEEPEST:
         return f"has more than {_DEEPEST} parts"
     for part in parts:
@@ -86,7 +88,7 @@ def inside(root: Path, name: object, where: str | Path) -> Path:
             top = os.path.realpath(root)
             if os.path.commonpath([top, os.path.realpath(path)]) == top:
                 return path
-            wrong = "is a link that leads out of the folder"
+            wrong = "is a link that leads outside of it"
         else:
             wrong = "is a device, a pipe or a socket, and no file"
     raise CloudsError(f"{where} names {shown(name)}, which {wrong}", "get it again from a source you trust")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import FixedInputs, Session
 from clouds_deploy.backends.tensorrt.machine import ENGINES
 from clouds_deploy.bundles.bundle import KIND, SEGMENTER, Bundle, open_bundle
+from clouds_deploy.bundles.tensors import TensorSpec
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.precision import Precision
 from clouds_deploy.console import say
@@ -163,4 +164,25 @@ def _open(bundle: Bundle, backend: str, graph: str, options: Options) -> Session
         from clouds_deploy.backends import torch_session
 
         return torch_session.open_torch(bundle, backend, options)
-    return open_graph(bundle.file(graph), backend, options)
+    session = open_graph(bundle.file(graph), backend, options)
+    for side in ("inputs", "outputs"):
+        _check_specs(getattr(bundle.graphs[graph], side), getattr(session, side), bundle)
+    return session
+
+
+def _check_specs(told: Iterable[TensorSpec], found: Iterable[TensorSpec], bundle: Bundle) -> None:
+    """Refuses a graph that takes or gives other tensors than its bundle says."""
+    own = {spec.name: spec for spec in found}
+    for spec in told:
+        there = own.get(spec.name)
+        if there is None or spec.dtype != there.dtype or not _alike(spec.shape, there.shape):
+            raise CloudsError(
+                f"{bundle.path}: `{spec.name}` is of another shape in the graph than in bundle.json",
+                "export the run again",
+            )
+
+
+def _alike(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    return len(one) == len(other) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True)
+    )

@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from clouds_deploy.artifacts import kind_of, read_json, read_manifest
+from clouds_deploy.artifacts import kind_of, read_manifest
+from clouds_deploy.artifacts.documents import checked, read_document
+from clouds_deploy.bundles.arrays import read_arrays
+from clouds_deploy.bundles.facts import SamDocument, SegmenterDocument
+from clouds_deploy.bundles.onnx_weights import check_weights
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.bundles.tensors import Array, GraphSpec, TensorSpec
 from clouds_deploy.bundles.vocabulary import FILE, Vocabulary
@@ -146,7 +148,11 @@ class Bundle:
 
     def gates(self) -> list[dict[str, Any]]:
         """The gates that the bundle passed at its export."""
-        return list(read_json(self.path / GATES)["gates"])
+        where, found = self.path / GATES, read_document(self.path / GATES)
+        gates = found.get("gates") if isinstance(found, dict) else None
+        if not isinstance(gates, list) or not all(isinstance(gate, dict) for gate in gates):
+            raise CloudsError(f"{where} lists no gates", "export it again with this version")
+        return gates
 
     def reference(self) -> dict[str, Array]:
         """The inputs packed with the bundle and the reference outputs that PyTorch computed from them.
@@ -156,8 +162,7 @@ class Bundle:
             them, `scores`. A SAM's: `image`, `size`, `image_index`, `point_coords`, `point_labels`;
             `image_embeddings`, `masks`, `iou_predictions`.
         """
-        with np.load(self.path / REFERENCE, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return read_arrays(self.path / REFERENCE)
 
 
 def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> Bundle:
@@ -175,7 +180,9 @@ def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> 
     if kind is None:
         kind = SAM_KIND if kind_of(path) == SAM_KIND else KIND
     manifest = read_manifest(path, kind, verify=verify)
-    facts = read_json(path / FACTS)
+    facts = read_document(path / FACTS)
+    schema = SamDocument if kind == SAM_KIND else SegmenterDocument
+    checked(schema, facts, path / FACTS, "export it again with this version")
     try:
         if kind == SAM_KIND:
             graphs = {part: GraphSpec.from_json(facts["graphs"][part]) for part in (ENCODER, DECODER)}
@@ -185,8 +192,10 @@ def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> 
         _ = bundle.name, bundle.height, bundle.width, bundle.weights
         if kind == KIND:
             _ = bundle.mean_color, bundle.inference, bundle.recipe
-        return bundle
     except (KeyError, TypeError, ValueError) as error:
         raise CloudsError(
             f"{path / FACTS} lacks or garbles a fact: {error}", "export it again with this version"
         ) from error
+    for graph in graphs:
+        check_weights(bundle.file(graph), manifest["files"])
+    return bundle

@@ -10,13 +10,25 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from clouds_deploy.artifacts import MANIFEST, atomic_directory, atomic_path, cache_folder, sha256
+from clouds_deploy.artifacts import (
+    MANIFEST,
+    atomic_directory,
+    atomic_path,
+    cache_folder,
+    kind_of,
+    read_manifest,
+    sha256,
+)
 from clouds_deploy.artifacts.claims import remove, temporary_path
+from clouds_deploy.artifacts.names import is_regular
+from clouds_deploy.artifacts.zips import checked_zip
 from clouds_deploy.errors import CloudsError
 
 SUFFIX = ".clouds"
+_FILES = 4096
+"""Most entries of a packed bundle."""
 
 
 def pack(directory: Path, file: Path) -> None:
@@ -75,22 +87,40 @@ def unpacked(path: Path) -> Path:
     """
     if path.suffix != SUFFIX or path.is_dir():
         return path
-    if not path.is_file():
+    if not is_regular(path):
         raise CloudsError(f"there is no file {path}", "pass what `clouds-deploy export` wrote")
     entry = cache_folder("bundles") / sha256(path)[:32]
     if (entry / MANIFEST).is_file():
         return entry
     try:
-        with zipfile.ZipFile(path) as archive, atomic_directory(entry, shared=MANIFEST) as folder:
-            for name in archive.namelist():
-                parts = PurePosixPath(name)
-                if parts.is_absolute() or ".." in parts.parts or "\\" in name:
-                    raise zipfile.BadZipFile(f"it holds `{name}`, which is outside of it")
-                archive.extract(name, folder)
-            if not (folder / MANIFEST).is_file():
-                raise zipfile.BadZipFile(f"it holds no {MANIFEST}")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        opened = checked_zip(path, entries=_FILES, total=path.stat().st_size)
+        with opened as archive, atomic_directory(entry, shared=MANIFEST) as folder:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                target = folder / info.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as source, target.open("xb") as made:
+                    shutil.copyfileobj(source, made, 1 << 20)
+            _check_whole(folder, path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise CloudsError(
             f"{path} is no bundle, or was changed: {error}", "copy it again, or export it again"
         ) from error
     return entry
+
+
+def _check_whole(folder: Path, path: Path) -> None:
+    """Checks what was unpacked against its manifest, so that nothing else stays in the cache.
+
+    Raises:
+        CloudsError: It does not hold.
+        BadZipFile: There is no manifest.
+    """
+    if not is_regular(folder / MANIFEST):
+        raise zipfile.BadZipFile(f"it holds no {MANIFEST}")
+    try:
+        read_manifest(folder, kind_of(folder) or "bundle")
+    except CloudsError as error:
+        message = error.message.replace(str(folder), str(path))
+        raise CloudsError(message, error.hint, exit_code=error.exit_code) from error

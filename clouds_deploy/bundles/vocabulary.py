@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from clouds_deploy.artifacts import atomic_path
+from clouds_deploy.artifacts.documents import parse_document
+from clouds_deploy.artifacts.names import is_regular
+from clouds_deploy.bundles.arrays import read_arrays
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import LARGEST, LabelSet, named_set
@@ -51,13 +54,17 @@ class Vocabulary:
             CloudsError: There is no such file, it is no vocabulary, or what it holds does not fit together.
         """
         make = "make one with clouds_deploy.embed_classes"
-        if not path.is_file():
+        if not is_regular(path):
             raise CloudsError(f"there is no vocabulary file {path}", make)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                names = tuple(json.loads(arrays["names"].tobytes()))
-                made = Vocabulary(names, arrays["vectors"], arrays["share"])
-        except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+            arrays = read_arrays(path, ("names", "vectors", "share"))
+            names = parse_document(arrays["names"].tobytes(), path)
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("its names are no list of texts")
+            made = Vocabulary(tuple(names), arrays["vectors"], arrays["share"])
+        except CloudsError as error:
+            raise CloudsError(f"{path} is no vocabulary file: {error.message}", make) from error
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise CloudsError(f"{path} is no vocabulary file: {error}", make) from error
         made.check(str(path))
         return made

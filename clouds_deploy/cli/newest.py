@@ -6,7 +6,6 @@ has a manifest) counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,14 +149,18 @@ def _facts(path: Path) -> dict[str, object] | None:
     import zipfile
 
     from clouds_deploy.artifacts import MANIFEST
+    from clouds_deploy.artifacts.documents import LARGEST, parse_document, read_document
+    from clouds_deploy.artifacts.zips import checked_zip
 
     try:
         if path.suffix == PACKED and path.is_file():
-            with zipfile.ZipFile(path) as archive:
-                found = json.loads(archive.read(MANIFEST))
+            with checked_zip(path, entries=4096, total=path.stat().st_size) as archive:
+                info = archive.getinfo(MANIFEST)
+                data = archive.read(info) if info.file_size <= LARGEST else b""
+                found = parse_document(data, path)
         else:
-            found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            found = read_document(path / MANIFEST)
+    except (CloudsError, OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None
     return found if isinstance(found, dict) else None
 

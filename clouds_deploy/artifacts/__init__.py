@@ -32,9 +32,12 @@ from clouds_deploy.artifacts.names import TAMPERED, fault, is_regular, printable
 from clouds_deploy.errors import CloudsError
 
 MANIFEST = "manifest.json"
-UNSEALED: Mapping[str, tuple[str, ...]] = dict.fromkeys(
-    ("run", "sam", "lora"), ("checkpoints", "tensorboard")
-)
+PROOFS = "proofs"
+"""Folder of a bundle for what its self-tests on GPUs found."""
+UNSEALED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("run", "sam", "lora"), ("checkpoints", "tensorboard")),
+    **dict.fromkeys(("bundle", "sam_bundle"), (PROOFS,)),
+}
 """Folders of a finished directory, by its kind, that are no part of it: a kill or a reader may leave them."""
 FORMAT = 1
 CACHE_VARIABLE = "CLOUDS_DEPLOY_CACHE"

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clouds_deploy.artifacts import MANIFEST, atomic_directory, write_json, write_manifest
+from clouds_deploy.artifacts import MANIFEST, PROOFS, atomic_directory, write_json, write_manifest
 from clouds_deploy.bundles.bundle import FACTS, Bundle
 from clouds_deploy.bundles.packed import SUFFIX, packing
-from clouds_deploy.bundles.proofs import PROOFS
 from clouds_deploy.errors import CloudsError
 
 _KEPT = ("format", "kind", "made", "environment", "files")

@@ -13,12 +13,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from clouds_deploy.artifacts import environment, read_json, write_json
+from clouds_deploy.artifacts import PROOFS, environment, read_json, write_json
 from clouds_deploy.bundles.packed import SUFFIX
 from clouds_deploy.errors import CloudsError
 
-PROOFS = "proofs"
-"""Folder of a bundle that is no part of what its manifest seals."""
 NOT_RUN = "built, not run"
 
 

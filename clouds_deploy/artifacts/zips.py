@@ -95,7 +95,8 @@ def _check(infos: list[zipfile.ZipInfo], total: int, deflated: bool, dressed: bo
         name = info.orig_filename
         if name != info.filename:
             raise BadZip(f"it holds {shown(name)}, which has a NUL in it")
-        bare = name.removesuffix("/") if info.is_dir() else name
+        folder = name.endswith("/")  # `is_dir` fails for an empty name
+        bare = name.removesuffix("/")
         if dressed and (wrong := fault(bare)):
             raise BadZip(f"it holds {shown(name)}, which {wrong}")
         if bare in known:
@@ -109,13 +110,13 @@ def _check(infos: list[zipfile.ZipInfo], total: int, deflated: bool, dressed: bo
         stored = info.compress_type == zipfile.ZIP_STORED
         if not stored and not (deflated and info.compress_type == zipfile.ZIP_DEFLATED):
             raise BadZip(f"{shown(name)} in it is compressed")
-        if (stored and info.file_size != info.compress_size) or (info.is_dir() and info.file_size):
+        if (stored and info.file_size != info.compress_size) or (folder and info.file_size):
             raise BadZip(f"{shown(name)} in it has two sizes")
         left -= info.file_size
         if left < 0:
             raise BadZip(f"what it holds has more than {total >> 20} MiB unpacked")
     for info in infos:
-        if not info.is_dir() and info.filename in folders:
+        if info.filename in folders:
             raise BadZip(f"it holds {shown(info.filename)} both as a file and as a folder")
 
 

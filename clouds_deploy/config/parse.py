@@ -8,6 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from clouds_deploy.bounded import load_yaml
 from clouds_deploy.config.section import S, Section, merged
 from clouds_deploy.errors import CloudsError, nearest
 
@@ -51,7 +52,7 @@ def parse(
             is of the wrong type or out of range.
     """
     try:
-        tree = yaml.safe_load(text)
+        tree = load_yaml(text)
     except yaml.YAMLError as error:
         raise CloudsError(
             f"recipe `{where}` is not valid YAML: {error}", "correct it at the place named"
@@ -74,7 +75,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise CloudsError(f"override `{override}` is not `key=value`", "for example `train.lr=2e-4`")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError as error:
         raise CloudsError(f"the value of override `{override}` is not valid YAML", "quote it") from error
     if isinstance(value, str) and _is_number(value):

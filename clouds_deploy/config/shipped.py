@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 
 from clouds_deploy.artifacts import write_text
+from clouds_deploy.bounded import load_yaml, read_text
 from clouds_deploy.config.export import ExportConfig, SamExportConfig, export_recipe_folder
 from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
@@ -55,12 +56,7 @@ def read_recipe(name_or_path: str) -> str:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise CloudsError(f"there is no recipe file {path}", "check the path")
-        try:
-            return path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError) as error:
-            raise CloudsError(
-                f"recipe file {path} cannot be read: {error}", "save it as UTF-8 text"
-            ) from error
+        return read_text(path, "recipe file")
     raise CloudsError(
         f"there is no recipe `{name_or_path}`",
         f"{nearest(name_or_path, recipe_names())} Or give the path of a .yaml file.",
@@ -167,7 +163,7 @@ def resolve_recipe(
 def _tree(text: str) -> dict[str, Any]:
     """Keys of a YAML text; none if it is no mapping, which `parse` reports."""
     try:
-        tree = yaml.safe_load(text)
+        tree = load_yaml(text)
     except yaml.YAMLError:
         return {}
     return tree if isinstance(tree, dict) else {}

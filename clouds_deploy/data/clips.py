@@ -6,7 +6,6 @@ which images make a clip. Cityscapes' labels exist for one frame in thirty, so m
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from clouds_deploy.bounded import load_json
 from clouds_deploy.data.images import Pixels, list_images, read_red_ids
 from clouds_deploy.data.layouts import Layout, Sample
 from clouds_deploy.data.layouts.encodings import Encoding, table_of, train_ids
@@ -251,7 +251,7 @@ def _vspw_encoding(path: Path) -> Encoding:
 @lru_cache(maxsize=8)
 def _vspw_ids(path: Path) -> Encoding:
     try:
-        numbers = {str(name): int(number) for name, number in json.loads(path.read_text()).items()}
+        numbers = {str(name): int(number) for name, number in load_json(path.read_text()).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise CloudsError(f"{path} does not name VSPW's classes: {error}", "unpack VSPW again") from error
     table = np.full(256, UNKNOWN_ID, np.int16)

@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from clouds_deploy.artifacts import atomic_path
 from clouds_deploy.console import warn
-from clouds_deploy.errors import CloudsError, shortened
+from clouds_deploy.errors import CloudsError, first_line, shortened
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -66,6 +66,11 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 """Pillow's names of the formats that are decoded from untrusted bytes."""
 
 _FILE_FORMATS = (*FORMATS, "GIF", "MPO")
+DECODER_FAULTS = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError, AttributeError,
+    ArithmeticError, RecursionError, MemoryError, RuntimeError, AssertionError,
+)  # fmt: skip
+"""What Pillow's decoders raise for damaged files: they are meant for whole ones, and check little."""
 LARGEST_PIXELS = 500_000_000
 """Pixels of the largest image that is read: 1.5 GB. Pillow's own limit, meant for untrusted bytes, is 179
 million; who reads those checks `measure_image` first."""
@@ -95,7 +100,7 @@ def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> I
         if lower_bytes and image.mode in ("RGB", "RGBA"):
             image.tile = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]
         image.load()
-        image.info[_DEEP] = deep
+        image.info[_DEEP], image.info[_FRAMES] = deep, getattr(image, "n_frames", 1)
     except FileNotFoundError as error:
         raise CloudsError(f"there is no file {path}", "check the path") from error
     except UnidentifiedImageError as error:
@@ -104,8 +109,14 @@ def _open(path: Path, lower_bytes: bool = False, data: bytes | None = None) -> I
         raise CloudsError(
             f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise CloudsError(f"{path} is a damaged image: {error}", "copy or download it again") from error
+    except Image.DecompressionBombError as error:
+        raise CloudsError(
+            f"{path} is too large: {first_line(error)}", "cut it into tiles, or make it smaller"
+        ) from error
+    except DECODER_FAULTS as error:
+        raise CloudsError(
+            f"{path} is a damaged image: {first_line(error)}", "copy or download it again"
+        ) from error
     return image
 
 
@@ -237,8 +248,12 @@ def measure_image(data: bytes, name: str) -> tuple[int, int]:
         width, height = _identify(io.BytesIO(data), FORMATS).size
     except UnidentifiedImageError as error:
         raise CloudsError(f"{name} is not an image", f"send one of {', '.join(FORMATS)}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CloudsError(f"{name} is a damaged image: {error}", "send it again, whole") from error
+    except Image.DecompressionBombError as error:
+        raise CloudsError(f"{name} is too large: {first_line(error)}", "send a smaller image") from error
+    except DECODER_FAULTS as error:
+        raise CloudsError(
+            f"{name} is a damaged image: {first_line(error)}", "send it again, whole"
+        ) from error
     return height, width
 
 
@@ -250,12 +265,12 @@ def _to_rgb(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> 
         name: For messages.
         lower: Decodes it again, with the lower bytes of 16-bit colour channels.
     """
-    frames = getattr(image, "n_frames", 1)
+    frames = image.info.get(_FRAMES, 1)
     if frames > 1 and image.format != "MPO":
         _tell_once(f"frames {image.format}", f"{name} holds {frames} pictures: the first is read")
     if image.info.get(_DEEP) and image.mode in ("RGB", "RGBA"):
         image = _scaled_colors(image, name, lower)
-    with contextlib.suppress(SyntaxError, ValueError, OSError, KeyError, struct.error):
+    with contextlib.suppress(*DECODER_FAULTS):
         if image.getexif().get(_ORIENTATION, 1) != 1:  # else a copy would be made for nothing
             image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip instead of scaling
@@ -272,6 +287,7 @@ def _to_rgb(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> 
 
 
 _ORIENTATION, _DEEP = 0x0112, "clouds_deploy: 16 bits a channel"
+_FRAMES = "clouds_deploy_frames"  # key of `info`: number of pictures
 
 
 def _scaled_colors(image: Image.Image, name: str, lower: Callable[[], Image.Image]) -> Image.Image:

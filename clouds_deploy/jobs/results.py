@@ -21,6 +21,7 @@ from typing import Any, Protocol, TextIO
 
 from clouds_deploy.artifacts import MANIFEST, make_manifest, sha256, storage_error
 from clouds_deploy.artifacts.claims import remove_dead
+from clouds_deploy.bounded import load_json
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.shards import pack
 from clouds_deploy.jobs.storage import Place
@@ -399,11 +400,11 @@ def read_ledger(path: Path) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = load_json(line)
             if "output" in record:  # as `refine` wrote it until version 0.1
                 record["outputs"] = {f"labels/{record['name']}.png": {"sha256": record.pop("output")}}
             records[record["name"]] = {"inputs": record["inputs"], "outputs": record["outputs"], **record}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CloudsError(f"{path}, line {number}, is not a record", "choose another --out") from error
     return records
 

@@ -6,9 +6,19 @@ import io
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from clouds_deploy.data.images import IMAGE_SUFFIXES
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, first_line
+
+_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, ArithmeticError, RecursionError)
+"""What `tarfile` raises for damaged archives."""
+_COMPRESSED = (
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ", "xz", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+)
 
 
 def split_member(member: str) -> tuple[str, str]:
@@ -37,11 +47,14 @@ def unpack(shard: Path, told: str, folder: Path, name: Callable[[str], str | Non
         The paths written, in the shard's order.
 
     Raises:
-        CloudsError: It is no tar file, or damaged, or a name leads out of the folder or comes twice.
+        CloudsError: It is no tar file, compressed, or damaged; a name leads out of the folder or comes twice;
+            a member is sparse, so that a few bytes would stand for many; it cannot be written.
     """
+    size = shard.stat().st_size if shard.is_file() else 0
     written: list[str] = []
+    known: set[str] = set()
     try:
-        with tarfile.open(shard) as tar:
+        with shard.open("rb") as bare, tarfile.open(fileobj=_Whole(bare, size), mode="r:") as tar:
             for member in tar:
                 given = PurePosixPath(member.name)
                 wanted = name(given.as_posix()) if member.isfile() else None
@@ -49,19 +62,72 @@ def unpack(shard: Path, told: str, folder: Path, name: Callable[[str], str | Non
                     continue
                 if given.is_absolute() or ".." in given.parts:
                     raise CloudsError(f"{told} holds {member.name}, which leads out of it", "pack it again")
-                if wanted in written:
+                if member.issparse():
+                    raise CloudsError(f"{told} holds {member.name} as a sparse file", "pack it again without")
+                if wanted in known:
                     raise CloudsError(f"{told} holds {member.name} twice", "give each sample its own key")
-                target = folder / wanted
-                target.parent.mkdir(parents=True, exist_ok=True)
                 file = tar.extractfile(member)
-                data = file.read() if file else b""
-                if len(data) != member.size:
+                if file is None or member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
-                target.write_bytes(data)
+                _write(file, folder / wanted, told)
+                known.add(wanted)
                 written.append(wanted)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise CloudsError(f"{told} is a damaged shard: {error}", "copy or pack it again") from error
+    except _FAULTS as error:
+        raise _damaged(shard, told, error) from error
     return written
+
+
+class _Whole(io.RawIOBase):
+    """A file of which no more is asked at once than it has: a header may say any number."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        """As of files."""
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of files."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of files."""
+        return self._file.tell()
+
+
+def _write(file: IO[bytes], target: Path, told: str) -> None:
+    """Writes a member; a full disk is not the shard's fault."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = target.open("xb")
+    except OSError as error:
+        raise CloudsError(
+            f"{told}: {target} cannot be written: {error.strerror}",
+            "give its samples other names",
+        ) from error
+    with made:
+        while part := file.read(1 << 20):
+            try:
+                made.write(part)
+                made.flush()
+            except OSError as error:
+                raise CloudsError(
+                    f"{target} cannot be written: {error.strerror}", "free some space"
+                ) from error
+
+
+def _damaged(shard: Path, told: str, error: BaseException) -> CloudsError:
+    try:
+        with shard.open("rb") as file:
+            start = file.read(6)
+    except OSError:
+        start = b""
+    for mark, name, command in _COMPRESSED:
+        if start.startswith(mark):
+            return CloudsError(f"{told} is compressed by {name}", f"unpack it with `{command}` first")
+    return CloudsError(f"{told} is a damaged shard: {first_line(error)}", "copy or pack it again")
 
 
 def pack(shard: Path, members: Mapping[str, Path]) -> None:

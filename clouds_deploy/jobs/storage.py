@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_path, sha256
+from clouds_deploy.bounded import load_json
 from clouds_deploy.data.images import walk
 from clouds_deploy.errors import CloudsError, first_line, install
 
@@ -161,7 +162,7 @@ class Place:
     def read_json(self, name: str) -> Any:
         """Reads a JSON file."""
         try:
-            return json.loads(self.read_bytes(name))
+            return load_json(self.read_bytes(name))
         except ValueError as error:
             raise CloudsError(f"{self.told(name)} is not valid JSON: {error}", "make it again") from error
 

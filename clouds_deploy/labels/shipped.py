@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from clouds_deploy.bounded import BoundedFastLoader, load_json, load_yaml, read_text
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.labels.label_set import LabelSet, label_set
 
@@ -25,7 +25,6 @@ SHIPPED = (
 )
 """Names of the label sets in `sets/`."""
 _SUFFIXES = (".yaml", ".yml", ".json")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @lru_cache(maxsize=len(SHIPPED))
@@ -66,18 +65,15 @@ def chosen_label_set(value: Any) -> LabelSet:
 
 
 def _read(path: Path, name: str) -> LabelSet:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CloudsError(
-            f"label set file {path} cannot be read: {error}", "save it as UTF-8 text"
-        ) from error
+    text = read_text(path, "label set file")
+    lines: list[int] = []
     try:
         if path.suffix.lower() == ".json":
-            return label_set(json.loads(text), str(path), name)
-        tree = yaml.load(text, _Loader)
-        return label_set(tree, str(path), name, _lines(text))
-    except json.JSONDecodeError as error:
+            tree = load_json(text)
+        else:
+            tree = load_yaml(text, BoundedFastLoader)
+            lines = _lines(text)
+    except ValueError as error:
         raise CloudsError(
             f"label set file {path} is not valid JSON: {error}", "correct it at the place named"
         ) from error
@@ -85,11 +81,12 @@ def _read(path: Path, name: str) -> LabelSet:
         raise CloudsError(
             f"label set file {path} is not valid YAML: {error}", "correct it at the place named"
         ) from error
+    return label_set(tree, str(path), name, lines)
 
 
 def _lines(text: str) -> list[int]:
     """Line of each class in a YAML file, from 1; none where there is no list of classes."""
-    root = yaml.compose(text, _Loader)
+    root = yaml.compose(text, BoundedFastLoader)
     if not isinstance(root, yaml.MappingNode):
         return []
     for key, value in root.value:

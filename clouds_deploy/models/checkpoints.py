@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clouds_deploy.artifacts import MANIFEST, atomic_directory, discard, read_manifest, sha256, write_json
 from clouds_deploy.artifacts.claims import free_name, remove_dead
+from clouds_deploy.bounded import load_json
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.console import warn
 from clouds_deploy.errors import CloudsError
@@ -263,7 +264,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         The state, and what is damaged; empty if nothing is.
     """
     try:
-        state = json.loads((path / STATE).read_bytes())
+        state = load_json((path / STATE).read_bytes())
     except FileNotFoundError:
         return {}, f"{STATE} is missing"
     except ValueError:

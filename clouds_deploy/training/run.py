@@ -27,6 +27,7 @@ from clouds_deploy.artifacts import (
     write_text,
 )
 from clouds_deploy.artifacts.claims import claimed
+from clouds_deploy.bounded import read_text
 from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.config.sam import SamRecipe
@@ -241,7 +242,7 @@ def _recipe_of(run: Path, recipe: Recipe | SamRecipe) -> dict[str, Any]:
     path = run / RECIPE
     if not path.is_file():
         raise CloudsError(f"there is no run to resume in {run}", "start it without --resume")
-    return _tree(path.read_text(encoding="utf-8"), recipe, path)
+    return _tree(read_text(path, "recipe file"), recipe, path)
 
 
 def _tree(text: str, recipe: Recipe | SamRecipe, where: Path) -> dict[str, Any]:

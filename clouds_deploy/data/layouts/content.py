@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clouds_deploy.data.images import FORMATS, read_label_ids
+from clouds_deploy.data.images import DECODER_FAULTS, FORMATS, read_label_ids
 from clouds_deploy.data.layouts.encodings import Encoding, gta5_ids, train_ids
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.labels import CLASSES, IGNORE, NUM_CLASSES
@@ -72,7 +72,7 @@ def is_label_map(path: Path) -> bool:
             if image.mode not in ("L", "P", "I", "I;16") or image.format == "JPEG":
                 return False
         ids = read_label_ids(path)
-    except (CloudsError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (CloudsError, Image.DecompressionBombError, *DECODER_FAULTS):
         return False
     few = int(np.count_nonzero(np.bincount(ids.ravel()))) <= _MOST_CLASSES
     return few and ids.shape[1] > 1 and float((ids[:, 1:] == ids[:, :-1]).mean()) > 0.8
@@ -88,7 +88,7 @@ def _by_palette(path: Path) -> Encoding | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             colors = image.getpalette("RGB") if image.mode == "P" else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (Image.DecompressionBombError, *DECODER_FAULTS):
         return None
     for index, encoding in ((road.cityscapes_id, gta5_ids()), (road.train_id, train_ids())):
         if colors is not None and tuple(colors[3 * index : 3 * index + 3]) == road.color:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error, write_manifest, write_text
+from clouds_deploy.bounded import read_text
 from clouds_deploy.config.model import ModelConfig
 from clouds_deploy.config.parse import parse
 from clouds_deploy.config.recipe import Recipe
@@ -181,7 +182,7 @@ def random_run(recipe: Recipe) -> Iterator[Path]:
 def read_run_recipe(directory: Path) -> Recipe:
     """Recipe that a run was trained with; errors as `parse`."""
     path = directory / RECIPE
-    return parse(Recipe, path.read_text(encoding="utf-8"), str(path))
+    return parse(Recipe, read_text(path, "recipe file"), str(path))
 
 
 def load_run(directory: Path) -> tuple[Recipe, Segmenter]:

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-hostile = pytest.importorskip("tests.bundles.hostile")
+from tests.bundles import hostile
 
 DOORS = """
 import ctypes, json, resource, sys, time

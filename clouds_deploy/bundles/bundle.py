@@ -10,6 +10,7 @@ from typing import Any
 
 from clouds_deploy.artifacts import kind_of, read_manifest
 from clouds_deploy.artifacts.documents import checked, read_document
+from clouds_deploy.artifacts.names import TAMPERED, shown
 from clouds_deploy.bundles.arrays import read_arrays
 from clouds_deploy.bundles.facts import SamDocument, SegmenterDocument
 from clouds_deploy.bundles.onnx_weights import check_weights
@@ -196,6 +197,12 @@ def open_bundle(path: Path, kind: str | None = None, *, verify: bool = True) -> 
         raise CloudsError(
             f"{path / FACTS} lacks or garbles a fact: {error}", "export it again with this version"
         ) from error
+    for engine in facts.get("engines", ()):
+        if engine["file"] not in manifest["files"]:
+            raise CloudsError(
+                f"{path / FACTS} names the engine {shown(engine['file'])}, which is no file of the manifest",
+                TAMPERED,
+            )
     for graph in graphs:
         check_weights(bundle.file(graph), manifest["files"])
     return bundle

@@ -50,9 +50,9 @@ class EngineDocument(Document):
 
     file: Text
     engine: Text
-    version: Text
-    sha256: Text
-    sms: Annotated[list[Text], Field(max_length=64)]
+    version: Text = ""
+    sha256: Text = ""
+    sms: Annotated[list[Text], Field(max_length=64, default_factory=list)]
     version_compatible: bool = False
 
 

@@ -45,6 +45,7 @@ REASONS = {
     "link": "is a link that leads out of its directory",
     "unfinished": "it is not a finished bundle|is no file|is missing",
     "weights": "takes weights from",
+    "engine": "names the engine",
     "onnx": "is no ONNX file",
     "graph": "of another shape in the graph|refuses",
     "arrays": "is no array file",
@@ -693,6 +694,9 @@ def write_all(out: Path) -> list[Hostile]:
         add("facts", name, "open", "facts", facts(fault), base)
     for name, fault in PYTHON_FACTS.items():
         add("facts", name, "open", "facts", facts(fault), base, PYTHON)
+    engine = {"file": "../evil.engine", "engine": "tensorrt", "version": "1", "sha256": "", "sms": []}
+    outside = facts(setting("engines", to=[engine]))
+    add("facts", "engine_outside", "open", "engine", outside, base, PYTHON)
     add("facts", "deep", "open", "deep", text_in(FACTS, '"height": 32', f'"height": {DEEP}'), base)
     add("facts", "digits", "open", "digits", text_in(FACTS, '"height": 32', f'"height": {DIGITS}'), base)
     add("facts", "nan", "open", "json", text_in(FACTS, '"height": 32', '"height": NaN'), base)

@@ -113,3 +113,4 @@ class SamDocument(Document):
     weights: Text
     graphs: SamGraphsDocument
     precision: Text = "fp32"
+    engines: Annotated[list[EngineDocument], Field(max_length=256, default_factory=list)]

@@ -88,6 +88,9 @@ def test_all_are_refused_for_their_reason(written: Path, tmp_path: Path) -> None
 
 def test_what_they_were_made_of_opens(written: Path) -> None:
     assert open_bundle(written / "good").reference()["image"].shape == (2, 32, 64, 3)
+    (written / "good" / "proofs").mkdir()
+    (written / "good" / "proofs" / "x.json").write_text("{}")
+    open_bundle(written / "good")
     vocabulary = open_bundle(written / "good_text").vocabulary()
     assert vocabulary is not None
     assert len(vocabulary.names) == 19

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import atomic_path
-from clouds_deploy.data.images import Pixels
+from clouds_deploy.data.images import LARGEST_PIXELS, Pixels
 from clouds_deploy.errors import CloudsError, install
 
 
@@ -64,7 +64,16 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         if not container.streams.video:
             raise CloudsError(f"{path} has no video track", "give a video")
-        yield container, container.streams.video[0]
+        stream = container.streams.video[0]
+        if stream.width * stream.height > LARGEST_PIXELS:
+            raise CloudsError(
+                f"{path} is too large: {stream.width}x{stream.height} pixels a frame; at most "
+                f"{LARGEST_PIXELS // 10**6} million are read",
+                "make it smaller",
+            )
+        # it may grow on the way; the decoder counts with its own borders
+        stream.codec_context.options = {"max_pixels": str(2 * LARGEST_PIXELS + (1 << 16))}
+        yield container, stream
 
 
 def _upright(pixels: Pixels, frame: Any) -> Pixels:

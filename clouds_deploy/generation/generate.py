@@ -17,6 +17,7 @@ from PIL import Image
 
 from clouds_deploy import seeds
 from clouds_deploy.artifacts import write_json
+from clouds_deploy.artifacts.names import inside
 from clouds_deploy.config.generate import GenerateOptions
 from clouds_deploy.config.section import make_options
 from clouds_deploy.console import say, warn
@@ -201,7 +202,7 @@ def _draw_sheet(place: Place, records: Sequence[Record], changed: bool) -> list[
         names = sorted(name for r in records for name in r["outputs"] if name.startswith(f"{IMAGES}/"))
         with tempfile.TemporaryDirectory(prefix="clouds-") as folder:
             for name in shown(names):
-                place.fetch(name, Path(folder) / name)
+                place.fetch(name, inside(Path(folder), name, place.told()))
             contact_sheet(sorted((Path(folder) / IMAGES).iterdir())).save(Path(folder) / SHEET)
             place.put(Path(folder) / SHEET, SHEET)
     return [SHEET]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from clouds_deploy.artifacts.names import escaped, shown
 from clouds_deploy.data.images import IMAGE_SUFFIXES
 from clouds_deploy.errors import CloudsError, first_line
 
@@ -60,12 +61,14 @@ def unpack(shard: Path, told: str, folder: Path, name: Callable[[str], str | Non
                 wanted = name(given.as_posix()) if member.isfile() else None
                 if wanted is None:
                     continue
+                named = f"{told} holds {shown(member.name)}"
                 if given.is_absolute() or ".." in given.parts:
-                    raise CloudsError(f"{told} holds {member.name}, which leads out of it", "pack it again")
+                    raise CloudsError(f"{named}, which leads out of it", "pack it again")
                 if member.issparse():
-                    raise CloudsError(f"{told} holds {member.name} as a sparse file", "pack it again without")
+                    raise CloudsError(f"{named} as a sparse file", "pack it again without")
+                wanted = escaped(wanted)
                 if wanted in known:
-                    raise CloudsError(f"{told} holds {member.name} twice", "give each sample its own key")
+                    raise CloudsError(f"{named} twice", "give each sample its own key")
                 file = tar.extractfile(member)
                 if file is None or member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")

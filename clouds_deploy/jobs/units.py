@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clouds_deploy.artifacts import sha256
+from clouds_deploy.artifacts.names import escaped
 from clouds_deploy.data.images import (
     IMAGE_SUFFIXES,
     PASSED_OVER,
@@ -131,7 +132,7 @@ class Unit:
                 )
             return list_items([folder])
         for name in self.files:
-            target = folder / name
+            target = folder / here(self.place, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if self.place.local:
                 os.symlink(self.place.path(name).resolve(), target)
@@ -168,6 +169,11 @@ def cut(count: int, size: int, part: str = "") -> list[Span]:
     """Cuts a number of images into spans of `size`."""
     starts = range(0, count, size)
     return [Span(f"{i:06d}", range(at, min(at + size, count)), part) for i, at in enumerate(starts)]
+
+
+def here(place: Place, name: str) -> str:
+    """Name of a file of a place as a path below any folder: a store's keys may be anything, `../x` too."""
+    return name if place.local else escaped(name)
 
 
 def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], str | None]) -> list[str]:
@@ -228,7 +234,7 @@ def find_units(paths: Sequence[str | Path], size: int, over: list[str] | None = 
             place, name = Place(split_address(path)[0]), split_address(path)[1]
             if not place.is_file(name):
                 raise CloudsError(f"there is no shard {path}", "check the path")
-            units.append(Unit(name.removesuffix(TAR), place, (name,), True))
+            units.append(Unit(here(place, name.removesuffix(TAR)), place, (name,), True))
             continue
         place = Place(path)
         if place.is_file():
@@ -239,7 +245,7 @@ def find_units(paths: Sequence[str | Path], size: int, over: list[str] | None = 
         if over is not None:
             over += [place.told(name) for name in names if is_unread(name)]
         shards = [name for name in names if name.endswith(TAR)]
-        units += [Unit(name.removesuffix(TAR), place, (name,), True) for name in shards]
+        units += [Unit(here(place, name.removesuffix(TAR)), place, (name,), True) for name in shards]
         images = [n for n in names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
         if shards and images:
             raise CloudsError(f"{path} holds shards and images", "give the one or the other")

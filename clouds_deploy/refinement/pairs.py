@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clouds_deploy.artifacts import sha256
+from clouds_deploy.artifacts.names import escaped
 from clouds_deploy.data.images import read_image, read_label_ids
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.inference.predict import CONFIDENCES, LABELS
@@ -16,7 +17,7 @@ from clouds_deploy.inference.sam import Picture
 from clouds_deploy.jobs.results import MEMBERS
 from clouds_deploy.jobs.shards import split_member
 from clouds_deploy.jobs.storage import Place
-from clouds_deploy.jobs.units import TAR, Unit, list_items, open_shard, split_address
+from clouds_deploy.jobs.units import TAR, Unit, here, list_items, open_shard, split_address
 from clouds_deploy.labels import CITYSCAPES, UNKNOWN_ID, LabelSet
 from clouds_deploy.refinement.components import Labels
 from clouds_deploy.refinement.prompts import Floats
@@ -131,7 +132,8 @@ class Maps:
         else:
             self.place = Place(address)
             names = self.place.files()
-        self.shards = {n.removesuffix(TAR): n for n in names if n.endswith(TAR)}
+        stems = {n.removesuffix(TAR): n for n in names if n.endswith(TAR)}
+        self.shards = {**{here(self.place, stem): n for stem, n in stems.items()}, **stems}
         self.prefix = f"{folder}/" if any(n.startswith(f"{folder}/") for n in names) else ""
         self.files = frozenset(n for n in names if n.startswith(self.prefix))
 
@@ -193,7 +195,7 @@ class Maps:
 
             def choose(member: str) -> str | None:
                 key, kind = split_member(member)
-                return f"{key}.png" if kind in kinds and key in wanted else None
+                return f"{key}.png" if kind in kinds and escaped(key) in wanted else None
 
             open_shard(self.place, shard, folder, choose)
         return {name: path for name in names if (path := folder / f"{name}.png").is_file()}

@@ -99,3 +99,14 @@ def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path) -> None:
         for number in range(9):
             writer.write(np.full((32, 48, 3), 20 * number, np.uint8))
     assert frame_times(tmp_path / "b.mp4") is None
+
+
+def test_a_video_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.mp4"
+    with write_video(path, Fraction(10)) as writer:
+        writer.write(np.zeros((64, 96, 3), np.uint8))
+    monkeypatch.setattr("clouds_deploy.data.video.LARGEST_PIXELS", 64 * 96)
+    assert next(read_frames(path)).shape == (64, 96, 3)
+    monkeypatch.setattr("clouds_deploy.data.video.LARGEST_PIXELS", 64 * 96 - 1)
+    with pytest.raises(CloudsError, match="too large: 96x64"):
+        next(read_frames(path))

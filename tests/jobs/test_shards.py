@@ -7,8 +7,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from clouds_deploy.artifacts import sha256
+from clouds_deploy.artifacts.names import fault
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.shards import is_image, pack, split_member, unpack
 from clouds_deploy.jobs.storage import Place
@@ -191,3 +193,36 @@ def test_shards_beside_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(CloudsError, match="holds shards and images"):
         find_units([tmp_path], 4)
+
+
+@pytest.mark.parametrize("kind", ["images", "shards"])
+def test_keys_that_climb_out_of_their_folder(kind: str, tmp_path: Path) -> None:
+    """A store's keys are any text: `..` in them leads nowhere, here and at the results."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile
+
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    data = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(data, "PNG")
+    picture = data.getvalue()
+    if kind == "shards":
+        picture = shard(tmp_path / "one.tar", {"a.png": picture}).read_bytes()
+    ending = "png" if kind == "images" else "tar"
+    up = f"/in/{'../' * 30}{str(tmp_path)[1:]}/out.{ending}"
+    names = [f"/in/ok.{ending}", f"/in/../../x.{ending}", f"/in/a\x1b[31m.{ending}", up]
+    try:
+        for name in names:
+            fs.store[name] = MemoryFile(fs, name, picture)
+        units = find_units(["memory://in"], 4)
+        places = set()
+        for number, unit in enumerate(units):
+            assert not fault(unit.name)
+            folder = tmp_path / "deep" / str(number)
+            for item in unit.stage(folder):
+                assert item.path.resolve().is_relative_to(folder.resolve())
+                places.add((unit.name, item.name))
+        assert len(places) == len(names)
+        assert {path.name for path in tmp_path.iterdir()} - {"one.tar"} == {"deep"}
+    finally:
+        fs.store.clear()

@@ -23,6 +23,9 @@ _VERBS = {
     "bench": "bench.suites",
     "data_check": "data.check",
     "doctor": "doctor",
+    **dict.fromkeys(
+        ("engine_add", "engine_build", "engine_command", "engine_list", "engine_remove"), "inference.engines"
+    ),
     "embed_classes": "export.embed",
     "evaluate": "evaluation.job",
     "export": "export.export",

@@ -36,7 +36,7 @@ def build(
 
     For example: clouds-deploy engine build bundles/tiny-fp16 --engine tensorrt
     """
-    from clouds_deploy.inference.engines import build as make
+    from clouds_deploy.inference.engines import engine_build as make
 
     result = make(
         bundle,
@@ -71,7 +71,7 @@ def add(
 
     For example: clouds-deploy engine add bundles/tiny-fp16 segmenter.plan
     """
-    from clouds_deploy.inference.engines import add as take
+    from clouds_deploy.inference.engines import engine_add as take
 
     result = take(bundle, file, graph=graph, engine=engine, version=version, out=out)
     deliver(result, as_json, _render)
@@ -83,9 +83,9 @@ def ls(bundle: _Bundle, as_json: Json = False) -> None:
 
     For example: clouds-deploy engine ls bundles/tiny-fp16
     """
-    from clouds_deploy.inference.engines import listed
+    from clouds_deploy.inference.engines import engine_list
 
-    deliver(listed(bundle), as_json, _render)
+    deliver(engine_list(bundle), as_json, _render)
 
 
 @app.command("rm")
@@ -99,9 +99,9 @@ def rm(
 
     For example: clouds-deploy engine rm bundles/tiny-fp16 segmenter-tensorrt-10.3.0-on_sm87.engine
     """
-    from clouds_deploy.inference.engines import remove
+    from clouds_deploy.inference.engines import engine_remove
 
-    deliver(remove(bundle, file, out=out), as_json, _render)
+    deliver(engine_remove(bundle, file, out=out), as_json, _render)
 
 
 @app.command("command")
@@ -115,7 +115,7 @@ def command(
 
     For example: clouds-deploy engine command bundles/tiny-fp16
     """
-    from clouds_deploy.inference.engines import command as lines
+    from clouds_deploy.inference.engines import engine_command as lines
 
     result = lines(bundle, batch=chosen_batch(batch), engine_options=chosen_options(engine_option))
     deliver(result, as_json, lambda found: typer.echo("\n".join(found["commands"])))

@@ -33,6 +33,7 @@ VocabularyFile = Annotated[
         "--vocabulary",
         help="Bundles with a text head: other classes, a file that `clouds_deploy.embed_classes` made.",
         show_default="the bundle's own classes",
+        rich_help_panel="Text head",
     ),
 ]
 Runner = Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")]

@@ -39,7 +39,7 @@ _TRTEXEC_KNOBS = {
 """`trtexec`'s words for the builder's options."""
 
 
-def build(
+def engine_build(
     bundle: str | Path,
     *,
     engine: str = "tensorrt",
@@ -84,10 +84,10 @@ def build(
             entries[:] = [old for old in entries if old["file"] != entry["file"]]
             entries.append(entry)
         _prove(opened, folder, entries, engine)
-    return listed(place or opened.origin)
+    return engine_list(place or opened.origin)
 
 
-def add(
+def engine_add(
     bundle: str | Path,
     file: str | Path,
     *,
@@ -107,7 +107,7 @@ def add(
         out: Where the bundle with the engine goes; None changes the bundle's folder.
 
     Returns:
-        See `build`.
+        See `engine_build`.
 
     Raises:
         CloudsError: There is no such file or graph; the version is not known; the engine ran here and does
@@ -154,23 +154,23 @@ def add(
             }
         )
         _prove(opened, folder, entries, engine)
-    return listed(place or opened.origin)
+    return engine_list(place or opened.origin)
 
 
-def listed(bundle: str | Path) -> dict[str, Any]:
-    """The engines of a bundle and where each was run; see `build` for what is returned."""
+def engine_list(bundle: str | Path) -> dict[str, Any]:
+    """The engines of a bundle and where each was run; see `engine_build` for what is returned."""
     opened = open_bundle(Path(bundle))
     entries = [{**entry, "state": state(opened.origin, entry, None)} for entry in opened.engines]
     return {"bundle": str(opened.origin), "engines": entries}
 
 
-def remove(bundle: str | Path, file: str, *, out: str | Path | None = None) -> dict[str, Any]:
-    """Takes an engine out of a bundle; see `build` for `out` and what is returned.
+def engine_remove(bundle: str | Path, file: str, *, out: str | Path | None = None) -> dict[str, Any]:
+    """Takes an engine out of a bundle; see `engine_build` for `out` and what is returned.
 
     Args:
         bundle: A folder or a `.clouds` file.
         file: The engine's file, with or without its folder.
-        out: See `build`.
+        out: See `engine_build`.
 
     Raises:
         CloudsError: It has no such engine.
@@ -191,18 +191,18 @@ def remove(bundle: str | Path, file: str, *, out: str | Path | None = None) -> d
             entries.remove(entry)
         if (folder / FOLDER).is_dir() and not any((folder / FOLDER).iterdir()):
             (folder / FOLDER).rmdir()
-    return listed(place or opened.origin)
+    return engine_list(place or opened.origin)
 
 
-def command(
+def engine_command(
     bundle: str | Path, *, batch: Range | None = None, engine_options: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The `trtexec` lines that build the engines of a bundle's graphs, and those that add them.
 
     Args:
         bundle: A folder or a `.clouds` file.
-        batch: See `build`.
-        engine_options: See `build`.
+        batch: See `engine_build`.
+        engine_options: See `engine_build`.
 
     Returns:
         `bundle`, `commands` (shell lines).

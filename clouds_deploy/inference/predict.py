@@ -123,7 +123,7 @@ class PredictWork:
 
     def _seen_smaller(self, image: Pixels) -> bool:
         """Whether the model is a run whose network sees an image smaller than its recipe says."""
-        if self.predictor.describe()["kind"] != RUN:
+        if self.predictor.describe().get("kind") != RUN:
             return False
         return seen_smaller(image.shape[0], image.shape[1], self.predictor.recipe.evaluate.short_side)
 

@@ -268,7 +268,9 @@ def test_this_machine_can_be_looked_at() -> None:
     [
         (["--batch", "1,x"], "is not a range"),
         (["--sm", "89"], "--sm is for TensorRT-RTX"),
-        (["--engine", "tensorrt-rtx"], "needs to know what to build for"),
+        (["--engine", "tensorrt-rtx", "--sm", "90"], "does not build for SM 90"),
+        (["--engine-option", "tf32=true"], "--engine-option is for engines"),
+        (["--engine", "tensorrt-rtx", "--engine-option", "tf32"], "has no value"),
         (["--engine", "tensorrt_rtx"], "no engine"),
         (["--engine", "tensorrt_rtx"], "did you mean `tensorrt-rtx`?"),
     ],

@@ -80,7 +80,7 @@ def _plan(bundle: Path, to: Path, *, swapped: bool = False) -> Path:
 
 
 def test_an_added_engine_is_run_where_it_can_be(bundle: Path, orin: None, tmp_path: Path) -> None:
-    result = engines.add(bundle, _plan(bundle, tmp_path / "good.plan"))
+    result = engines.engine_add(bundle, _plan(bundle, tmp_path / "good.plan"))
     (entry,) = result["engines"]
     assert entry["state"] == "proven on Orin (nvgpu)"
     assert entry["built_on"]["sm"] == "87"
@@ -92,7 +92,7 @@ def test_an_engine_of_other_weights_is_refused_and_nothing_changes(
 ) -> None:
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     with pytest.raises(CloudsError, match="does not agree with") as told:
-        engines.add(bundle, _plan(bundle, tmp_path / "other.plan", swapped=True))
+        engines.engine_add(bundle, _plan(bundle, tmp_path / "other.plan", swapped=True))
     assert told.value.exit_code == 1
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -103,7 +103,7 @@ def test_elsewhere_it_is_built_not_run_until_its_selftest(
 ) -> None:
     _on(monkeypatch, NONE)
     graph = (bundle / "segmenter.onnx").read_bytes()
-    (entry,) = engines.add(bundle, _plan(bundle, tmp_path / "a.plan"))["engines"]
+    (entry,) = engines.engine_add(bundle, _plan(bundle, tmp_path / "a.plan"))["engines"]
     assert entry["state"] == NOT_RUN
     assert NOT_RUN in capsys.readouterr().err
     sealed = {path.name: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
@@ -118,7 +118,7 @@ def test_elsewhere_it_is_built_not_run_until_its_selftest(
     (proof,) = result["proofs"]
     assert Path(proof) == bundle / "proofs" / "Orin_nvgpu-tensorrt.json"
     assert read_json(Path(proof))["cuda"] == "12.6"
-    (entry,) = engines.listed(bundle)["engines"]
+    (entry,) = engines.engine_list(bundle)["engines"]
     assert entry["state"] == "proven on Orin (nvgpu)"
     assert {name: (bundle / name).read_bytes() for name in ("bundle.json", "manifest.json")} == {
         name: sealed[name] for name in ("bundle.json", "manifest.json")
@@ -138,11 +138,11 @@ def test_engines_leave_and_commands_are_printed(
     assert CliRunner().invoke(app, ["engine", "add", str(bundle), str(plan)]).exit_code == 0
     shown = CliRunner().invoke(app, ["engine", "ls", str(bundle)]).stdout
     assert NOT_RUN in shown
-    before = engines.listed(bundle)["engines"][0]["file"]
-    engines.remove(bundle, Path(before).name)
-    assert engines.listed(bundle)["engines"] == []
+    before = engines.engine_list(bundle)["engines"][0]["file"]
+    engines.engine_remove(bundle, Path(before).name)
+    assert engines.engine_list(bundle)["engines"] == []
     assert not (bundle / "engines").exists()
-    lines = engines.command(bundle, engine_options={"workspace_mib": "2048"})["commands"]
+    lines = engines.engine_command(bundle, engine_options={"workspace_mib": "2048"})["commands"]
     assert lines[0].startswith("trtexec --onnx=")
     for word in (
         "--stronglyTyped", "--noTF32", "--memPoolSize=workspace:2048M", "--minShapes=image:1x64x128x3",
@@ -159,8 +159,8 @@ def test_a_packed_bundle_is_written_to_another_place(
     pack(bundle, tmp_path / "one.clouds")
     plan = _plan(bundle, tmp_path / "a.plan")
     with pytest.raises(CloudsError, match="not changed in place"):
-        engines.add(tmp_path / "one.clouds", plan)
-    made = engines.add(tmp_path / "one.clouds", plan, out=tmp_path / "two.clouds")
+        engines.engine_add(tmp_path / "one.clouds", plan)
+    made = engines.engine_add(tmp_path / "one.clouds", plan, out=tmp_path / "two.clouds")
     assert [entry["state"] for entry in made["engines"]] == [NOT_RUN]
     assert len(open_bundle(tmp_path / "two.clouds").engines) == 1
     assert open_bundle(tmp_path / "one.clouds").engines == []
@@ -182,7 +182,7 @@ def test_wrong_words(
     (tmp_path / "a.plan").write_bytes(b"plan")
     given = {"file": tmp_path / "a.plan", **words}
     with pytest.raises(CloudsError, match=message):
-        engines.add(small_bundle, **given)
+        engines.engine_add(small_bundle, **given)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
@@ -190,7 +190,7 @@ def test_an_engine_is_built_from_a_bundle(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLOUDS_DEPLOY_CACHE", str(tmp_path / "cache"))
-    made = engines.build(bundle, engine="tensorrt-rtx", sms=("89",), out=tmp_path / "with")
+    made = engines.engine_build(bundle, engine="tensorrt-rtx", sms=("89",), out=tmp_path / "with")
     (entry,) = made["engines"]
     assert (entry["state"], entry["tf32"], entry["sms"]) == (NOT_RUN, False, ["89"])
     assert open_bundle(tmp_path / "with").engines[0]["sha256"] == entry["sha256"]

@@ -185,7 +185,7 @@ def test_classes_go_into_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, str(tmp_path / "segmenter.onnx"))
     specs = (TensorSpec("image", "float32", (None, 2)), TensorSpec("vocabulary", "float32", (3, 2, 64)))
-    bundle = Bundle(tmp_path, KIND, {}, {SEGMENTER: GraphSpec(specs, ())}, {})
+    bundle = Bundle(tmp_path, KIND, {}, {SEGMENTER: GraphSpec(specs, ())}, {}, tmp_path)
     _fix_classes(bundle, tmp_path / "fixed.onnx", fix_inputs)
     monkeypatch.setattr(trace, "LARGEST_FILE", 10)  # and beside it, where the graph has over 2 GB
     _fix_classes(bundle, tmp_path / "large.onnx", fix_inputs)

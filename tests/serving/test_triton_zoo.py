@@ -60,7 +60,7 @@ def segmenter(path: Path, recipe_name: str, head: str, scores: bool) -> Path:
     words = Vocabulary(("a", "b"), np.ones((2, 1, 768), np.float32), np.zeros(2, np.float32))
     extra = {VOCABULARY: words.vectors, SHARE: words.share} if head == "text" else {}
     model: Any = SimpleNamespace(backbone=backbone)
-    facts = bundle_facts(path, recipe, model, "exact", graph_spec(recipe.export, scores, extra))
+    facts = bundle_facts(path, recipe, model, "exact", graph_spec(recipe.export, scores, extra, 19))
     (path / "manifest.json").unlink()
     write_json(path / "bundle.json", facts)
     if extra:

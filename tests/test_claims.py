@@ -28,6 +28,7 @@ from clouds_deploy.artifacts import (
 )
 from clouds_deploy.artifacts.claims import claimed, remove_dead, temporary_path
 from clouds_deploy.bundles.packed import pack, packing, unpacked
+from clouds_deploy.config.recipe import Recipe
 from clouds_deploy.errors import CloudsError
 from tests.deadly import kill, wait_until
 
@@ -335,3 +336,17 @@ def test_sigterm_leaves_nothing(small_run: Path, tmp_path: Path) -> None:
     assert "Traceback" not in told
     assert "terminated" in told
     assert names(tmp_path) == []
+
+
+def test_a_run_has_one_writer(tmp_path: Path, small_recipe: Recipe) -> None:
+    """Two `--resume` on one run: the second is refused, until the first has ended."""
+    from clouds_deploy.artifacts.claims import claimed
+    from clouds_deploy.training.run import RunFolder
+
+    run = tmp_path / "run"
+    run.mkdir()
+    folder = RunFolder(run, small_recipe, "run", keep=1)
+    with claimed(run), pytest.raises(CloudsError, match="process"), folder.claimed():
+        pass
+    with folder.claimed():
+        pass

@@ -75,3 +75,16 @@ def test_staged_inputs_are_computed_without_being_given_again(small_bundle: Path
     assert (session.run({name: images[:1]})["labels"] == expected).all()
     call()  # after a run of others
     session.close()
+
+
+def test_a_refusal_tells_its_cause() -> None:
+    from clouds_deploy.backends.openvino.session import _refusal
+
+    told = (
+        "Exception from src/inference/src/cpp/core.cpp:132:\nException from src/plugin.cpp:59:\n"
+        "Check 'false' failed at src/report.cpp:151:\nModel wasn't fully converted.\nSummary:\n-- no rule: X\n"
+    )
+    assert _refusal(Path("a.onnx"), RuntimeError(told)).message == (
+        "openvino refuses a.onnx: Model wasn't fully converted. Summary: -- no rule: X"
+    )
+    assert _refusal(Path("a.onnx"), RuntimeError("Exception from x.cpp:1")).message.endswith("x.cpp:1")

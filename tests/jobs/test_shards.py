@@ -12,8 +12,9 @@ from PIL import Image
 from clouds_deploy.artifacts import sha256
 from clouds_deploy.artifacts.names import fault
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.jobs.results import Results, measured
 from clouds_deploy.jobs.shards import is_image, pack, split_member, unpack
-from clouds_deploy.jobs.storage import Place
+from clouds_deploy.jobs.storage import Place, is_url
 from clouds_deploy.jobs.units import find_units
 
 
@@ -226,3 +227,18 @@ def test_keys_that_climb_out_of_their_folder(kind: str, tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} - {"one.tar"} == {"deep"}
     finally:
         fs.store.clear()
+
+
+@pytest.mark.parametrize("path", ["10:30.mp4", "a::b", "C:x", "a:/b"])
+def test_colons_make_no_address(path: str) -> None:
+    assert not is_url(path)
+
+
+def test_a_result_that_was_cut_short_is_not_in_place(tmp_path: Path) -> None:
+    results = Results(Place(tmp_path), None)
+    (tmp_path / "a.png").write_bytes(b"whole picture")
+    record = {"name": "a", "outputs": {"a.png": measured(tmp_path / "a.png")}}
+    assert results.holds(record)
+    for damage in (b"whole", b"whole pictura", b""):
+        (tmp_path / "a.png").write_bytes(damage)
+        assert not results.holds(record)

@@ -115,7 +115,12 @@ class OpenVinoSession:
 
 
 def _refusal(graph: Path, error: Exception) -> CloudsError:
-    return CloudsError(f"openvino refuses {graph}: {first_line(error)}", "export the run again")
+    """The error with its cause: OpenVINO's messages begin with lines of its own source files."""
+    lines = (line.strip() for line in str(error).splitlines())
+    cause = " ".join(line for line in lines if line and not line.startswith(("Exception from ", "Check '")))
+    return CloudsError(
+        f"openvino refuses {graph}: {cause[:400] or first_line(error)}", "export the run again"
+    )
 
 
 def _spec(port: Any) -> TensorSpec:

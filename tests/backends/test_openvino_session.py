@@ -82,9 +82,9 @@ def test_a_refusal_tells_its_cause() -> None:
 
     told = (
         "Exception from src/inference/src/cpp/core.cpp:132:\nException from src/plugin.cpp:59:\n"
-        "Check 'false' failed at src/report.cpp:151:\nModel wasn't fully converted.\nSummary:\n-- no rule: X\n"
+        "Check 'false' failed at src/report.cpp:151:\nModel wasn't fully converted.\nSummary:\n-- no: X\n"
     )
     assert _refusal(Path("a.onnx"), RuntimeError(told)).message == (
-        "openvino refuses a.onnx: Model wasn't fully converted. Summary: -- no rule: X"
+        "openvino refuses a.onnx: Model wasn't fully converted. Summary: -- no: X"
     )
     assert _refusal(Path("a.onnx"), RuntimeError("Exception from x.cpp:1")).message.endswith("x.cpp:1")

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from clouds_deploy.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,12 +28,12 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """Prints one line for people; rich markup is interpreted, so escape foreign text."""
-    console().print(text)
+    console().print(printable(text))
 
 
 def warn(text: str) -> None:
     """Prints one line as a warning."""
-    console().print(f"[yellow]warning:[/] {text}")
+    console().print(f"[yellow]warning:[/] {printable(text)}")
 
 
 class Advance(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -21,8 +22,23 @@ def shortened(names: Iterable[str], most: int = 10) -> str:
     return ", ".join(known[:most]) + more
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text that any terminal shows as it is: control characters and broken bytes are written as escapes.
+
+    Names of files are in messages, and a name may hold codes that move the cursor or hide what is shown.
+    Lines and tabs stay.
+    """
+    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _HALF.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+
+
 def _bounded(text: str) -> str:
     """Text without its middle where it is very long; how much was left out is said there."""
+    text = printable(text)
     if len(text) <= _LONGEST:
         return text
     kept = _LONGEST // 2

@@ -192,7 +192,7 @@ class _Flat:
         return np.zeros(image.shape[:2], np.uint8)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "flat"}
+        return {"kind": "bundle", "name": "flat"}
 
     def close(self) -> None:
         pass

@@ -28,8 +28,8 @@ from clouds_deploy.artifacts.claims import (
     remove_dead,
     temporary_path,
 )
-from clouds_deploy.artifacts.names import TAMPERED, fault, is_regular, printable, shown
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.artifacts.names import TAMPERED, fault, is_regular, shown
+from clouds_deploy.errors import CloudsError, printable
 
 MANIFEST = "manifest.json"
 PROOFS = "proofs"

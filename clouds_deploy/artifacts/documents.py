@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clouds_deploy.artifacts.names import TAMPERED, is_regular, printable
-from clouds_deploy.errors import CloudsError, first_line
+from clouds_deploy.artifacts.names import TAMPERED, is_regular
+from clouds_deploy.errors import CloudsError, first_line, printable
 
 LARGEST = 16 << 20
 """Bytes of a document."""

@@ -15,21 +15,19 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, printable
 
 TAMPERED = "don't use it: it was tampered with"
 """What to do about a directory or file that no honest writer makes."""
 LONGEST = 255
 """Bytes of one part of a path that file systems take."""
-LONGEST_STEM = 215
-"""Bytes of the last part of an escaped name: the suffixes that results get still fit."""
 _DEEPEST = 32
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in "123456789")}
 )
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_ESCAPE = re.compile(r"%(?=[0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(r"%(?=[0-9A-Fa-f]{2}|u[0-9A-F]{4})")
 """A percent sign that would be read back as an escape, if it were not one itself."""
 
 
@@ -118,7 +116,7 @@ def escaped(name: str) -> str:
     """A relative path of its own for any name: other names give other paths.
 
     What `fault` refuses is written as `%XX`, byte by byte; ordinary names stay as they are, `10:30.mp4` too.
-    A part of over 215 bytes is cut and ends with a hash of the whole.
+    A part of over 255 bytes is cut and ends with a hash of the whole.
     """
     parts = [_part(part) for part in name.split("/")]
     if len(parts) > _DEEPEST:
@@ -142,17 +140,20 @@ def _part(part: str) -> str:
 
 
 def _bytes(text: str) -> str:
+    """Bytes of a character as escapes; a half character that stands for no byte keeps its number."""
+    if "\ud800" <= text <= "\udfff" and not "\udc80" <= text <= "\udcff":
+        return f"%u{ord(text):04X}"
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
 
 
 def _cut(part: str) -> str:
     data = part.encode()
-    if len(data) <= LONGEST_STEM:
+    if len(data) <= LONGEST:
         return part
     digest = hashlib.sha256(data).hexdigest()[:16]
     stem, dot, suffix = part.rpartition(".")
     ending = f"{dot}{suffix}" if stem and len(suffix.encode()) <= 16 else ""
-    kept = data[: LONGEST_STEM - 18 - len(ending.encode())].decode(errors="ignore")
+    kept = data[: LONGEST - 18 - len(ending.encode())].decode(errors="ignore")
     return f"{kept}%~{digest}{ending}"
 
 
@@ -166,12 +167,6 @@ def unescaped(path: str) -> str:
 
 def shown(name: object) -> str:
     """A name for a message: in backquotes, short, with control characters and broken bytes escaped."""
-    text = printable(str(name))
+    text = printable(str(name)).replace("\n", "\\n").replace("\t", "\\t")
     text = text if len(text) <= 120 else f"{text[:100]}[...]{text[-15:]}"
     return f"`{text}`"
-
-
-def printable(text: str) -> str:
-    """A text that a terminal shows as it is: control characters and broken bytes are written as escapes."""
-    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from clouds_deploy.config.export import ExportConfig
 from clouds_deploy.config.joint import SelfTrainingConfig
 from clouds_deploy.config.model import ModelConfig
-from clouds_deploy.config.section import Fraction, Positive, Section
+from clouds_deploy.config.section import Fraction, Name, Positive, Section
 from clouds_deploy.errors import CloudsError, nearest
 from clouds_deploy.labels import CITYSCAPES, LabelSet, chosen_label_set
 
@@ -242,7 +242,7 @@ class Recipe(Section):
         joint: Self-training on generated images; null trains on labelled images alone.
     """
 
-    name: str
+    name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     model: ModelConfig = ModelConfig()

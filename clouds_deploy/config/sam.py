@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from clouds_deploy.config.section import Fraction, Positive, Section
+from clouds_deploy.config.section import Fraction, Name, Positive, Section
 
 
 class SamTinyConfig(Section):
@@ -140,7 +140,7 @@ class SamRecipe(Section):
 
     example: ClassVar[str] = "sam_tiny"
     kind: Literal["sam"]
-    name: str
+    name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     model: SamTinyConfig = SamTinyConfig()

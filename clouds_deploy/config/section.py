@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from clouds_deploy.artifacts.names import fault
 from clouds_deploy.errors import CloudsError, nearest
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _plain(name: str) -> str:
+    wrong = "has a slash in it" if "/" in name else fault(name)
+    if wrong:
+        raise ValueError(f"a name of a folder is wanted; it {wrong}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+"""A recipe's name: its run's folder is called so, where no other is named."""
 
 
 class Section(BaseModel):

@@ -56,7 +56,7 @@ def frame_count(path: Path) -> int:
 def _container(path: Path) -> Iterator[tuple[Any, Any]]:
     av = _av()
     try:
-        container = av.open(str(path))
+        container = av.open(f"file:{path}")
     except (av.FFmpegError, OSError) as error:
         raise CloudsError(
             f"{path} is not a readable video: {error}", "copy it again, or convert it to MP4"
@@ -169,7 +169,7 @@ def write_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
         CloudsError: PyAV is missing; the disk is full; no frame was written.
     """
     av = _av()
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with atomic_path(path) as temporary, av.open(f"file:{temporary}", "w", format="mp4") as container:
         writer = VideoWriter(container, rate)
         yield writer
         if not writer.frames:

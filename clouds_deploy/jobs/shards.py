@@ -145,4 +145,9 @@ def pack(shard: Path, members: Mapping[str, Path]) -> None:
             data = path.read_bytes()
             about = tarfile.TarInfo(name)
             about.size, about.mode = len(data), 0o644
+            try:
+                about.tobuf(tarfile.USTAR_FORMAT)
+                tar.format = tarfile.USTAR_FORMAT
+            except ValueError:  # the name is too long for it
+                tar.format = tarfile.PAX_FORMAT
             tar.addfile(about, io.BytesIO(data))

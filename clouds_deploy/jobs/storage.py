@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,15 @@ from typing import Any
 from clouds_deploy.artifacts import atomic_path, sha256
 from clouds_deploy.bounded import load_json
 from clouds_deploy.data.images import walk
-from clouds_deploy.errors import CloudsError, first_line, install
+from clouds_deploy.errors import CloudsError, first_line, install, printable
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[^/]*)?://")
 _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
 
 
 def is_url(text: str | Path) -> bool:
     """Whether a path is a remote address for fsspec rather than a path of this machine."""
-    return "://" in str(text)
+    return _ADDRESS.match(str(text)) is not None
 
 
 class Place:
@@ -38,11 +40,14 @@ class Place:
 
     def __init__(self, address: str | Path) -> None:
         from fsspec.core import url_to_fs
-        from fsspec.implementations.local import LocalFileSystem
+        from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
         self.address = str(address).rstrip("/") or "/"
         try:
-            fs, root = url_to_fs(self.address)
+            if is_url(self.address):
+                fs, root = url_to_fs(self.address)
+            else:  # fsspec takes `a::b` and `10:30.mp4` for addresses
+                fs, root = LocalFileSystem(), make_path_posix(self.address)
         except ImportError as error:
             raise CloudsError(f"{address} needs a package: {error}", install("cloud")) from error
         except ValueError as error:
@@ -70,7 +75,7 @@ class Place:
 
     def told(self, name: str = "") -> str:
         """Address of a file, for messages."""
-        return f"{self.address}/{name}" if name else self.address
+        return printable(f"{self.address}/{name}" if name else self.address)
 
     @contextmanager
     def _asked(self, name: str) -> Iterator[None]:

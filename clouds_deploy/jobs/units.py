@@ -17,7 +17,7 @@ from clouds_deploy.data.images import (
     list_files,
     tell_passed_over,
 )
-from clouds_deploy.errors import CloudsError
+from clouds_deploy.errors import CloudsError, printable
 from clouds_deploy.jobs.shards import is_image, unpack
 from clouds_deploy.jobs.storage import Place, is_url
 
@@ -47,7 +47,7 @@ class Item:
 
     def told(self) -> str:
         """Its place, for messages."""
-        return str(self.path)
+        return printable(str(self.path))
 
     def identity(self) -> dict[str, str]:
         """Its sha256."""
@@ -55,13 +55,14 @@ class Item:
 
 
 def list_items(
-    paths: Sequence[Path], suffixes: frozenset[str] = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    paths: Sequence[Path], suffixes: frozenset[str] = IMAGE_SUFFIXES | VIDEO_SUFFIXES, *, staged: bool = False
 ) -> list[Item]:
     """Lists images and videos, each under a name of its own.
 
     Args:
         paths: Files, and folders that are searched with all their subfolders.
         suffixes: Which files of a folder count.
+        staged: Whether the files have names that `artifacts.names.escaped` gave already.
 
     Raises:
         CloudsError: A path is not there, or a folder holds no such file.
@@ -71,6 +72,7 @@ def list_items(
         for path in list_files([root], suffixes):
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
             name = inside.with_suffix("").as_posix()
+            name = name if staged else escaped(name)
             if name in items:
                 name = f"{name}_{path.suffix.lstrip('.')}"
             base, number = name, 2
@@ -130,15 +132,15 @@ class Unit:
                 raise CloudsError(
                     f"{self.told()} holds no images", "a shard holds them as key.jpg, key.png and so on"
                 )
-            return list_items([folder])
+            return list_items([folder], staged=True)
         for name in self.files:
-            target = folder / here(self.place, name)
+            target = folder / escaped(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if self.place.local:
                 os.symlink(self.place.path(name).resolve(), target)
             else:
                 self.place.fetch(name, target)
-        return list_items([folder])
+        return list_items([folder], staged=True)
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,6 @@ def cut(count: int, size: int, part: str = "") -> list[Span]:
     """Cuts a number of images into spans of `size`."""
     starts = range(0, count, size)
     return [Span(f"{i:06d}", range(at, min(at + size, count)), part) for i, at in enumerate(starts)]
-
-
-def here(place: Place, name: str) -> str:
-    """Name of a file of a place as a path below any folder: a store's keys may be anything, `../x` too."""
-    return name if place.local else escaped(name)
 
 
 def open_shard(place: Place, name: str, folder: Path, choose: Callable[[str], str | None]) -> list[str]:
@@ -234,18 +231,18 @@ def find_units(paths: Sequence[str | Path], size: int, over: list[str] | None = 
             place, name = Place(split_address(path)[0]), split_address(path)[1]
             if not place.is_file(name):
                 raise CloudsError(f"there is no shard {path}", "check the path")
-            units.append(Unit(here(place, name.removesuffix(TAR)), place, (name,), True))
+            units.append(Unit(escaped(name.removesuffix(TAR)), place, (name,), True))
             continue
         place = Place(path)
         if place.is_file():
             folder, name = split_address(path)
-            units.append(Unit(PurePosixPath(name).stem, Place(folder), (name,), False))
+            units.append(Unit(escaped(PurePosixPath(name).stem), Place(folder), (name,), False))
             continue
         names = place.files()
         if over is not None:
             over += [place.told(name) for name in names if is_unread(name)]
         shards = [name for name in names if name.endswith(TAR)]
-        units += [Unit(here(place, name.removesuffix(TAR)), place, (name,), True) for name in shards]
+        units += [Unit(escaped(name.removesuffix(TAR)), place, (name,), True) for name in shards]
         images = [n for n in names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
         if shards and images:
             raise CloudsError(f"{path} holds shards and images", "give the one or the other")

@@ -17,7 +17,7 @@ from clouds_deploy.inference.sam import Picture
 from clouds_deploy.jobs.results import MEMBERS
 from clouds_deploy.jobs.shards import split_member
 from clouds_deploy.jobs.storage import Place
-from clouds_deploy.jobs.units import TAR, Unit, here, list_items, open_shard, split_address
+from clouds_deploy.jobs.units import TAR, Unit, list_items, open_shard, split_address
 from clouds_deploy.labels import CITYSCAPES, UNKNOWN_ID, LabelSet
 from clouds_deploy.refinement.components import Labels
 from clouds_deploy.refinement.prompts import Floats
@@ -83,7 +83,7 @@ def find_pairs(images: Path, labels: str | Path, confidences: str | Path | None 
         The pairs; an image without labels is among them.
 
     Raises:
-        CloudsError: A folder is not there, holds no image, or not one label map that belongs to an image.
+        CloudsError: A folder is not tholds no image, or not one label map that belongs to an image.
     """
     if not images.is_dir():
         raise CloudsError(f"there is no folder {images}", "check the path")
@@ -133,9 +133,10 @@ class Maps:
             self.place = Place(address)
             names = self.place.files()
         stems = {n.removesuffix(TAR): n for n in names if n.endswith(TAR)}
-        self.shards = {**{here(self.place, stem): n for stem, n in stems.items()}, **stems}
+        self.shards = {**{escaped(stem): n for stem, n in stems.items()}, **stems}
         self.prefix = f"{folder}/" if any(n.startswith(f"{folder}/") for n in names) else ""
-        self.files = frozenset(n for n in names if n.startswith(self.prefix))
+        own = [n for n in names if n.startswith(self.prefix)]
+        self.files = {**{escaped(n): n for n in own}, **{n: n for n in own}}
 
     def of(self, unit: Unit) -> str | None:
         """The shard with a unit's maps, or None where they are files.
@@ -155,7 +156,7 @@ class Maps:
     def file(self, name: str) -> str | None:
         """The file with an image's map, if there is one."""
         found = (f"{self.prefix}{name}{ending}" for ending in self.endings)
-        return next((file for file in found if file in self.files), None)
+        return next((self.files[file] for file in found if file in self.files), None)
 
     def path(self, name: str) -> Path | None:
         """The same file's path, for folders of this machine."""

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-all test-cpp docs release lint types imports check bench-smoke clean
+.PHONY: quickstart test test-all test-cpp docs release audit lint types imports check bench-smoke clean
 
 quickstart: $(STAMP)  ## the whole loop on synthetic streets; leaves quickstart/report.html
 	$(BIN)/clouds-deploy quickstart --out quickstart
@@ -24,6 +24,11 @@ docs: $(STAMP)  ## rewrite the generated pages of docs/reference, then build the
 
 release:  ## wheel, sdist, SBOM and checksums in dist/: built, checked, and installed in a clean environment
 	.ci/release $(PYTHON)
+
+audit: $(STAMP)  ## known vulnerabilities of the packages in .venv, by pip-audit from an environment of its own; needs the network
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install -q --disable-pip-version-check "pip-audit>=2.9"
+	.venv/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" --skip-editable
 
 check: lint types imports
 

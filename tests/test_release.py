@@ -66,6 +66,33 @@ def test_no_page_installs_from_an_index_that_does_not_have_it() -> None:
     assert not re.search(r"pip install [\"']?clouds[-_]deploy", shown)
 
 
+def test_pins_have_hashes_and_licences(tmp_path: Path) -> None:
+    def package(name: str, **about: object) -> dict[str, object]:
+        info = {"archive_info": {"hashes": {"sha256": name[0] * 64}}}
+        return {"metadata": {"name": name, "version": "1.0", **about}, "download_info": info}
+
+    report = tmp_path / "report.json"
+    packages = [
+        package("Zeta_b", license_expression="MIT"),
+        package("clouds-deploy"),
+        package("alpha", classifier=["License :: OSI Approved :: BSD License", "Typing :: Typed"]),
+        package("old", license="Apache 2\nmore"),
+        package("none"),
+    ]
+    report.write_text(json.dumps({"install": packages}))
+    subprocess.run([sys.executable, ROOT / ".ci" / "pins", report, tmp_path], check=True)
+    assert (tmp_path / "requirements.txt").read_text().splitlines() == [
+        f"{name}==1.0 --hash=sha256:{letter * 64}"
+        for name, letter in (("alpha", "a"), ("none", "n"), ("old", "o"), ("zeta-b", "Z"))
+    ]
+    assert (tmp_path / "licences.txt").read_text().splitlines() == [
+        "alpha 1.0: BSD License",
+        "none 1.0: not stated",
+        "old 1.0: Apache 2",
+        "zeta-b 1.0: MIT",
+    ]
+
+
 @pytest.mark.slow
 def test_a_release(tmp_path: Path) -> None:
     """`make release` in a clone, so that this checkout's dist/ stays."""

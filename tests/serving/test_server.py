@@ -25,7 +25,7 @@ from tests.serving.live import picture_of, png
 
 @pytest.fixture(scope="module")
 def server(small_bundle: Path) -> Iterator[Server]:
-    running = Server(small_bundle, "--name", "street")
+    running = Server(small_bundle, "--name", "street", "--max-seconds", "100")  # two busy cores suffice
     yield running
     if running.process.poll() is None:
         running.signal()
@@ -36,7 +36,7 @@ def test_everything_from_the_command_line(server: Server, tmp_path: Path) -> Non
     """The SAM that the package has, the refinement stage, and exit code 0 at the end."""
     scene = render("photo", 0, 0, 90, 160)
     files = {"image": ("a.png", png(scene.image)), "labels": ("l.png", png(scene.labels))}
-    with httpx.Client(base_url=server.address, timeout=60) as http:
+    with httpx.Client(base_url=server.address, timeout=110) as http:
         about = http.get("/v1/model").json()
         assert (about["model"], about["sam"]) == ("street", "sam_tiny")
         refined = picture_of(http.post("/v1/refine", files=files))

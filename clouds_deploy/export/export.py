@@ -59,7 +59,8 @@ def export(run: str | Path, *, out: str | Path, **options: Any) -> dict[str, Any
     Returns:
         `out`, `gates` (each `Gate.to_json`), `nodes`, `raw_nodes` (before simplification), `size_mib`,
         `precision`, `random_weights`, `engines` (what `build_engine` returned); of a segmenter `height`,
-        `width` and `backbone_weights`, of a SAM `image_size` and `weights`.
+        `width` and `backbone_weights`, of a SAM `image_size` and `weights`; with `calibrate`, `calibration`:
+        how many `images` were taken, and the files left out as `label_maps` or `passed_over`.
 
     Raises:
         CloudsError: The run does not hold; an option is unknown or does not fit; an engine or a backend is
@@ -193,7 +194,7 @@ def make_bundle(subject: Subject, folder: Path, out: Path) -> dict[str, Any]:
     if facts["random_weights"]:
         warn("the weights are RANDOM: this bundle is a dry run, what it gives means nothing")
     told = (*subject.summary, subject.weights, "random_weights", "precision", "nodes", "raw_nodes", "engines")
-    return {"gates": found, "size_mib": size / 2**20, **{key: facts[key] for key in told}}
+    return {"gates": found, "size_mib": size / 2**20, **{key: facts[key] for key in told}, **subject.choices}
 
 
 def _write(subject: Subject, models: Mapping[str, ir.Model], folder: Path) -> int:

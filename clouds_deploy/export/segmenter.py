@@ -266,10 +266,20 @@ class SegmenterSubject(Subject):
                 f"--calibrate {given[0]} holds label maps, such as {listed[0]}, and no photographs",
                 "give the images that they belong to",
             )
-        tell_passed_over(passed_over(given))
-        if left := [path.name for path in listed if path not in set(paths)]:
-            warn(escape(f"{len(left)} of {len(listed)} files are label maps, left out: {shortened(left)}"))
+        tell_passed_over(over := passed_over(given))
+        photographs = set(paths)
+        left = [path for path in listed if path not in photographs]
+        if left:
+            names = shortened([path.name for path in left])
+            warn(escape(f"{len(left)} of {len(listed)} files are label maps, left out: {names}"))
         numbers = evenly(np.arange(len(paths)), self.limits.int8.images)
+        self.choices = {
+            "calibration": {
+                "images": len(numbers),
+                "label_maps": [str(path) for path in left],
+                "passed_over": [str(path) for path in over],
+            }
+        }
         return self._fitted([paths[number] for number in numbers])
 
     def _fitted(self, images: Path | Sequence[Path]) -> Array:

@@ -30,6 +30,7 @@ class Subject(ABC):
         what: What it is, in a word or two.
         weights: The fact that tells where the weights came from.
         summary: Other facts that `export` returns.
+        choices: What was chosen among the user's files, which `export` returns too.
         free: Inputs of its graphs with other free axes than the batch; see `lint`.
         options: What was asked for.
         device: Where PyTorch computes.
@@ -43,6 +44,7 @@ class Subject(ABC):
     what: str
     weights: str
     summary: tuple[str, ...]
+    choices: Mapping[str, Any] = {}
     free: Mapping[str, Sequence[int]] = {}
     options: ExportOptions
     device: str

@@ -17,7 +17,7 @@ from clouds_deploy.backends.tensorrt.build import build_engine
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.shapes import graph_shapes
 from clouds_deploy.bundles.bundle import open_bundle
-from clouds_deploy.config.export import ExportConfig
+from clouds_deploy.config.export import ExportConfig, ExportOptions
 from clouds_deploy.data.images import write_png
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.export import segmenter
@@ -185,6 +185,12 @@ def test_a_wrong_folder_is_told_before_the_long_work(
     said = " ".join(capsys.readouterr().err.split())
     assert "3 of 5 files are label maps, left out: 0.png, 1.png, 2.png" in said
     assert "passed over 1 files" in said
+    options = ExportOptions(int8=True, calibrate=tmp_path / "labels")
+    assert segmenter.SegmenterSubject(small_run, options, "cpu").choices["calibration"] == {
+        "images": 2,
+        "label_maps": [str(tmp_path / "labels" / f"{number}.png") for number in range(3)],
+        "passed_over": [str(tmp_path / "labels" / "other.heic")],
+    }
     (tmp_path / "labels" / "cut.png").write_bytes((tmp_path / "labels" / "photo.png").read_bytes()[:200])
     assert "cut.png is a damaged image" in told(tmp_path / "labels")
 

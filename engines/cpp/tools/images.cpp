@@ -288,7 +288,8 @@ Picture decode(const Bytes& bytes, const fs::path& path) {
   if (begins("\x89PNG", 4)) return read_png(path, bytes);
   if (begins("\xff\xd8\xff", 3)) return read_jpeg(path, bytes);
   if (begins("P6", 2)) return read_ppm(path, bytes);
-  throw clouds::Error(path.string() + " is no PNG, JPEG or PPM image", "convert it, or leave it out");
+  throw clouds::Error(path.string() + " is no PNG, JPEG or PPM image, which are what this program reads",
+                      "convert it to PNG, leave it out, or use `clouds-deploy predict`, which reads more formats");
 }
 
 void write_png(const fs::path& path, const std::uint8_t* pixels, int height, int width, int channels) {

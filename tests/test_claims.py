@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -350,3 +351,22 @@ def test_a_run_has_one_writer(tmp_path: Path, small_recipe: Recipe) -> None:
         pass
     with folder.claimed():
         pass
+
+
+def test_a_killed_process_leaves_its_scratch_folder_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "clouds-mine").mkdir()
+    code = "import os, signal, sys\nfrom clouds_deploy.artifacts.claims import Scratch\n"
+    code += "folder = Scratch()\n(folder.path / 'a').write_text('a')\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    claims._clear.cache_clear()
+    with claims.Scratch() as folder:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted((folder.name, "clouds-mine"))
+    assert [path.name for path in tmp_path.iterdir()] == ["clouds-mine"]
+    claims._clear.cache_clear()

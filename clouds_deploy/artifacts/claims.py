@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,38 @@ def remove_dead(folder: Path) -> None:
             match = _TEMPORARY.fullmatch(path.name)
             if match and match[3] == _host() and not _alive(int(match[1]), match[2]):
                 remove(path)
+
+
+class Scratch:
+    """A folder of this process's own among the system's temporary files, gone when it is closed.
+
+    Where the process is killed before that, the next one that makes such a folder removes it.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self) -> None:
+        home = Path(tempfile.gettempdir())
+        _clear(home)
+        self.path = temporary_path(home / "clouds")
+        self.path.mkdir(mode=0o700)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the folder."""
+        remove(self.path)
+
+
+@cache
+def _clear(folder: Path) -> None:
+    """Removes what dead processes left, once a process: the system's folder may hold many files."""
+    remove_dead(folder)
 
 
 def remove(path: Path) -> None:

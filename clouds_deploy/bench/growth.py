@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy import seeds
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.backends.backends import SAM_BACKENDS
 from clouds_deploy.bench.plan import Plan
 from clouds_deploy.bench.scaling import scale
@@ -152,8 +152,8 @@ def draw_folder(root: Path, count: int, size: tuple[int, int], seed: int = 6161)
 def _folders(bundle: Bundle, most: int) -> Iterator[Path]:
     """Folders of synthetic streets, one for every number of images up to `most`."""
     side = bundle.height
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with Scratch() as folder:
+        root = folder
         for count in (n for n in IMAGES if n <= most):
             draw_folder(root / str(count), count, (side * 3 // 4, side))
         yield root

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clouds_deploy.artifacts import atomic_directory, write_json
-from clouds_deploy.artifacts.claims import free_name
+from clouds_deploy.artifacts.claims import Scratch, free_name
 from clouds_deploy.backends.backends import open_graph
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.errors import CloudsError
@@ -144,8 +143,8 @@ def _all_tensors(graph: Path, engine: str, feeds: Mapping[str, Array]) -> tuple[
                 model.graph.output.append(helper.make_tensor_value_info(seen, kind, None))
                 order.append(name)
     model.graph.node.extend(casts)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
+    with Scratch() as folder:
+        path = folder / "probe.onnx"
         onnx.save(model, str(path), save_as_external_data=True, location="probe.data")
         session = open_graph(path, engine)
         try:

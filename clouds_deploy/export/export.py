@@ -6,7 +6,6 @@ and sealed with their evidence. What differs between segmenters and SAMs is behi
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 import onnx
 
 from clouds_deploy.artifacts import write_json, write_manifest
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.backends.backends import GRAPH_BACKENDS, check_graph_backends, runs
 from clouds_deploy.backends.device import resolve_device
 from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
@@ -226,12 +226,12 @@ def _prove_rounded(subject: Subject, precision: str, lowered: Mapping[str, Typed
     if not typed:
         return []
     with (
-        tempfile.TemporaryDirectory() as temporary,
+        Scratch() as temporary,
         busy(f"proving {subject.what} with every {precision} tensor rounded"),
     ):
         for name, one in typed.items():
-            save(rounded(one.model), Path(temporary) / f"{name}.onnx", {})
-        return subject.prove("onnxruntime", Path(temporary), precision, f"rounded {precision}", rounded=True)
+            save(rounded(one.model), temporary / f"{name}.onnx", {})
+        return subject.prove("onnxruntime", temporary, precision, f"rounded {precision}", rounded=True)
 
 
 def _build(

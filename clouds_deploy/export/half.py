@@ -9,16 +9,15 @@ docs/explanation/decisions/0006-fp16-pass.md.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.errors import CloudsError, install
 from clouds_deploy.export.simplify import clean
@@ -366,8 +365,8 @@ def peak_values(model: ir.Model, samples: Sequence[Mapping[str, Array]]) -> dict
     # a tensor is let go of once it was looked at; in the usual order every one stays to the end
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     peaks: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
+    with Scratch() as folder:
+        path = folder / "probe.onnx"
         ir.save(probe, path, external_data="probe.onnx.data")
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         wanted = {value.name for value in session.get_inputs()}

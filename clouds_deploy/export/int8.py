@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.bundles.tensors import Array
 from clouds_deploy.config.export import Int8Config
 from clouds_deploy.errors import CloudsError, install
@@ -79,8 +78,8 @@ def quantize(model: ir.Model, limits: Int8Config, images: Array, extra: Mapping[
         def get_next(self) -> dict[str, Array] | None:
             return next(self._feeds, None)
 
-    with tempfile.TemporaryDirectory() as folder, _silent():
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+    with Scratch() as folder, _silent():
+        source, target = folder / "float.onnx", folder / "int8.onnx"
         ir.save(model, source, external_data="float.onnx.data")
         quantization.quantize_static(
             source,

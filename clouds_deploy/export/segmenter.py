@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.markup import escape
 from typing_extensions import override
 
 from clouds_deploy.artifacts import MANIFEST, sha256
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.backends.backends import GRAPH_BACKENDS
 from clouds_deploy.backends.session import FixedInputs, Session
 from clouds_deploy.backends.tensorrt.shapes import Shapes, graph_shapes
@@ -231,8 +231,8 @@ class SegmenterSubject(Subject):
         feeds = {INPUT: self.images[:1], **self.extra}
         if original is None:
             return explain(engine, graph, graph, feeds, out)
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / GRAPH
+        with Scratch() as temporary:
+            path = temporary / GRAPH
             save(original[SEGMENTER], path, {})
             return explain(engine, graph, path, feeds, out)
 

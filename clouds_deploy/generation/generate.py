@@ -6,7 +6,6 @@ Batches are cut in the same places however often a run is killed, so that the im
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +16,7 @@ from PIL import Image
 
 from clouds_deploy import seeds
 from clouds_deploy.artifacts import write_json
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.artifacts.names import inside
 from clouds_deploy.config.generate import GenerateOptions
 from clouds_deploy.config.section import make_options
@@ -200,11 +200,11 @@ def _draw_sheet(place: Place, records: Sequence[Record], changed: bool) -> list[
     """Writes a contact sheet of some images, where there is none of these yet, and returns its name."""
     if changed or not place.is_file(SHEET):
         names = sorted(name for r in records for name in r["outputs"] if name.startswith(f"{IMAGES}/"))
-        with tempfile.TemporaryDirectory(prefix="clouds-") as folder:
+        with Scratch() as folder:
             for name in shown(names):
-                place.fetch(name, inside(Path(folder), name, place.told()))
-            contact_sheet(sorted((Path(folder) / IMAGES).iterdir())).save(Path(folder) / SHEET)
-            place.put(Path(folder) / SHEET, SHEET)
+                place.fetch(name, inside(folder, name, place.told()))
+            contact_sheet(sorted((folder / IMAGES).iterdir())).save(folder / SHEET)
+            place.put(folder / SHEET, SHEET)
     return [SHEET]
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from clouds_deploy import seeds
 from clouds_deploy.artifacts import atomic_path
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.generation.denoiser import WEIGHTS, Denoiser
@@ -161,7 +160,7 @@ def tune(
 
 def _write(denoiser: Denoiser, run: LoraRun) -> None:
     """Writes the LoRA into its run atomically."""
-    with tempfile.TemporaryDirectory() as folder:
-        denoiser.save(Path(folder))
+    with Scratch() as folder:
+        denoiser.save(folder)
         with atomic_path(run.out / WEIGHTS) as temporary:
-            shutil.copyfile(Path(folder) / WEIGHTS, temporary)  # safetensors makes its files private
+            shutil.copyfile(folder / WEIGHTS, temporary)  # safetensors makes its files private

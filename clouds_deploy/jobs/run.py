@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.console import progress
 from clouds_deploy.errors import CloudsError
 from clouds_deploy.jobs.results import Done, Failed, Record, Results, Work
@@ -152,13 +152,13 @@ def run_together(work: Work, items: Sequence[Any], results: Results) -> Iterator
 def run_here(work: Work, units: Sequence[Any], results: Results) -> Iterator[Record | Failed | str]:
     """Does units one after the other; the next one is fetched meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-        waiting: deque[tuple[Any, tempfile.TemporaryDirectory[str], Future[Any]]] = deque()
+        waiting: deque[tuple[Any, Scratch, Future[Any]]] = deque()
         left = deque(units)
 
         def fetch() -> None:
             if left:
-                unit, folder = left.popleft(), tempfile.TemporaryDirectory(prefix="clouds-")
-                waiting.append((unit, folder, pool.submit(_stage, work, unit, results, Path(folder.name))))
+                unit, folder = left.popleft(), Scratch()
+                waiting.append((unit, folder, pool.submit(_stage, work, unit, results, folder.path)))
 
         fetch()
         try:
@@ -166,19 +166,18 @@ def run_here(work: Work, units: Sequence[Any], results: Results) -> Iterator[Rec
                 unit, folder, future = waiting[0]
                 staged = future.result()
                 fetch()
-                yield _finish(work, unit, results, Path(folder.name), staged)
+                yield _finish(work, unit, results, folder.path, staged)
                 waiting.popleft()
-                folder.cleanup()
+                folder.close()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             for _, folder, _ in waiting:
-                folder.cleanup()
+                folder.close()
 
 
 def do_unit(work: Work, unit: Any, results: Results) -> Record | Failed:
     """Does one unit from beginning to end."""
-    with tempfile.TemporaryDirectory(prefix="clouds-") as name:
-        folder = Path(name)
+    with Scratch() as folder:
         return _finish(work, unit, results, folder, _stage(work, unit, results, folder))
 
 

@@ -9,12 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import atomic_directory, cache_folder, discard, read_json, sha256, write_json
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.options import EngineOptions
 from clouds_deploy.backends.tensorrt.shapes import Shapes
@@ -115,8 +115,8 @@ def _timing_cache(engine: str) -> str | None:
 
 
 def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        job, result = Path(folder) / "job.json", Path(folder) / "result.json"
+    with Scratch() as folder:
+        job, result = folder / "job.json", folder / "result.json"
         write_json(
             job,
             {

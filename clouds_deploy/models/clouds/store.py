@@ -7,7 +7,6 @@ file holds the backbone, so the network is built with random weights and filled.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clouds_deploy.artifacts import atomic_path, read_manifest, storage_error, write_manifest, write_text
+from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.bounded import read_text
 from clouds_deploy.config.model import ModelConfig
 from clouds_deploy.config.parse import parse
@@ -169,9 +169,9 @@ def random_run(recipe: Recipe) -> Iterator[Path]:
     backbone = recipe.model.backbone.model_copy(update={"weights": "random"})
     text = recipe.model.text.model_copy(update={"weights": "random"})
     model = recipe.model.model_copy(update={"backbone": backbone, "text": text})
-    with tempfile.TemporaryDirectory(prefix="clouds-") as folder, torch.random.fork_rng(devices=[]):
+    with Scratch() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        run = Path(folder) / recipe.name
+        run = folder / recipe.name
         run.mkdir()
         write_text(run / RECIPE, recipe.model_copy(update={"model": model}).to_yaml())
         save_weights(run, build_segmenter(model, recipe.data.classes))

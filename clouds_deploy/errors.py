@@ -33,7 +33,13 @@ def printable(text: str) -> str:
     Lines and tabs stay.
     """
     text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    return _HALF.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+    return _HALF.sub(_half_escaped, text)
+
+
+def _half_escaped(found: re.Match[str]) -> str:
+    """Half a character as an escape: a byte that is no UTF-8, as Python keeps those, or what it is."""
+    number = ord(found[0])
+    return f"\\x{number & 0xFF:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
 
 
 def _bounded(text: str) -> str:

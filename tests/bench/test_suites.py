@@ -126,6 +126,7 @@ def test_a_drawn_folder_has_a_label_map_for_every_image(tmp_path: Path) -> None:
     assert names[0] == names[1] == ["0000.png", "0001.png"]
 
 
+@pytest.mark.slow
 def test_stages_and_growth_are_in_the_report(small_bundle: Path, tmp_path: Path) -> None:
     """The suite `segmenter`, hurried."""
     clouds_deploy.bench(

@@ -185,6 +185,7 @@ def test_wrong_words(
         engines.engine_add(small_bundle, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 def test_an_engine_is_built_from_a_bundle(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -120,7 +120,7 @@ BLOB = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 3], "parameters": 
             422,
             "is none of the model's",
         ),
-        ({"inputs": [{**GOOD, "name": "\ud800"}]}, None, None, 422, "`?` is none"),
+        ({"inputs": [{**GOOD, "name": "\ud800"}]}, None, None, 422, "`\\ud800` is none"),
         ({"inputs": [GOOD], "id": 7}, None, None, 400, "`id`"),
     ],
 )

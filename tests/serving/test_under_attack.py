@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.serve_attack import measure
 
 
+@pytest.mark.slow
 def test_honest_clients_do_not_notice(small_bundle: Path, tmp_path: Path) -> None:
     """A tenth of the connections for some seconds; the latency is measured by the long form."""
     made = measure(small_bundle, tmp_path, sam="none", clients=4, seconds=3.0, scale=0.1, note=lambda _: None)

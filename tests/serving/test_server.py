@@ -22,13 +22,10 @@ from tests.cli.conftest import run
 from tests.deadly import wait_until
 from tests.serving.live import picture_of, png
 
-SAM = "sam_tiny@256"
-"""The SAM that the package has, at a size that two busy cores are done with soon."""
-
 
 @pytest.fixture(scope="module")
 def server(small_bundle: Path) -> Iterator[Server]:
-    running = Server(small_bundle, "--name", "street", "--sam", SAM, "--max-seconds", "100")
+    running = Server(small_bundle, "--name", "street", "--max-seconds", "100")  # two busy cores suffice
     yield running
     if running.process.poll() is None:
         running.signal()
@@ -41,12 +38,12 @@ def test_everything_from_the_command_line(server: Server, tmp_path: Path) -> Non
     files = {"image": ("a.png", png(scene.image)), "labels": ("l.png", png(scene.labels))}
     with httpx.Client(base_url=server.address, timeout=110) as http:
         about = http.get("/v1/model").json()
-        assert (about["model"], about["sam"]) == ("street", SAM)
+        assert (about["model"], about["sam"]) == ("street", "sam_tiny")
         refined = picture_of(http.post("/v1/refine", files=files))
         write_png(tmp_path / "images" / "a.png", scene.image)
         write_png(tmp_path / "labels" / "a.png", scene.labels)
         words = ("--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "out")
-        assert run("refine", "--sam", SAM, *words).returncode == 0
+        assert run("refine", "--sam", "sam_tiny", *words).returncode == 0
         expected = read_label_ids(tmp_path / "out" / "labels" / "a.png")
         assert (refined == expected).mean() > 0.999  # the same as the verb `refine`
         assert (refined != 255).mean() > 0.5

@@ -133,7 +133,9 @@ def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path, *, replace: bool = False, shared: str = "") -> Iterator[Path]:
+def atomic_directory(
+    path: Path, *, replace: bool = False, kept: Collection[str] = (), shared: str = ""
+) -> Iterator[Path]:
     """Creates a directory that appears whole or not at all, at a path that is claimed before the work begins.
 
     What others put there meanwhile stays as it is, and the result is kept beside it. An empty directory that
@@ -142,6 +144,8 @@ def atomic_directory(path: Path, *, replace: bool = False, shared: str = "") -> 
     Args:
         path: Its final place; a link is followed.
         replace: Whether a directory of this project is replaced, if its files are those of its manifest.
+        kept: Folders of the replaced directory that its manifest need not list, because what is made takes
+            them over.
         shared: For an entry of a cache, which several processes may make at once: name of a file that a whole
             entry has. The first one to finish wins. An entry without the file is replaced.
 
@@ -152,7 +156,7 @@ def atomic_directory(path: Path, *, replace: bool = False, shared: str = "") -> 
         CloudsError: Something is there; another process is making it; the disk is full.
     """
     path = _resolved(path)
-    with _told(path), nullcontext() if shared else _new(path, replace):
+    with _told(path), nullcontext() if shared else _new(path, replace, kept=kept):
         replaced = _identity(path) if replace and (path / MANIFEST).is_file() else None
         inside = path.is_dir() and not shared and replaced is None
         temporary = temporary_path(path / path.name if inside else path)
@@ -223,21 +227,22 @@ def _told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _new(path: Path, replace: bool = False, what: str = "") -> Iterator[None]:
+def _new(path: Path, replace: bool = False, what: str = "", kept: Collection[str] = ()) -> Iterator[None]:
     """Claims a path at which nothing is, or an empty directory, or one that may be replaced."""
-    _check_free(path, replace, what)
+    _check_free(path, replace, what, kept)
     with claimed(path):
-        _check_free(path, replace, what)
+        _check_free(path, replace, what, kept)
         yield
 
 
-def _check_free(path: Path, replace: bool, what: str) -> None:
+def _check_free(path: Path, replace: bool, what: str, kept: Collection[str] = ()) -> None:
     if not os.path.lexists(path):
         return
     if replace and (path / MANIFEST).is_file():
         known = {MANIFEST, *read_json(path / MANIFEST).get("files", ())}
         files = (one for one in path.rglob("*") if one.is_file() and not is_temporary(one))
-        if foreign := sorted({one.relative_to(path).as_posix() for one in files} - known):
+        names = (one.relative_to(path) for one in files)
+        if foreign := sorted({one.as_posix() for one in names if one.parts[0] not in kept} - known):
             raise CloudsError(
                 f"{path / foreign[0]} is no file of what is to be replaced",
                 "move it, or choose another --out",
@@ -316,16 +321,15 @@ def _fill(temporary: Path, path: Path) -> None:
 def _share(temporary: Path, path: Path, mark: str) -> None:
     """Gives an entry of a cache its name, or drops it where another process was first."""
     for _ in range(2):
-        if (path / mark).is_file():
-            break
-        if path.is_dir():
-            discard(path)
         try:
             os.rename(temporary, path)
             return
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
+        if (path / mark).is_file():  # asked after the rename: an entry that came meanwhile is whole
+            break
+        discard(path)
     remove(temporary)
 
 

@@ -37,7 +37,7 @@ def changed(bundle: Bundle, out: Path | None) -> Iterator[tuple[Path, list[dict[
             f"{bundle.origin} is one file, which is not changed in place",
             "give --out NEW.clouds, or a folder",
         )
-    place = atomic_directory(bundle.path, replace=True) if out is None else packing(out)
+    place = atomic_directory(bundle.path, replace=True, kept=(PROOFS,)) if out is None else packing(out)
     with place as folder:
         _copy(bundle.path, folder)
         engines = [dict(entry) for entry in bundle.engines]

@@ -26,21 +26,12 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ClipVisionOptions(_Options):
-    """The image tower of open_clip's models: the fields of its `CLIPVisionCfg` that say its shape."""
+class _ClipTowerOptions(_Options):
+    """What both towers of open_clip's models may be told."""
 
-    layers: Count | Counts = 12
-    width: Count = 768
-    head_width: Count = 64
     mlp_ratio: Number = 4.0
-    patch_size: Count | None = 16
-    image_size: Count | Counts = 224
     ls_init_value: Number | None = None
-    patch_dropout: Number = 0.0
-    no_ln_pre: bool = False
-    pos_embed_type: Word = "learnable"
     final_ln_after_pool: bool = False
-    pool_type: Word = "tok"
     output_tokens: bool = False
     qk_norm: bool = False
     scaled_cosine_attn: bool = False
@@ -48,6 +39,20 @@ class ClipVisionOptions(_Options):
     scale_attn_inner: bool = False
     scale_attn: bool = False
     scale_fc: bool = False
+
+
+class ClipVisionOptions(_ClipTowerOptions):
+    """The image tower of open_clip's models: the fields of its `CLIPVisionCfg` that say its shape."""
+
+    layers: Count | Counts = 12
+    width: Count = 768
+    head_width: Count = 64
+    patch_size: Count | None = 16
+    image_size: Count | Counts = 224
+    patch_dropout: Number = 0.0
+    no_ln_pre: bool = False
+    pos_embed_type: Word = "learnable"
+    pool_type: Word = "tok"
     timm_model_name: Architecture | None = None
     timm_model_pretrained: Literal[False] = False
     timm_pool: Word = "avg"
@@ -57,7 +62,7 @@ class ClipVisionOptions(_Options):
     timm_drop_path: Number | None = None
 
 
-class ClipTextOptions(_Options):
+class ClipTextOptions(_ClipTowerOptions):
     """The text tower of open_clip's models: the fields of its `CLIPTextCfg` that say its shape."""
 
     context_length: Count = 77
@@ -65,23 +70,13 @@ class ClipTextOptions(_Options):
     width: Count = 512
     heads: Count = 8
     layers: Count = 12
-    mlp_ratio: Number = 4.0
-    ls_init_value: Number | None = None
     embed_cls: bool = False
     pad_id: Count = 0
     eos_id: Count = 2
     no_causal_mask: bool = False
-    final_ln_after_pool: bool = False
     pool_type: Word = "argmax"
     proj_bias: bool = False
     proj_type: Word = "linear"
-    output_tokens: bool = False
-    qk_norm: bool = False
-    scaled_cosine_attn: bool = False
-    scale_heads: bool = False
-    scale_attn_inner: bool = False
-    scale_attn: bool = False
-    scale_fc: bool = False
 
 
 class OpenClipOptions(_Options):

@@ -20,10 +20,10 @@ from clouds_deploy.artifacts import write_json, write_manifest
 from clouds_deploy.artifacts.claims import Scratch
 from clouds_deploy.backends.backends import GRAPH_BACKENDS, check_graph_backends, runs
 from clouds_deploy.backends.device import resolve_device
-from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version
+from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_version, graph_of
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.options import EngineOptions, targets
-from clouds_deploy.backends.tensorrt.preflight import judge
+from clouds_deploy.backends.tensorrt.preflight import runs_here
 from clouds_deploy.bundles.bundle import FACTS, GATES, REFERENCE
 from clouds_deploy.bundles.packed import packing
 from clouds_deploy.bundles.proofs import NOT_RUN
@@ -256,20 +256,15 @@ def _prove_engines(
     machine, gates = Machine.here(), []
     for engine in dict.fromkeys(str(entry["engine"]) for entry in entries):
         own = [entry for entry in entries if entry["engine"] == engine]
-        if machine.sm is None or any(judge(entry, machine)[0] for entry in own):
+        if not runs_here(own, machine):
             say(f"  engine       {engine}: {NOT_RUN}, there is no GPU here that it runs on")
             continue
-        subject.engines = {folder / f"{_graph(entry)}.onnx": folder / entry["file"] for entry in own}
+        subject.engines = {folder / f"{graph_of(entry)}.onnx": folder / entry["file"] for entry in own}
         gates += _prove(subject, folder, precision, [engine])
         subject.engines = {}
         for entry in own:
             entry["run_on"] = machine.built_on(engine)
     return gates
-
-
-def _graph(entry: Mapping[str, Any]) -> str:
-    """Name of the graph that an engine was built from."""
-    return Path(str(entry["file"])).name.partition(f"-{entry['engine']}-")[0]
 
 
 def save_arrays(path: Path, arrays: dict[str, Array]) -> None:

@@ -7,17 +7,23 @@ run, `build` and `add` run it first and refuse one that does not agree; elsewher
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clouds_deploy.artifacts import sha256
 from clouds_deploy.backends.options import Options
-from clouds_deploy.backends.tensorrt.build import FOLDER, build_engine, engine_name, graph_sha256
+from clouds_deploy.backends.tensorrt.build import (
+    FOLDER,
+    build_engine,
+    engine_name,
+    graph_of,
+    graph_sha256,
+    put_file,
+)
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.options import EngineOptions, targets
-from clouds_deploy.backends.tensorrt.preflight import judge
+from clouds_deploy.backends.tensorrt.preflight import runs_here
 from clouds_deploy.backends.tensorrt.session import open_engine
 from clouds_deploy.backends.tensorrt.shapes import Shapes, engine_config, graph_shapes
 from clouds_deploy.bundles.bundle import Bundle, open_bundle
@@ -136,8 +142,7 @@ def engine_add(
     with changed(opened, place) as (folder, entries):
         target = folder / FOLDER / f"{name}.engine"
         target.parent.mkdir(exist_ok=True)
-        target.unlink(missing_ok=True)  # a link to the old bundle's bytes: they stay
-        shutil.copyfile(plan, target)
+        put_file(plan, target)
         entries[:] = [old for old in entries if old["file"] != f"{FOLDER}/{target.name}"]
         entries.append(
             {
@@ -261,13 +266,8 @@ def _prove(bundle: Bundle, folder: Path, entries: list[dict[str, Any]], engine: 
         CloudsError: One ran and does not agree.
     """
     machine = Machine.here()
-    newest = {}
-    for entry in entries:
-        for graph in bundle.graphs:
-            if entry["engine"] == engine and Path(entry["file"]).name.startswith(f"{graph}-"):
-                newest[graph] = entry
-    able = machine.sm is not None and not any(judge(entry, machine)[0] for entry in newest.values())
-    if not able or len(newest) < len(bundle.graphs):
+    newest = {graph_of(entry): entry for entry in entries if entry["engine"] == engine}
+    if not runs_here(newest.values(), machine) or len(newest) < len(bundle.graphs):
         for entry in newest.values():
             say(f"  engine       {Path(entry['file']).name}: {NOT_RUN}")
         return

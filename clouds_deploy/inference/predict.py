@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from clouds_deploy.artifacts import sha256
 from clouds_deploy.artifacts.claims import remove
 from clouds_deploy.bundles.packed import unpacked
 from clouds_deploy.bundles.vocabulary import Vocabulary
@@ -88,7 +89,9 @@ class PredictWork:
         model = {k: v for k, v in self.predictor.describe().items() if k not in ("path", "device")}
         written = {"overlays": self.options.overlays, "confidences": self.options.confidences}
         smoothed = {"smooth": STRENGTH} if self.options.smooth else {}
-        return {"predictor": model, **written, **smoothed}
+        classes = self.options.vocabulary
+        other = {} if classes is None else {"vocabulary": sha256(classes)}
+        return {"predictor": model, **written, **smoothed, **other}
 
     def identity(self, unit: Unit | Item) -> dict[str, str]:
         """See `Work`."""

@@ -18,6 +18,7 @@ from clouds_deploy.bundles.bundle import KIND, Bundle, open_bundle
 from clouds_deploy.bundles.tensors import Array, TensorSpec
 from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.errors import CloudsError
+from clouds_deploy.labels import named_set
 from clouds_deploy.serving.batcher import Batcher, Done
 from clouds_deploy.serving.limits import Refusal
 from clouds_deploy.serving.metrics import Metrics
@@ -109,15 +110,14 @@ class ServedModel:
 
     def classes(self) -> list[dict[str, Any]]:
         """The classes: `id`, `name`, `color` as RGB."""
-        vocabulary = self.vocabulary
         facts = self.bundle.facts
-        names = list(vocabulary.names) if vocabulary else list(facts["classes"])
-        colors = list(facts["palette"])
-        if vocabulary and names != list(facts["classes"]):
-            colors = [list(one.color) for one in vocabulary.label_set().classes]
+        names = list(self.vocabulary.names if self.vocabulary else facts["classes"])
+        colors = [list(color) for color in facts["palette"]]
+        if names != list(facts["classes"]) or len(colors) != len(names):
+            colors = [list(one.color) for one in named_set("vocabulary", names).classes]
         return [
-            {"id": i, "name": name, "color": colors[i] if i < len(colors) else _spread(i)}
-            for i, name in enumerate(names)
+            {"id": i, "name": name, "color": color}
+            for i, (name, color) in enumerate(zip(names, colors, strict=True))
         ]
 
     def submit(self, images: Sequence[Array]) -> list[Future[Done[Row]]]:
@@ -181,11 +181,3 @@ class ServedModel:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
         outputs = self.session.run({self.image.name: batch})
         return [{name: array[i] for name, array in outputs.items()} for i in range(len(images))]
-
-
-def _spread(index: int) -> list[int]:
-    """A colour for a class beyond the palette, away from its neighbours'."""
-    import colorsys
-
-    rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.9)
-    return [round(255 * value) for value in rgb]

@@ -123,7 +123,7 @@ def test_the_cache_knows_all_that_matters(
 ) -> None:
     built: list[EngineOptions] = []
 
-    def fake(graph: Path, out: Path, options: EngineOptions, shapes: Any) -> dict[str, Any]:
+    def fake(graph: Path, out: Path, options: EngineOptions, shapes: Any, machine: Machine) -> dict[str, Any]:
         built.append(options)
         out.write_bytes(b"engine %d" % len(built))
         return {

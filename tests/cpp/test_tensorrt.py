@@ -177,6 +177,9 @@ def test_an_engine_is_added_or_the_bundle_is_as_it_was(tmp_path: Path, internals
         answer = internals.add_engine(str(bundle).encode(), file.encode(), plan, int(refused))
         return answer and answer.decode().partition("\n")[0]
 
+    proof = real / "proofs" / "Orin-tensorrt.json"
+    proof.parent.mkdir()
+    proof.write_text("{}")
     before = content()
     assert add(name, b"a plan", refused=True) == "the engine's labels are not those of the graph"
     assert "leads outside of it" in (add("../a.engine", b"a plan") or "")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from clouds_deploy.artifacts import read_json
 from clouds_deploy.backends import backends
+from clouds_deploy.backends.tensorrt import build as building
 from clouds_deploy.backends.tensorrt import session as engine_session
 from clouds_deploy.backends.tensorrt.machine import Machine
 from clouds_deploy.bundles.bundle import open_bundle
@@ -165,6 +166,47 @@ def test_a_packed_bundle_is_written_to_another_place(
     assert len(open_bundle(tmp_path / "two.clouds").engines) == 1
     assert open_bundle(tmp_path / "one.clouds").engines == []
     assert proof_folder(tmp_path / "two.clouds") == tmp_path / "two.proofs"
+
+
+def test_proofs_stay_when_engines_change(
+    bundle: Path, orin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines.engine_add(bundle, _plan(bundle, tmp_path / "a.plan"))
+    (proof,) = selftest(bundle, backends=("tensorrt",))["proofs"]
+    before = Path(proof).read_bytes()
+    (entry,) = engines.engine_list(bundle)["engines"]
+    engines.engine_remove(bundle, entry["file"])
+    assert Path(proof).read_bytes() == before
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(CloudsError, match=r"notes\.txt"):
+        engines.engine_list(bundle)
+
+
+def test_an_engine_built_again_that_fails_leaves_the_first_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The changed bundle shares its files with the old one until it takes its place."""
+    _on(monkeypatch, NONE)
+    monkeypatch.setenv("CLOUDS_DEPLOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(building, "engine_version", lambda _: "1.7.1")
+    made = iter((b"first", b"second"))
+
+    def worker(graph: Path, out: Path, *_: Any) -> dict[str, Any]:
+        out.write_bytes(next(made))
+        return {"version": "1.7.1", "seconds": 1.0, "bytes": 5, "layers": {}, "listing": [], "heard": []}
+
+    monkeypatch.setattr(building, "_run_worker", worker)
+    (entry,) = engines.engine_build(bundle, engine="tensorrt-rtx", sms=("89",))["engines"]
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(engines, "_prove", _refuses)
+    with pytest.raises(CloudsError, match="does not agree"):
+        engines.engine_build(bundle, engine="tensorrt-rtx", sms=("89",))
+    assert (bundle / entry["file"]).read_bytes() == b"first"
+    assert engines.engine_list(bundle)["engines"][0]["sha256"] == entry["sha256"]
+
+
+def _refuses(*_: Any) -> None:
+    raise CloudsError("the engine does not agree", "build it again", exit_code=1)
 
 
 @pytest.mark.parametrize(

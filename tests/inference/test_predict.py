@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from clouds_deploy.artifacts import read_manifest
+from clouds_deploy.bundles.vocabulary import Vocabulary
 from clouds_deploy.config.predict import PredictOptions
 from clouds_deploy.config.recipe import EvaluateConfig
 from clouds_deploy.data import images
@@ -197,3 +199,18 @@ def test_video(tmp_path: Path, picture: np.ndarray) -> None:
     assert len(list((tmp_path / "out" / "labels" / "drive").iterdir())) == 3
     assert frame_count(tmp_path / "out" / "overlays" / "drive.mp4") == 3
     assert not (tmp_path / "out" / "labels" / "broken").exists()
+
+
+def test_labels_of_another_vocabulary_are_made_again(tmp_path: Path) -> None:
+    """The same names may have other vectors: what was labelled with those is not taken for done."""
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for number, file in enumerate(files):
+        Vocabulary(("road", "sky"), np.full((2, 1, 4), number, np.float32), np.zeros(2, np.float32)).save(
+            file
+        )
+    model: Any = SimpleNamespace(describe=lambda: {"kind": "bundle"})
+    settings = [
+        PredictWork(tmp_path, PredictOptions(vocabulary=file), model).settings() for file in (*files, None)
+    ]
+    assert settings[0] != settings[1]
+    assert "vocabulary" not in settings[2]

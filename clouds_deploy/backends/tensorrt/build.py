@@ -61,13 +61,14 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
     version = engine_version(options.engine)
     job = {**options.to_json(), "shapes": {k: [list(s) for s in v] for k, v in shapes.items()}}
     graph_hash = graph_sha256(graph)
-    built_on = None if options.sms else Machine.here().built_on(options.engine)
+    machine = Machine.here()
+    built_on = None if options.sms else machine.built_on(options.engine)
     key = json.dumps([_FORMAT, graph_hash, version, built_on, job], sort_keys=True)
     entry = cache_folder(FOLDER) / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = (entry / "facts.json").is_file()
     if not cached:
         with atomic_directory(entry, shared="facts.json") as folder:
-            found = _run_worker(graph, folder / "engine", options, shapes)
+            found = _run_worker(graph, folder / "engine", options, shapes, machine)
             write_json(folder / "listing.json", found.pop("listing"))
             write_json(folder / "facts.json", {**found, "sha256": sha256(folder / "engine")})
     facts = read_json(entry / "facts.json")
@@ -76,8 +77,8 @@ def build_engine(graph: Path, out: Path, options: EngineOptions, shapes: Shapes)
         return build_engine(graph, out, options, shapes)
     name = engine_name(graph.stem, options.engine, version, options.sms, built_on)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(entry / "engine", out / f"{name}.engine")
-    shutil.copyfile(entry / "listing.json", out / f"{name}.layers.json")
+    put_file(entry / "engine", out / f"{name}.engine")
+    put_file(entry / "listing.json", out / f"{name}.layers.json")
     return {
         "file": f"{out.name}/{name}.engine",
         "listing": f"{out.name}/{name}.layers.json",
@@ -98,23 +99,36 @@ def engine_name(
     return f"{graph}-{engine}-{version}-{targets}"
 
 
+def graph_of(entry: Mapping[str, Any]) -> str:
+    """Name of the graph that an engine was built from, by its file's name; see `engine_name`."""
+    return Path(str(entry["file"])).name.partition(f"-{entry['engine']}-")[0]
+
+
+def put_file(source: Path, target: Path) -> None:
+    """Copies a file to a name that may be another link to a sealed file: those bytes stay as they are."""
+    target.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+
+
 def graph_sha256(graph: Path) -> str:
     """Hash of a graph and the weights beside it."""
     parts = [sha256(path) for path in sorted(graph.parent.glob(f"{graph.name}*"))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def _timing_cache(engine: str) -> str | None:
+def _timing_cache(engine: str, machine: Machine) -> str | None:
     """File of the times that kernels took in TensorRT's earlier builds with this version on this GPU."""
     if engine != "tensorrt":
         return None
-    machine, folder = Machine.here(), cache_folder("timing")
+    folder = cache_folder("timing")
     folder.mkdir(parents=True, exist_ok=True)
     gpu = re.sub(r"\W+", "_", machine.gpu or "gpu")
     return str(folder / f"{engine}-{machine.versions.get(engine, '')}-{gpu}.cache")
 
 
-def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) -> dict[str, Any]:
+def _run_worker(
+    graph: Path, out: Path, options: EngineOptions, shapes: Shapes, machine: Machine
+) -> dict[str, Any]:
     with Scratch() as folder:
         job, result = folder / "job.json", folder / "result.json"
         write_json(
@@ -125,7 +139,7 @@ def _run_worker(graph: Path, out: Path, options: EngineOptions, shapes: Shapes) 
                 "graph": str(graph),
                 "out": str(out),
                 "profiles": shapes,
-                "timing_cache": _timing_cache(options.engine),
+                "timing_cache": _timing_cache(options.engine, machine),
             },
         )
         command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(job), str(result)]

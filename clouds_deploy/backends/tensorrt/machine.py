@@ -61,7 +61,8 @@ class Machine:
             except importlib.metadata.PackageNotFoundError:
                 continue
         cuda = {name: made_for for name in versions if (made_for := _made_for(name)) is not None}
-        runtime, nvml = _ask_runtime(index), _ask_nvml(index)
+        runtime = _ask_runtime(index)
+        nvml = _ask_nvml(index, (runtime or {}).get("pci"))
         found = {**(nvml or {}), **{k: v for k, v in (runtime or {}).items() if v is not None}}
         found.setdefault("driver", _kernel_module())
         return Machine(
@@ -192,8 +193,13 @@ def _nvml() -> Any:
     return pynvml
 
 
-def _ask_nvml(index: int) -> dict[str, str | None] | None:
-    """What the management library knows; None where it cannot be asked. Some Jetsons answer in part."""
+def _ask_nvml(index: int, pci: str | None) -> dict[str, str | None] | None:
+    """What the management library knows; None where it cannot be asked. Some Jetsons answer in part.
+
+    Args:
+        index: As CUDA counts.
+        pci: Its PCI bus id, where the CUDA runtime gave it.
+    """
     nvml = _nvml()
     if nvml is None:
         return None
@@ -219,8 +225,7 @@ def _ask_nvml(index: int) -> dict[str, str | None] | None:
                 "uuid": _text(ask("nvmlDeviceGetUUID", handle)) or "",
             }
         )
-    runtime = _ask_runtime(index)
-    chosen = choose_card(cards, index, (runtime or {}).get("pci"), os.environ)
+    chosen = choose_card(cards, index, pci, os.environ)
     if chosen is None:
         return found
     capability = ask("nvmlDeviceGetCudaComputeCapability", handles[chosen])

@@ -9,7 +9,7 @@ TensorRT support matrix and its pages on version and hardware compatibility.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,11 @@ def _judge_driver(
 
 def _is_data_centre(gpu: str | None) -> bool:
     return any(word.split("-")[0] in DATA_CENTRE for word in (gpu or "").split())
+
+
+def runs_here(entries: Iterable[Mapping[str, Any]], machine: Machine) -> bool:
+    """Whether there is a GPU that engines run on, by `judge`."""
+    return machine.sm is not None and not any(judge(entry, machine)[0] for entry in entries)
 
 
 def check_engine(facts: Mapping[str, Any], bundle: Path, machine: Machine) -> None:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from clouds_deploy.backends.options import Options
 from clouds_deploy.backends.session import check_feeds
+from clouds_deploy.backends.tensorrt.build import graph_of
 from clouds_deploy.backends.tensorrt.machine import ENGINES, Machine
 from clouds_deploy.backends.tensorrt.memory import Buffer, Gpu
 from clouds_deploy.backends.tensorrt.preflight import check_engine, judge
@@ -152,11 +153,7 @@ def open_engine(engine: str, graph: str, bundle: Bundle, options: Options) -> En
     Raises:
         CloudsError: The bundle holds no such engine; see also `check_engine` and `EngineSession`.
     """
-    found = [
-        facts
-        for facts in bundle.engines
-        if facts["engine"] == engine and Path(facts["file"]).name.startswith(f"{graph}-")
-    ]
+    found = [facts for facts in bundle.engines if facts["engine"] == engine and graph_of(facts) == graph]
     if not found:
         raise CloudsError(
             f"{bundle.origin} holds no engine of {engine} for its {graph}",

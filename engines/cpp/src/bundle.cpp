@@ -35,8 +35,6 @@ void check_file(const fs::path& path, const fs::path& directory, const FileEntry
   }
 }
 
-// Folders of a finished bundle that are no part of it.
-const std::set<std::string> kUnsealed = {"proofs"};
 
 // Whether a file is one that another process is just writing, or was when it died.
 bool is_temporary(const std::string& name) {
@@ -50,7 +48,7 @@ void check_nothing_else(const fs::path& directory, const Manifest& manifest, con
   for (fs::recursive_directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
     const fs::path name = at->path().lexically_relative(directory);
     if (at->is_directory(error) && !at->is_symlink(error)) {
-      if (kUnsealed.count(name.generic_u8string()) != 0) at.disable_recursion_pending();
+      if (name == kProofs) at.disable_recursion_pending();
       continue;
     }
     const std::string text = name.generic_u8string();

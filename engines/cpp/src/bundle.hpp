@@ -17,6 +17,8 @@ inline constexpr const char* kVocabularyInput = "vocabulary";
 inline constexpr const char* kShareInput = "class_share";
 inline constexpr const char* kSegmenterKind = "bundle";
 inline constexpr const char* kSamKind = "sam_bundle";
+// Folder of a finished bundle that is no part of what its manifest seals: what self-tests on GPUs found.
+inline constexpr const char* kProofs = "proofs";
 
 // Checks a directory against its manifest: that it is of the kind wanted, whole and unchanged, holds nothing else, and
 // that neither a name nor a link leads out of it. Throws Error.

@@ -77,6 +77,9 @@ void add_engine(const fs::path& given, const std::string& kind, EngineEntry entr
     for (const auto& [name, ignored] : manifest.files) {
       if (name != facts && name != entry.file) bring(bundle / fs::u8path(name), made / fs::u8path(name));
     }
+    for (fs::recursive_directory_iterator at(bundle / kProofs, error), end; !error && at != end; at.increment(error)) {
+      if (at->is_regular_file(error)) bring(at->path(), made / at->path().lexically_relative(bundle));
+    }
     const fs::path engine = inside(made, entry.file, "the new engine");
     fs::create_directories(engine.parent_path(), error);
     write_file(engine, plan.data(), plan.size());
